@@ -1,0 +1,39 @@
+"""The methods: `get(key, **params)`, `names()`, `@register(key)`, and `Method`, the class they all share."""
+
+from dgpo.methods import clipping, neighbours
+from dgpo.methods.base import (
+    DEFAULT_EPS,
+    REGIONS,
+    Method,
+    Region,
+    TrustRegion,
+    gate,
+    get,
+    get_class,
+    names,
+    param,
+    regions,
+    register,
+    sequence_mean,
+)
+
+PAPER = ("grpo", "cispo", "gppo", "ce_gppo", "aspo", "dgpo")
+
+__all__ = [
+    "DEFAULT_EPS",
+    "PAPER",
+    "REGIONS",
+    "Method",
+    "Region",
+    "TrustRegion",
+    "clipping",
+    "gate",
+    "get",
+    "get_class",
+    "names",
+    "neighbours",
+    "param",
+    "regions",
+    "register",
+    "sequence_mean",
+]

@@ -1,0 +1,271 @@
+"""What a method is: one stop-gradient weight on every sampled token.
+
+On a token with ratio r = π/π_old and advantage A, every method here is defined by the coefficient on its score:
+
+    ∇ loss_t = − A · w_log · ∇ log π  =  − A · w_prob · ∇ π ,        w_log = π · w_prob
+
+`w_log` is what `Method.weight` returns; the trainer weighs its tokens with it and the notebooks draw it.
+Unclipped importance sampling (`pg`) has w_log = r and w_prob = 1/π_old. The share of it that a method keeps
+is its gate, w_log / r = π_old · w_prob.
+
+Shapes: `[B, T]`, B sequences of T completion tokens. A method that looks at whole sequences (`gspo`, `gmpo`)
+reduces over the last axis, so independent points of a curve are drawn as `[N, 1]`.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+REGIONS = ("LN", "HP", "LP", "HN", "IN")
+DEFAULT_EPS = 0.2
+
+
+@dataclass(frozen=True)
+class Region:
+    """The five regions of the (ratio, advantage) plane as boolean masks; ties are inside.
+
+    left           LN   r < 1−εl, A < 0     the left boundary: a bad token that is already less likely
+    right          HP   r > 1+εh, A > 0     the right boundary: a good token that is already more likely
+    reverse_left   LP   r < 1−εl, A > 0     a lagging token: good, yet less likely
+    reverse_right  HN   r > 1+εh, A < 0     a lagging token: bad, yet more likely
+    the rest       IN
+
+    `positive` is A > 0. Source: METHODS of arXiv 2603.14389, figure 2.
+    """
+
+    left: Tensor
+    right: Tensor
+    reverse_left: Tensor
+    reverse_right: Tensor
+    positive: Tensor
+
+    def select(self, otherwise: Tensor, left=None, right=None, reverse_left=None, reverse_right=None) -> Tensor:
+        """`otherwise`, replaced on each named region by the tensor or number given for it."""
+        out = otherwise
+        for value, where in (
+            (left, self.left),
+            (right, self.right),
+            (reverse_left, self.reverse_left),
+            (reverse_right, self.reverse_right),
+        ):
+            if value is not None:
+                out = torch.where(where, value, out)
+        return out
+
+    @property
+    def code(self) -> Tensor:
+        """Index into `REGIONS` of every token, int64."""
+        inside = torch.full_like(self.positive, REGIONS.index("IN"), dtype=torch.int64)
+        return self.select(inside, left=0, right=1, reverse_left=2, reverse_right=3)
+
+
+def regions(log_ratio: Tensor, advantage: Tensor, eps_low: float = DEFAULT_EPS, eps_high: float = DEFAULT_EPS) -> Region:
+    """Sort tokens by log r and A (same shape) into the five regions of the trust region [1−εl, 1+εh]."""
+    below, above = log_ratio < math.log(1 - eps_low), log_ratio > math.log(1 + eps_high)
+    negative, positive = advantage < 0, advantage > 0
+    return Region(below & negative, above & positive, below & positive, above & negative, positive)
+
+
+def param(default, *, above=-math.inf, below=math.inf, optional=False, infinite=False):
+    """A hyper-parameter of a method: a dataclass field whose value must lie in the open interval (above, below).
+
+    With `optional`, None turns it off; with `infinite`, math.inf is a value too. Checked whenever a method is made.
+    """
+    rule = {"above": above, "below": below, "optional": optional, "infinite": infinite}
+    return dataclasses.field(default=default, metadata=rule)
+
+
+def _guarded(weight):
+    @functools.wraps(weight)
+    @torch.no_grad()
+    def wrapped(self, logp, old_logp, advantage, mask=None):
+        name = type(self).__name__
+        if logp.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name}.weight: logp is {logp.dtype}; probabilities must be float32 or float64")
+        advantage = torch.as_tensor(advantage, dtype=logp.dtype, device=logp.device)
+        mask = torch.ones_like(logp, dtype=torch.bool) if mask is None else torch.as_tensor(mask, device=logp.device).bool()
+        inputs = {"old_logp": old_logp, "advantage": advantage, "mask": mask}
+        for field, x in inputs.items():
+            try:
+                inputs[field] = x.expand(logp.shape)
+            except RuntimeError:
+                raise ValueError(
+                    f"{name}.weight: {field} has shape {tuple(x.shape)}, which does not broadcast to logp's {tuple(logp.shape)}"
+                ) from None
+        live = inputs["mask"]
+        logp, old_logp, advantage = (torch.where(live, x.to(logp.dtype), 0) for x in (logp, inputs["old_logp"], inputs["advantage"]))
+        w = weight(self, logp, old_logp, advantage, live)
+        if not isinstance(w, Tensor) or w.shape != logp.shape or w.dtype != logp.dtype:
+            got = f"{w.dtype} {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
+            raise ValueError(f"{name}.weight returned {got}; expected {logp.dtype} {tuple(logp.shape)}")
+        return torch.where(live, w, 0)
+
+    return wrapped
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base class. A subclass is a frozen dataclass whose fields are its hyper-parameters and which defines `weight`.
+
+        @dgpo.methods.register("mine")
+        @dataclass(frozen=True)
+        class Mine(dgpo.methods.Method):
+            power: float = 0.5
+
+            def weight(self, logp, old_logp, advantage, mask=None):
+                return torch.exp(self.power * (logp - old_logp))
+
+    Whatever a subclass's `weight` does, callers can rely on this (it is wrapped on definition): gradients are off;
+    values at masked places, NaN and ±inf included, cannot reach it and come back as 0; the result has the shape and
+    dtype of `logp`, which is float32 or float64; inside `weight`, `mask` is always a boolean tensor.
+    """
+
+    key: ClassVar[str] = ""
+    aggregation: ClassVar[str] = "token-mean"  # the reduction that the method's own paper uses
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "weight" in cls.__dict__:
+            cls.weight = _guarded(cls.weight)
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            _check_param(self, f)
+
+    def weight(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor:
+        """w_log of every token, no gradient. `advantage` and `mask` broadcast to `logp`, `[B, T]`; mask is 1 on live tokens.
+
+        Raises ValueError for shapes that do not broadcast or a dtype other than float32 and float64.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define weight(logp, old_logp, advantage, mask=None)")
+
+    @property
+    def trust_region(self) -> tuple[float, float]:
+        """(εl, εh) by which this method's tokens are sorted into regions; the usual 0.2 for methods without one."""
+        return DEFAULT_EPS, DEFAULT_EPS
+
+    def regions(self, log_ratio: Tensor, advantage: Tensor) -> Region:
+        return regions(log_ratio, advantage, *self.trust_region)
+
+    def params(self) -> dict:
+        """The hyper-parameters by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def __str__(self):
+        inner = ", ".join(f"{k}={v:g}" if isinstance(v, (int, float)) else f"{k}={v}" for k, v in self.params().items())
+        return f"{self.key or type(self).__name__}({inner})"
+
+
+@dataclass(frozen=True)
+class TrustRegion(Method):
+    """A method written as log w_log per region. A subclass defines `log_weight`; −inf there is a weight of 0.
+
+    Working in log space is what keeps a huge ratio in one region from overflowing the expression of another.
+    """
+
+    eps_low: float = param(DEFAULT_EPS, above=0, below=1)
+    eps_high: float = param(DEFAULT_EPS, above=0, below=1)
+
+    @property
+    def trust_region(self):
+        return self.eps_low, self.eps_high
+
+    @property
+    def log_low(self) -> float:
+        return math.log(1 - self.eps_low)
+
+    @property
+    def log_high(self) -> float:
+        return math.log(1 + self.eps_high)
+
+    def log_ratio(self, logp: Tensor, old_logp: Tensor, mask: Tensor) -> Tensor:
+        """The log ratio that the regions are read off, per token."""
+        return logp - old_logp
+
+    def log_weight(self, log_ratio: Tensor, region: Region) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} does not define log_weight(log_ratio, region)")
+
+    def weight(self, logp, old_logp, advantage, mask=None):
+        log_ratio = self.log_ratio(logp, old_logp, mask)
+        return self.log_weight(log_ratio, self.regions(log_ratio, advantage)).exp()
+
+
+def gate(w_log: Tensor, log_ratio: Tensor) -> Tensor:
+    """w_log / r = π_old · w_prob: the multiple of the unclipped importance-sampling gradient that a method keeps."""
+    return w_log * torch.exp(-log_ratio)
+
+
+def sequence_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of x over the live tokens of each sequence, kept as `[B, 1]`; 0 for a sequence without any."""
+    return (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+
+
+_REGISTRY: dict[str, type[Method]] = {}
+
+
+def register(key: str) -> Callable[[type[Method]], type[Method]]:
+    """Make a Method known as `key`. Running the same definition again, as a notebook cell does, replaces it."""
+
+    def add(cls):
+        if not (isinstance(cls, type) and issubclass(cls, Method) and "__dataclass_params__" in cls.__dict__):
+            raise TypeError(f"method {key!r}: {cls!r} must be a frozen dataclass that subclasses dgpo.methods.Method")
+        known = _REGISTRY.get(key)
+        if known and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"method {key!r} is already registered by {known.__module__}.{known.__qualname__}")
+        cls.key = key
+        _REGISTRY[key] = cls
+        return cls
+
+    return add
+
+
+def names() -> tuple[str, ...]:
+    """All registered keys, in order of registration."""
+    return tuple(_REGISTRY)
+
+
+def get_class(key: str) -> type[Method]:
+    """The class registered as `key`; ValueError with the known keys otherwise."""
+    if key not in _REGISTRY:
+        raise ValueError(f"unknown method {key!r}{_hint(key, names())}; known methods: {', '.join(names())}")
+    return _REGISTRY[key]
+
+
+def get(key: str, **params) -> Method:
+    """The method `key` with its defaults, overridden by `params`.
+
+    Raises ValueError for an unknown key, an unknown parameter or a value out of range; it lists what is allowed.
+    """
+    cls = get_class(key)
+    allowed = [f.name for f in dataclasses.fields(cls)]
+    for name, value in params.items():
+        if name not in allowed:
+            listed = ", ".join(allowed) if allowed else "none"
+            raise ValueError(f"method {key!r} has no parameter {name!r} (given {value!r}); its parameters: {listed}")
+    return cls(**params)
+
+
+def _hint(word, options) -> str:
+    close = difflib.get_close_matches(str(word), options, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _check_param(method: Method, f: dataclasses.Field):
+    value, rule = getattr(method, f.name), f.metadata
+    if "above" not in rule or (value is None and rule["optional"]):
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and (rule["above"] < value < rule["below"] or (rule["infinite"] and value == math.inf))):
+        end = "]" if rule["infinite"] else ")"
+        off = ", or None to turn it off" if rule["optional"] else ""
+        raise ValueError(
+            f"method {method.key or type(method).__name__!r}: {f.name}={value!r} must be "
+            f"a number in ({rule['above']:g}, {rule['below']:g}{end}{off}"
+        )
