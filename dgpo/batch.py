@@ -1,0 +1,105 @@
+"""The token batch that rollout makes, scoring fills in and the trainer learns from."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences: left-padded prompts of P tokens, then right-padded completions of T tokens.
+
+    tokens        [B, P+T] int64
+    attention     [B, P+T] bool, true on prompt and completion tokens
+    mask          [B, T] bool, true on completion tokens, the end of sequence included
+    rollout_logp  [B, T] float32, log π by the sampler
+    finished      [B] bool, ended by a stop token rather than by the length limit
+    group         [B] int64, completions of one prompt share a number
+    advantage     [B, 1] float32, once scored
+    old_logp      [B, T] float32, log π by the trainer itself at rollout time; likewise ref_logp, of the reference
+    coefficient   [B, T] float32, what a token counts for in its optimizer batch (objective.token_coefficients)
+
+    What is not known yet is None.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    mask: Tensor
+    rollout_logp: Tensor
+    finished: Tensor
+    group: Tensor
+    advantage: Tensor | None = None
+    old_logp: Tensor | None = None
+    ref_logp: Tensor | None = None
+    coefficient: Tensor | None = None
+
+    def __len__(self):
+        return len(self.tokens)
+
+    @property
+    def completion(self) -> Tensor:
+        """The completion part of `tokens`, [B, T]."""
+        return self.tokens[:, -self.mask.shape[1] :]
+
+    def replace(self, **fields) -> "Batch":
+        return dataclasses.replace(self, **fields)
+
+    def to(self, device) -> "Batch":
+        return Batch(**{k: v.to(device) for k, v in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every field that is known, by name."""
+        return {k: v for k, v in vars(self).items() if v is not None}
+
+    def select(self, index: Tensor) -> "Batch":
+        """The sequences at `index` (numbers or a boolean mask), trimmed of columns that are padding in all of them."""
+        part = {k: v[index] for k, v in self.tensors().items()}
+        P = self.tokens.shape[1] - self.mask.shape[1]
+        live = part["attention"].any(0)
+        first = int(live[:P].int().argmax()) if P else 0
+        T = max(int(part["mask"].sum(1).max()), 1) if len(part["mask"]) else 1
+        for name in ("tokens", "attention"):
+            part[name] = part[name][:, first : P + T]
+        for name in ("mask", "rollout_logp", "old_logp", "ref_logp", "coefficient"):
+            if name in part:
+                part[name] = part[name][:, :T]
+        return Batch(**part)
+
+    def split(self, size: int) -> list["Batch"]:
+        """Consecutive parts of at most `size` sequences."""
+        return [self.select(torch.arange(i, min(i + size, len(self)))) for i in range(0, len(self), size)]
+
+    def minibatches(self, updates: int, epochs: int, generator: torch.Generator) -> Iterator["Batch"]:
+        """`epochs` × `updates` optimizer batches, each epoch a fresh random partition of the sequences."""
+        for _ in range(epochs):
+            order = torch.randperm(len(self), generator=generator)
+            for index in order.tensor_split(min(updates, len(self))):
+                yield self.select(index)
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    """One batch of all sequences, padded to the longest prompt and completion; unscored fields only."""
+    P = max(b.tokens.shape[1] - b.mask.shape[1] for b in batches)
+    T = max(b.mask.shape[1] for b in batches)
+
+    def pad(x: Tensor, left: int, right: int) -> Tensor:
+        return torch.nn.functional.pad(x, (left, right))
+
+    parts = []
+    for b in batches:
+        t = b.mask.shape[1]
+        left, right = P - (b.tokens.shape[1] - t), T - t
+        parts.append(
+            {
+                "tokens": pad(b.tokens, left, right),
+                "attention": pad(b.attention, left, right),
+                "mask": pad(b.mask, 0, right),
+                "rollout_logp": pad(b.rollout_logp, 0, right),
+                "finished": b.finished,
+                "group": b.group,
+            }
+        )
+    return Batch(**{k: torch.cat([p[k] for p in parts]) for k in parts[0]})

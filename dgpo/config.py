@@ -1,0 +1,236 @@
+"""Every setting of a run, typed and validated; `recipes/*.yaml` are instances of `Config`.
+
+    config = load("tiny", method="dgpo", n=2, steps=100)       a recipe by name or path, with overrides
+
+A name that is no setting but a parameter of the chosen method (`n`, `eps_low`, ...) goes to `method_params`.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from dgpo import methods
+from dgpo.objective import ADVANTAGES, AGGREGATIONS, KL_KINDS
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown or out of range; the message names it, its value and what is allowed."""
+
+
+class TinyPolicy(BaseModel):
+    """The architecture and the supervised warm-up of the embedded policy (`model: tiny`).
+
+    max_difficulty    worked examples have 1..max_difficulty operations
+    slip              probability that a worked step is wrong
+    steps, batch, lr  AdamW steps, examples a step, peak learning rate (linear warm-up, cosine to 0)
+    init              standard deviation of the initial weights
+    seed              of initialisation and examples, apart from the run's own seed
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 4
+    max_difficulty: Positive = 4
+    slip: Annotated[float, Field(ge=0, le=1)] = 0.3
+    steps: Positive = 1200
+    batch: Positive = 32
+    lr: Annotated[float, Field(gt=0)] = 3e-3
+    init: Annotated[float, Field(gt=0)] = 0.06
+    seed: Count = 0
+
+
+class Config(BaseModel):
+    """One run. Everything that changes its numbers is here, and nothing else is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # run
+    run_dir: str = "runs/tiny"
+    seed: Count = 0
+    steps: Count = 60
+    resume: bool = False
+    overwrite: bool = False
+
+    # method: how tokens are weighed
+    method: str = "dgpo"
+    method_params: dict[str, Any] = {}
+    advantage: Literal[*ADVANTAGES] = "grpo"
+    zero_variance: Literal["keep", "drop", "resample"] = "keep"
+    resample_rounds: Positive = 4
+    aggregation: Literal["method", *AGGREGATIONS] = "method"
+    kl: Literal[*KL_KINDS] = "k3"
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    entropy_coef: float = 0.0
+
+    # policy
+    model: str = "tiny"
+    tiny: TinyPolicy = TinyPolicy()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = 0
+    gradient_checkpointing: bool = False
+
+    # task
+    task: Literal["chain", "math"] = "chain"
+    difficulty: Positive = 4
+    data: str | None = None
+    eval_data: str | None = None
+    problem_field: str = "problem"
+    answer_field: str = "answer"
+    skip_bad_rows: bool = False
+    max_prompt_tokens: Positive = 64
+    max_new_tokens: Positive = 40
+
+    # rollout
+    rollout: Literal["transformers"] = "transformers"
+    prompts: Positive = 32
+    completions: Positive = 8
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    rollout_rows: Positive = 256
+
+    # updates
+    epochs: Positive = 1
+    updates: Positive = 8
+    micro_batch: Positive = 32
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_updates: Count = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+
+    # evaluation and records
+    eval_every: Count = 10
+    eval_problems: Positive = 128
+    eval_completions: Positive = 8
+    eval_temperature: Annotated[float, Field(gt=0)] = 1.0
+    checkpoint_every: Count = 10
+    keep_checkpoints: Positive = 2
+    kl_to_start: bool = True
+    token_records: Count = 512
+    tensorboard: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences a step."""
+        return self.prompts * self.completions
+
+    @property
+    def total_updates(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps * self.epochs * self.updates
+
+    def make_method(self) -> methods.Method:
+        return methods.get(self.method, **self.method_params)
+
+
+# What may differ between a run and its continuation: none of these changes the steps already made.
+RESUMABLE = ("resume", "overwrite", "run_dir", "steps", "checkpoint_every", "keep_checkpoints", "tensorboard")
+
+
+def load(recipe: str | Path | None = None, **overrides) -> Config:
+    """The validated Config of a recipe (a name in `recipes/` or a path; None for the defaults) with overrides.
+
+    Raises ConfigError for an unknown recipe, setting, method or parameter, and for values that are not allowed.
+    """
+    return make({**(read_recipe(recipe) if recipe is not None else {}), **overrides})
+
+
+def make(settings: dict[str, Any]) -> Config:
+    """A validated Config from flat settings; parameters of the method may stand among them."""
+    settings = dict(settings)
+    key = settings.get("method", Config.model_fields["method"].default)
+    try:
+        own = list(methods.get_class(key)().params())
+    except ValueError as error:
+        raise ConfigError(f"method={key!r}: {error}") from None
+    params = dict(settings.get("method_params") or {})
+    for name in [s for s in settings if s in own and s not in Config.model_fields]:
+        params[name] = settings.pop(name)
+    settings["method_params"] = params
+    known = [*Config.model_fields, *own]
+    unknown = [name for name in settings if name not in Config.model_fields]
+    if unknown:
+        raise ConfigError("\n".join(_unknown(name, settings[name], key, own, known) for name in unknown))
+    try:
+        config = Config(**settings)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_line(e) for e in error.errors())) from None
+    return _validate(config)
+
+
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """The settings in a recipe file."""
+    path = Path(recipe) if Path(recipe).suffix in (".yaml", ".yml") else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"recipe {str(recipe)!r} is neither a YAML file nor one of: {names}")
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {str(path)!r} is not valid YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"recipe {str(path)!r} must be a mapping of settings, not {type(settings).__name__}")
+    return settings
+
+
+def dump(config: Config, path: Path) -> None:
+    """Write a resolved Config as YAML: every setting, defaults included."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The settings in which b may not continue a, as `name: a → b`."""
+    left, right = a.model_dump(), b.model_dump()
+    return [f"{k}: {left[k]!r} → {right[k]!r}" for k in left if k not in RESUMABLE and left[k] != right[k]]
+
+
+def _validate(config: Config) -> Config:
+    """What holds between settings. Returns the config with its method's parameters and aggregation resolved."""
+    try:
+        method = config.make_method()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if config.batch_size % config.updates:
+        raise ConfigError(
+            f"prompts × completions = {config.prompts} × {config.completions} = {config.batch_size} "
+            f"does not divide into updates={config.updates} equal mini-batches"
+        )
+    if config.schedule == "cosine" and config.warmup_updates >= config.total_updates:
+        raise ConfigError(f"warmup_updates={config.warmup_updates} must be less than all {config.total_updates} updates")
+    if config.task == "math" and not config.data:
+        raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
+    if config.task == "math" and config.model == "tiny":
+        raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of task='chain'")
+    if config.completions == 1 and config.advantage in ("grpo", "mean") and config.zero_variance != "keep":
+        raise ConfigError(
+            f"completions=1 with zero_variance={config.zero_variance!r}: a group of one never varies, nothing would be left"
+        )
+    aggregation = method.aggregation if config.aggregation == "method" else config.aggregation
+    return config.model_copy(update={"method_params": method.params(), "aggregation": aggregation})
+
+
+def _unknown(name, value, key, own, known) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return (
+        f"unknown setting {name}={value!r}{hint}\n  known settings: {', '.join(Config.model_fields)}"
+        f"\n  parameters of method {key!r}: {', '.join(own) or 'none'}"
+    )
+
+
+def _line(error) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    return f"{name}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -1,0 +1,147 @@
+"""A causal LM and the log-probabilities of its completion tokens, without the full logits.
+
+`[B, T, V]` in float32 is the largest tensor of a naive trainer: 2,048 tokens over 151,936 words are 1.2 GB, and
+log_softmax with its backward holds four of them. `token_logprobs` holds one chunk of it at a time and computes the
+chunk again in the backward pass.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, scale, with_entropy):
+        N, chunk = len(hidden), _chunk(weight)
+        logp, lse = hidden.new_empty(N, dtype=torch.float32), hidden.new_empty(N, dtype=torch.float32)
+        entropy = hidden.new_zeros(N, dtype=torch.float32)
+        for i in range(0, N, chunk):
+            s = slice(i, i + chunk)
+            z = _logits(hidden[s], weight, bias, scale)
+            lse[s] = z.logsumexp(-1)
+            logp[s] = z.gather(-1, targets[s, None]).squeeze(-1) - lse[s]
+            if with_entropy:
+                z -= lse[s, None]
+                entropy[s] = -(z.exp() * z.clamp(min=-1e9)).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
+        ctx.scale, ctx.with_entropy = scale, with_entropy
+        ctx.mark_non_differentiable(*([] if with_entropy else [entropy]))
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx, grad_logp, grad_entropy):
+        hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        # accumulated in float32: nineteen bfloat16 additions would lose what one matrix product keeps
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        chunk = _chunk(weight)
+        for i in range(0, len(hidden), chunk):
+            s = slice(i, i + chunk)
+            g = _logits(hidden[s], weight, bias, ctx.scale)
+            g -= lse[s, None]
+            if ctx.with_entropy:
+                extra = (g.clamp(min=-1e9) + entropy[s, None]).mul_(grad_entropy[s, None])
+                g = g.exp_().mul_(extra.add_(grad_logp[s, None])).neg_()
+            else:
+                g.exp_().mul_(-grad_logp[s, None])
+            g.scatter_add_(-1, targets[s, None], grad_logp[s, None])
+            g = g.mul_(ctx.scale).to(hidden.dtype)
+            grad_hidden[s] = g @ weight
+            if grad_weight is not None and weight.dtype == torch.float32:
+                grad_weight.addmm_(g.T, hidden[s])
+            elif grad_weight is not None:
+                grad_weight += g.T @ hidden[s]
+            if grad_bias is not None:
+                grad_bias += g.sum(0)
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _logits(hidden, weight, bias, scale):
+    z = F.linear(hidden, weight, bias).float()
+    return z if scale == 1.0 else z.mul_(scale)
+
+
+def _chunk(weight) -> int:
+    return max(1, _CHUNK_BYTES // (4 * len(weight)))
+
+
+def token_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, bias=None, temperature: float = 1.0, with_entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """log softmax((hidden Wᵀ + bias)/T)[targets] and the entropy of the same softmax, in nats.
+
+    hidden `[N, H]`, weight `[V, H]`, targets `[N]` → two float32 `[N]`. Logits are made in the model's dtype, the rest
+    in float32. Peak memory is O(chunk · V) with chunk · V · 4 bytes ≤ 64 MiB, forward and backward. Without
+    `with_entropy` the entropy is zeros and has no gradient.
+    """
+    return _TokenLogProbs.apply(hidden, weight, bias, targets, 1.0 / temperature, with_entropy)
+
+
+class Policy(nn.Module):
+    """A `transformers` causal LM that reads a `Batch` and returns (logp, entropy), float32 `[B, T]`, 0 on masked tokens."""
+
+    def __init__(self, lm: nn.Module, temperature: float = 1.0):
+        super().__init__()
+        self.lm, self.temperature = lm, temperature
+        self._check_head()
+
+    @property
+    def device(self):
+        return self.lm.device
+
+    def forward(self, batch, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
+        T = batch.mask.shape[1]
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        hidden = self.lm.base_model(
+            input_ids=batch.tokens, attention_mask=batch.attention.long(), position_ids=positions, use_cache=False
+        ).last_hidden_state
+        head = self.lm.get_output_embeddings()
+        live = batch.mask
+        logp, entropy = token_logprobs(
+            hidden[:, -T - 1 : -1][live],  # the hidden state before a token predicts it
+            head.weight,
+            batch.completion[live],
+            bias=getattr(head, "bias", None),
+            temperature=self.temperature,
+            with_entropy=with_entropy,
+        )
+        empty = torch.zeros(live.shape, dtype=torch.float32, device=live.device)
+        return empty.masked_scatter(live, logp), empty.masked_scatter(live, entropy)
+
+    @torch.no_grad()
+    def _check_head(self):
+        """Some architectures scale or cap their logits behind the output layer; their log-probabilities would be wrong."""
+        head = self.lm.get_output_embeddings()
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        ours = F.linear(self.lm.base_model(input_ids=ids).last_hidden_state, head.weight, getattr(head, "bias", None))
+        if not torch.allclose(ours, self.lm(input_ids=ids).logits, rtol=1e-3, atol=1e-3):
+            kind = self.lm.config.model_type
+            raise ValueError(f"model_type={kind!r} changes its logits after the output layer, which is not supported")
+
+
+def load_lm(path: str | Path, dtype: str = "float32", device: str = "cpu"):
+    """(causal LM, tokenizer) of a checkpoint folder or hub name; the tokenizer pads on the left.
+
+    Raises ValueError for a folder that is not a causal-LM checkpoint or has no tokenizer, or no stop token.
+    """
+    local = os.path.isdir(path)
+    if local and not (Path(path) / "config.json").exists():
+        raise ValueError(f"model={str(path)!r} has no config.json: not a transformers checkpoint folder")
+    if not local and (str(path).startswith((".", "/", "~")) or str(path).count("/") > 1):
+        raise ValueError(f"model={str(path)!r} does not exist")
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"model={str(path)!r}: its tokenizer has no eos_token, so a completion could not end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    lm = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
+    return lm, tokenizer

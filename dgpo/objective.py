@@ -1,0 +1,141 @@
+"""From rewards and log-probabilities to the one loss that every method shares.
+
+    loss = Σ_t c_t · ( − A_t · sg(w_log,t) · log π_t  +  β · KL_t  −  α · H_t )
+
+c_t is what a token counts for. It is fixed for the whole optimizer batch before that is cut into micro-batches, so a
+gradient is the same however it is accumulated. The value of the first term says nothing (its gradient does): report
+rewards and weights instead.
+
+Shapes: rewards `[P, n]`, P prompts of n completions; token quantities `[B, T]`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dgpo.methods import Method
+
+ADVANTAGES = ("grpo", "mean", "rloo", "none")
+AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant")
+KL_KINDS = ("k1", "k2", "k3")
+
+
+def group_advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
+    """Advantages of n completions of each of P prompts, `[P, n]` → `[P, n]`.
+
+        grpo   (R − mean) / (std + 1e-6), sample std; a group of one has mean 0 and std 1. arXiv 2402.03300
+        mean   R − mean. Dr.GRPO, arXiv 2503.20783
+        rloo   R − mean of the others; a group of one has baseline 0. arXiv 2402.14740
+        none   R
+
+    Raises ValueError for another kind or another rank.
+    """
+    if rewards.dim() != 2:
+        raise ValueError(f"rewards have shape {tuple(rewards.shape)}; expected [prompts, completions]")
+    n = rewards.shape[1]
+    centred = rewards
+    if n > 1:  # a mean rounded off by one ulp, over 1e-6, is no longer nothing: equal rewards are exactly 0
+        centred = (rewards - rewards.mean(1, keepdim=True)).masked_fill(zero_variance(rewards)[:, None], 0)
+    match kind:
+        case "grpo":
+            std = rewards.std(1, keepdim=True) if n > 1 else torch.ones_like(rewards)
+            return centred / (std + 1e-6)
+        case "mean":
+            return centred
+        case "rloo":
+            return centred * n / (n - 1) if n > 1 else rewards
+        case "none":
+            return rewards
+    raise ValueError(f"advantage={kind!r} must be one of {', '.join(ADVANTAGES)}")
+
+
+def zero_variance(rewards: Tensor) -> Tensor:
+    """Groups whose rewards are all equal, `[P, n]` → bool `[P]`: under a group baseline they carry no gradient."""
+    return rewards.amax(1) == rewards.amin(1)
+
+
+def token_coefficients(
+    mask: Tensor, how: str = "token-mean", length: int | None = None, total: Callable[[Tensor], Tensor] = lambda x: x
+) -> Tensor:
+    """What each token of one optimizer batch counts for, float32 `[B, T]`, 0 on masked tokens.
+
+        token-mean            1 / N                      N live tokens of the whole batch
+        seq-mean-token-mean   1 / (S · T_i)              S sequences with a live token, T_i live tokens of sequence i
+        seq-mean-token-sum    1 / S
+        constant              1 / (S · length)           length: a constant, as in Dr.GRPO
+
+    `mask` is the whole optimizer batch on this rank; `total` sums a count over ranks (identity on one). An empty
+    completion counts nowhere. Raises ValueError for another `how`, or `constant` without `length`.
+    """
+    live = mask.float()
+    per_sequence = live.sum(1, keepdim=True)
+    sequences = total((per_sequence > 0).float().sum()).clamp(min=1)
+    match how:
+        case "token-mean":
+            return live / total(live.sum()).clamp(min=1)
+        case "seq-mean-token-mean":
+            return live / (sequences * per_sequence.clamp(min=1))
+        case "seq-mean-token-sum":
+            return live / sequences
+        case "constant":
+            if not length:
+                raise ValueError(f"aggregation='constant' needs a positive length (given {length!r})")
+            return live / (sequences * length)
+    raise ValueError(f"aggregation={how!r} must be one of {', '.join(AGGREGATIONS)}")
+
+
+def surrogate(logp: Tensor, w_log: Tensor, advantage: Tensor, coefficient: Tensor) -> Tensor:
+    """Σ c · (−A · sg(w_log) · log π), a scalar. Tokens with c = 0 cost nothing, whatever their values."""
+    term = advantage.detach() * w_log.detach() * _live(logp, coefficient)
+    return -(coefficient * _live(term, coefficient)).sum()
+
+
+def kl_penalty(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
+    """Per-token estimate of KL(π ‖ reference) on tokens sampled from π, with d = log ref − log π.
+
+        k1   −d              unbiased; as a loss term its expected gradient is zero
+        k2   d² / 2          biased; as a loss term its gradient is that of the KL
+        k3   e^d − 1 − d     unbiased and never negative; its gradient is that of the reverse direction
+
+    Source: Schulman, "Approximating KL divergence" (2020). Raises ValueError for another kind.
+    """
+    d = ref_logp - logp
+    match kind:
+        case "k1":
+            return -d
+        case "k2":
+            return d.square() / 2
+        case "k3":
+            return torch.expm1(d) - d
+    raise ValueError(f"kl={kind!r} must be one of {', '.join(KL_KINDS)}")
+
+
+def objective(
+    logp: Tensor,
+    entropy: Tensor | None,
+    batch,
+    method: Method,
+    *,
+    kl: str = "k3",
+    kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The loss of one micro-batch and the weights it used, (scalar, w_log `[B, T]`).
+
+    `batch` carries old_logp, advantage, mask, coefficient, and ref_logp when kl_coef is not 0 (see `Batch`). The losses
+    of the micro-batches of an optimizer batch, over all ranks, add up to its loss.
+    """
+    w_log = method.weight(logp, batch.old_logp, batch.advantage, batch.mask)
+    loss = surrogate(logp, w_log, batch.advantage, batch.coefficient)
+    if kl_coef:
+        penalty = kl_penalty(_live(logp, batch.mask), _live(batch.ref_logp, batch.mask), kl)
+        loss = loss + kl_coef * (batch.coefficient * penalty).sum()
+    if entropy_coef:
+        loss = loss - entropy_coef * (batch.coefficient * _live(entropy, batch.mask)).sum()
+    return loss, w_log
+
+
+def _live(x: Tensor, keep: Tensor) -> Tensor:
+    """x where `keep` is not 0, else 0: a product with 0 would let NaN and inf through, in value and in gradient."""
+    return torch.where(keep != 0, x, 0)

@@ -1,0 +1,93 @@
+"""The embedded sampler: `transformers` generation with per-completion seeds. It shares the trainer's own weights."""
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor
+
+from dgpo.batch import Batch, concatenate
+from dgpo.rollout.base import Sampling
+
+
+class TransformersSampler:
+    """Batched, KV-cached, left-padded sampling; at most `rows` sequences at once."""
+
+    def __init__(self, policy, tokenizer, rows: int):
+        self.rows, self.pad = rows, tokenizer.pad_token_id
+        self.load(policy)
+        stop = self.lm.generation_config.eos_token_id
+        stop = [stop] if isinstance(stop, int) else list(stop or [])
+        self.stop = sorted({*stop, tokenizer.eos_token_id})
+
+    def load(self, policy):
+        self.lm = policy.lm
+
+    @torch.no_grad()
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
+        # Neighbours in length share a call, so that little is padding; the order is restored at the end.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        parts = []
+        for start in range(0, len(order), self.rows):
+            rows = order[start : start + self.rows]
+            parts.append(self._generate([prompts[i] for i in rows], [seeds[i] for i in rows], sampling))
+        batch = concatenate(parts)
+        return batch.select(torch.tensor(order).argsort()).replace(group=torch.arange(len(prompts)))
+
+    def _generate(self, prompts, seeds, sampling):
+        device = self.lm.device
+        P, T = max(map(len, prompts)), sampling.max_new_tokens
+        tokens = torch.tensor([[self.pad] * (P - len(p)) + p for p in prompts], device=device)
+        attention = torch.tensor([[False] * (P - len(p)) + [True] * len(p) for p in prompts], device=device)
+        draw = _Draw(seeds, sampling, device)
+        with self._plain_generation():
+            config = GenerationConfig(
+                max_new_tokens=T, do_sample=False, eos_token_id=self.stop, pad_token_id=self.pad, use_cache=True
+            )
+            tokens = self.lm.generate(
+                tokens, attention_mask=attention.long(), generation_config=config, logits_processor=[draw]
+            )
+        completion = tokens[:, P:]
+        is_stop = torch.isin(completion, torch.tensor(self.stop, device=device))
+        mask = is_stop.cumsum(1) - is_stop.int() == 0  # up to and with the first stop token
+        return Batch(
+            tokens=tokens,
+            attention=torch.cat([attention, mask], 1),
+            mask=mask,
+            rollout_logp=torch.where(mask, torch.stack(draw.logp, 1), 0),
+            finished=is_stop.any(1),
+            group=torch.arange(len(prompts), device=device),
+        ).to("cpu")
+
+    @contextmanager
+    def _plain_generation(self):
+        """`generate` fills what it is not told from the checkpoint's generation_config: top-p, repetition penalty, ..."""
+        was_training, saved = self.lm.training, self.lm.generation_config
+        self.lm.generation_config = GenerationConfig()
+        self.lm.eval()
+        try:
+            yield
+        finally:
+            self.lm.generation_config = saved
+            self.lm.train(was_training)
+
+
+class _Draw(LogitsProcessor):
+    """Chooses the next token itself, by inverting the cumulative distribution at a number drawn from the row's own seed.
+
+    `generate` then takes the arg-max of what is returned. So a completion does not depend on its batch, and the
+    log-probability of the token is at hand without keeping the logits of every step.
+    """
+
+    def __init__(self, seeds: list[int], sampling: Sampling, device):
+        rows = [torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+        self.uniform = torch.stack(rows, 1).to(device)  # [T, B]; float64 reaches probabilities that 24 bits would round off
+        self.temperature, self.logp = sampling.temperature, []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logp = torch.log_softmax(scores.float() / self.temperature, -1)
+        cumulative = logp.double().exp().cumsum(-1)
+        u = self.uniform[len(self.logp)].unsqueeze(1) * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, u, right=True).clamp(max=scores.shape[-1] - 1)
+        self.logp.append(logp.gather(1, token).squeeze(1))
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)

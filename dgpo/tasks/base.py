@@ -1,0 +1,31 @@
+"""Where problems and rewards come from: the protocol that `chain` and `math` share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question. `prompt` is the exact text the policy reads (chat template applied); `answer` is the reference."""
+
+    id: str
+    prompt: str
+    answer: str
+
+
+class Task(Protocol):
+    """A stream of training problems, a fixed held-out set, and the reward of a completion.
+
+    heldout   evaluated in full, the same for every run of the task
+    notes     counts of what loading left out, written into the run's summary
+    """
+
+    heldout: Sequence[Problem]
+    notes: dict[str, int]
+
+    def train(self, position: int) -> Problem:
+        """The problem at `position` of an endless stream; a pure function of the task's settings and `position`."""
+
+    def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        """The reward of each completion, in [0, 1]; `problems` and `completions` are parallel."""

@@ -1,0 +1,114 @@
+"""The embedded policy: a small Qwen2 that has been shown worked chains, slips included, and nothing else.
+
+It is an ordinary checkpoint folder, cached under a key of its settings. The examples it learns from are wrong at each
+step with probability `slip`: the policy then knows how to reason but not which step is right, which leaves
+reinforcement learning something to find. (Trained on clean but too few examples instead, it does not learn from RL.)
+"""
+
+import hashlib
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from dgpo.config import TinyPolicy
+from dgpo.tasks import chain
+
+_VERSION = 1  # part of the cache key: raise it when the recipe below changes
+
+
+def key(settings: TinyPolicy) -> str:
+    """Names a cached policy: a hash of everything that it depends on."""
+    return hashlib.sha256(f"{_VERSION} {settings.model_dump_json()}".encode()).hexdigest()[:12]
+
+
+def cache_root() -> Path:
+    """$DGPO_CACHE, else dgpo/ in the user's cache folder."""
+    if "DGPO_CACHE" in os.environ:
+        return Path(os.environ["DGPO_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dgpo"
+
+
+def checkpoint(settings: TinyPolicy, root: Path | None = None) -> Path:
+    """The folder of the warmed-up policy; made on first use, whole or not at all."""
+    root = root or cache_root()
+    target = root / f"tiny-{key(settings)}"
+    if not target.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=root))
+        try:
+            warm_up(settings).save_pretrained(scratch)
+            chain.tokenizer().save_pretrained(scratch)
+            (scratch / "tiny.json").write_text(settings.model_dump_json(indent=2))
+            try:
+                scratch.rename(target)
+            except OSError:
+                if not target.exists():  # else another process was first, and its folder is the same
+                    raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def build(settings: TinyPolicy) -> Qwen2ForCausalLM:
+    """The policy with random weights."""
+    tokenizer = chain.tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=4 * settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=settings.init,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return Qwen2ForCausalLM(config)
+
+
+def warm_up(settings: TinyPolicy) -> Qwen2ForCausalLM:
+    """Supervised steps on fresh worked examples; the loss counts completion tokens only."""
+    model, tokenizer = build(settings).train(), chain.tokenizer()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1, cycle_momentum=False
+    )
+    rng = random.Random(settings.seed)
+    for _ in range(settings.steps):
+        tokens, labels = _examples(settings, rng, tokenizer)
+        logits = model(input_ids=tokens).logits[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def _examples(settings: TinyPolicy, rng: random.Random, tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = []
+    for _ in range(settings.batch):
+        problem = chain.draw(rng, rng.randint(1, settings.max_difficulty), heldout=False)
+        prompt = tokenizer(problem.prompt).input_ids
+        completion = tokenizer(chain.worked_example(problem, rng, settings.slip)).input_ids
+        rows.append((prompt, [*completion, tokenizer.eos_token_id]))
+    width = max(len(p) + len(c) for p, c in rows)
+    tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
+    labels = torch.full_like(tokens, -100)
+    for i, (prompt, completion) in enumerate(rows):
+        end = len(prompt) + len(completion)
+        tokens[i, :end] = torch.tensor(prompt + completion)
+        labels[i, len(prompt) : end] = torch.tensor(completion)
+    return tokens, labels
