@@ -79,7 +79,6 @@ class Config(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 0
-    gradient_checkpointing: bool = False
 
     # task
     task: Literal["chain", "math"] = "chain"
