@@ -17,9 +17,11 @@ class Batch:
     mask          [B, T] bool, true on completion tokens, the end of sequence included
     rollout_logp  [B, T] float32, log π by the sampler
     finished      [B] bool, ended by a stop token rather than by the length limit
-    group         [B] int64, completions of one prompt share a number
+    row           [B] int64, the sequence's number in the step's batch; completions of one prompt are neighbours
     advantage     [B, 1] float32, once scored
-    old_logp      [B, T] float32, log π by the trainer itself at rollout time; likewise ref_logp, of the reference
+    old_logp      [B, T] float32, log π by the trainer itself at rollout time
+    entropy       [B, T] float32, of the same policy, in nats
+    ref_logp      [B, T] float32, log π by the reference, which is the policy at the start of the run
     coefficient   [B, T] float32, what a token counts for in its optimizer batch (objective.token_coefficients)
 
     What is not known yet is None.
@@ -30,9 +32,10 @@ class Batch:
     mask: Tensor
     rollout_logp: Tensor
     finished: Tensor
-    group: Tensor
+    row: Tensor
     advantage: Tensor | None = None
     old_logp: Tensor | None = None
+    entropy: Tensor | None = None
     ref_logp: Tensor | None = None
     coefficient: Tensor | None = None
 
@@ -63,7 +66,7 @@ class Batch:
         T = max(int(part["mask"].sum(1).max()), 1) if len(part["mask"]) else 1
         for name in ("tokens", "attention"):
             part[name] = part[name][:, first : P + T]
-        for name in ("mask", "rollout_logp", "old_logp", "ref_logp", "coefficient"):
+        for name in ("mask", "rollout_logp", "old_logp", "entropy", "ref_logp", "coefficient"):
             if name in part:
                 part[name] = part[name][:, :T]
         return Batch(**part)
@@ -76,7 +79,7 @@ class Batch:
         """`epochs` × `updates` optimizer batches, each epoch a fresh random partition of the sequences."""
         for _ in range(epochs):
             order = torch.randperm(len(self), generator=generator)
-            for index in order.tensor_split(min(updates, len(self))):
+            for index in order.tensor_split(min(updates, len(self))) if len(self) else ():
                 yield self.select(index)
 
 
@@ -99,7 +102,7 @@ def concatenate(batches: list[Batch]) -> Batch:
                 "mask": pad(b.mask, 0, right),
                 "rollout_logp": pad(b.rollout_logp, 0, right),
                 "finished": b.finished,
-                "group": b.group,
+                "row": b.row,
             }
         )
     return Batch(**{k: torch.cat([p[k] for p in parts]) for k in parts[0]})

@@ -5,6 +5,7 @@
 A name that is no setting but a parameter of the chosen method (`n`, `eps_low`, ...) goes to `method_params`.
 """
 
+import dataclasses
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -152,7 +153,7 @@ def make(settings: dict[str, Any]) -> Config:
     settings = dict(settings)
     key = settings.get("method", Config.model_fields["method"].default)
     try:
-        own = list(methods.get_class(key)().params())
+        own = [f.name for f in dataclasses.fields(methods.get_class(key))]
     except ValueError as error:
         raise ConfigError(f"method={key!r}: {error}") from None
     params = dict(settings.get("method_params") or {})
@@ -193,7 +194,8 @@ def dump(config: Config, path: Path) -> None:
 def differences(a: Config, b: Config) -> list[str]:
     """The settings in which b may not continue a, as `name: a → b`."""
     left, right = a.model_dump(), b.model_dump()
-    return [f"{k}: {left[k]!r} → {right[k]!r}" for k in left if k not in RESUMABLE and left[k] != right[k]]
+    free = set(RESUMABLE) - ({"steps"} if a.schedule == "cosine" else set())  # a cosine depends on its end
+    return [f"{k}: {left[k]!r} → {right[k]!r}" for k in left if k not in free and left[k] != right[k]]
 
 
 def _validate(config: Config) -> Config:

@@ -24,7 +24,7 @@ class Sampler(Protocol):
         """One completion of each prompt (token ids); completion i depends on its prompt and `seeds[i]`, not on its neighbours.
 
         Prompts are repeated by the caller for several completions. Returns a Batch with `rollout_logp` under the
-        sampling distribution; `group` numbers the rows.
+        sampling distribution; `row` numbers them.
         """
 
     def load(self, policy: nn.Module) -> None:

@@ -32,7 +32,7 @@ class TransformersSampler:
             rows = order[start : start + self.rows]
             parts.append(self._generate([prompts[i] for i in rows], [seeds[i] for i in rows], sampling))
         batch = concatenate(parts)
-        return batch.select(torch.tensor(order).argsort()).replace(group=torch.arange(len(prompts)))
+        return batch.select(torch.tensor(order).argsort()).replace(row=torch.arange(len(prompts)))
 
     def _generate(self, prompts, seeds, sampling):
         device = self.lm.device
@@ -56,7 +56,7 @@ class TransformersSampler:
             mask=mask,
             rollout_logp=torch.where(mask, torch.stack(draw.logp, 1), 0),
             finished=is_stop.any(1),
-            group=torch.arange(len(prompts), device=device),
+            row=torch.arange(len(prompts), device=device),
         ).to("cpu")
 
     @contextmanager

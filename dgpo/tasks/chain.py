@@ -87,6 +87,10 @@ def final_answer(completion: str) -> str | None:
     return boxes[-1] if boxes else None
 
 
+def prompt_tokens(difficulty: int) -> int:
+    return 2 * difficulty + 2
+
+
 def completion_tokens(difficulty: int) -> int:
     """Tokens of a worked example, the end of sequence included."""
     return 6 * difficulty + 5

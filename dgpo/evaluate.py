@@ -1,0 +1,89 @@
+"""How good is a policy: avg@k and the unbiased pass@k on held-out problems, with intervals over problems."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import lgamma
+
+import numpy as np
+
+from dgpo.rollout import Sampler, Sampling
+from dgpo.seeds import derive
+from dgpo.tasks.base import Problem, Task
+
+
+def pass_at_k(correct: np.ndarray, n: int, k: int) -> np.ndarray:
+    """Unbiased estimate of the chance that one of k samples is right, from c right ones of n: 1 − C(n−c, k)/C(n, k).
+
+    `correct` holds c per problem, `[P]` → `[P]`. Source: Chen et al. 2021, arXiv 2107.03374. Raises ValueError for k > n.
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"pass@k needs 1 ≤ k ≤ n, given k={k}, n={n}")
+
+    def log_choose(a, b):
+        return lgamma(a + 1) - lgamma(b + 1) - lgamma(a - b + 1)
+
+    miss = [0.0 if n - c < k else np.exp(log_choose(n - c, k) - log_choose(n, k)) for c in np.asarray(correct).tolist()]
+    return 1.0 - np.array(miss)
+
+
+def mean_interval(values: np.ndarray, z: float = 1.96) -> tuple[float, float, float]:
+    """(mean, low, high) of per-problem scores `[P]` in [0, 1]: the normal 95 % interval over problems."""
+    mean = float(np.mean(values))
+    half = z * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rewards `[P, k]` of k completions of each held-out problem, the texts `[P][k]` and how long they were, in tokens."""
+
+    problems: Sequence[Problem]
+    rewards: np.ndarray
+    completions: list[list[str]]
+    lengths: np.ndarray
+    finished: np.ndarray
+
+    def metrics(self) -> dict[str, float]:
+        """avg@k and pass@k with 95 % intervals over problems, mean length, truncated fraction."""
+        k = self.rewards.shape[1]
+        right = (self.rewards >= 1).sum(1)
+        out = {}
+        for name, values in (("avg", self.rewards.mean(1)), ("pass", pass_at_k(right, k, k))):
+            mean, low, high = mean_interval(values)
+            out |= {f"eval/{name}@{k}": mean, f"eval/{name}@{k}_low": low, f"eval/{name}@{k}_high": high}
+        return out | {"eval/length": float(self.lengths.mean()), "eval/truncated": float(1 - self.finished.mean())}
+
+    def examples(self, step: int, count: int) -> list[dict]:
+        """The first completion of each of the first problems, as rows to keep."""
+        return [
+            {"step": step, "prompt": p.prompt, "answer": p.answer, "completion": texts[0], "reward": float(rewards[0])}
+            for p, texts, rewards in zip(self.problems[:count], self.completions, self.rewards, strict=False)
+        ]
+
+
+def evaluate(sampler: Sampler, tokenizer, task: Task, completions: int, sampling: Sampling) -> Evaluation:
+    """Sample `completions` answers to every held-out problem. The seeds are the same at every call and in every run."""
+    problems = [p for p in task.heldout for _ in range(completions)]
+    prompts = encode(tokenizer, [p.prompt for p in problems])
+    seeds = [derive("evaluate", i) for i in range(len(problems))]
+    batch = sampler.generate(prompts, seeds, sampling)
+    texts = decode(tokenizer, batch)
+    shape = (len(task.heldout), completions)
+    return Evaluation(
+        problems=task.heldout,
+        rewards=np.array(task.rewards(problems, texts)).reshape(shape),
+        completions=[texts[i : i + completions] for i in range(0, len(texts), completions)],
+        lengths=batch.mask.sum(1).numpy().reshape(shape),
+        finished=batch.finished.numpy().reshape(shape),
+    )
+
+
+def encode(tokenizer, prompts: list[str]) -> list[list[int]]:
+    """Token ids of prompt texts as they stand: a chat template has already written its special tokens."""
+    return tokenizer(prompts, add_special_tokens=False).input_ids
+
+
+def decode(tokenizer, batch) -> list[str]:
+    """Completion texts without the stop token."""
+    rows = [ids[mask].tolist() for ids, mask in zip(batch.completion, batch.mask, strict=True)]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)

@@ -1,0 +1,148 @@
+"""A run is a folder: `config.yaml metrics.jsonl completions.jsonl tokens/ checkpoints/ policy/ summary.json`.
+
+Whatever is written is either whole or absent. Metrics and records of steps after the newest checkpoint are dropped when
+a run continues; the continuation makes them again.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from dgpo import config as configs
+from dgpo.config import Config, ConfigError
+
+_OWN = ("config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json", "tokens", "checkpoints", "policy", "tensorboard", "failed")
+
+
+class RunFolder:
+    """The folder of one run. Making one only looks whether `config` may run there; `open` is what changes it.
+
+    Raises ConfigError when the folder holds something else, or a run that is to be neither resumed nor overwritten.
+    """
+
+    def __init__(self, config: Config):
+        self.config, self.path = config, Path(config.run_dir)
+        exists = (self.path / "config.yaml").exists()
+        if config.resume and config.overwrite:
+            raise ConfigError("resume=True and overwrite=True exclude each other")
+        if exists and not (config.resume or config.overwrite):
+            raise ConfigError(
+                f"run_dir={config.run_dir!r} holds a run already: resume=True continues it, overwrite=True starts it afresh"
+            )
+        if not exists and self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(f"run_dir={config.run_dir!r} is not empty and not a run folder; nothing there was touched")
+        if exists and config.resume:
+            before = configs.make(configs.read_recipe(self.path / "config.yaml"))
+            if changed := configs.differences(before, config):
+                raise ConfigError(f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}")
+
+    def open(self) -> dict | None:
+        """Make the folder, or bring it back to its newest checkpoint. Returns that checkpoint's state, or None."""
+        if self.config.overwrite:
+            for name in _OWN:
+                _remove(self.path / name)
+        self.path.mkdir(parents=True, exist_ok=True)
+        newest = self.checkpoints()[-1:]
+        state = json.loads((newest[0] / "state.json").read_text()) if newest else None
+        self._rewind(state["step"] if state else -1)
+        _whole(self.path / "config.yaml", lambda scratch: configs.dump(self.config, scratch))
+        return state
+
+    # metrics and records
+
+    def append_metrics(self, row: dict) -> None:
+        _append(self.path / "metrics.jsonl", [row])
+
+    def append_completions(self, rows: list[dict]) -> None:
+        _append(self.path / "completions.jsonl", rows)
+
+    def write_tokens(self, step: int, records: pd.DataFrame) -> None:
+        target = self.path / "tokens" / f"step_{step:06d}.parquet"
+        _whole(target, lambda scratch: records.to_parquet(scratch, index=False))
+
+    def write_summary(self, summary: dict) -> None:
+        _whole(self.path / "summary.json", lambda scratch: scratch.write_text(json.dumps(summary, indent=2) + "\n"))
+
+    # checkpoints
+
+    def checkpoints(self) -> list[Path]:
+        """The whole checkpoints, oldest first."""
+        return sorted(self.path.glob("checkpoints/step_??????"))
+
+    def save_checkpoint(self, state: dict, write: Callable[[Path], None]) -> None:
+        """`write` fills a folder beside the checkpoints, which then takes its name in one rename; old ones go.
+
+        If anything fails before that, the unfinished folder is removed and the checkpoints are as they were.
+        """
+
+        def fill(scratch: Path):
+            scratch.mkdir()
+            write(scratch)
+            (scratch / "state.json").write_text(json.dumps(state))
+
+        _whole(self.path / "checkpoints" / f"step_{state['step']:06d}", fill)
+        for old in self.checkpoints()[: -self.config.keep_checkpoints]:
+            _remove(old)
+
+    def save_failed(self, step: int, tensors: dict[str, torch.Tensor]) -> Path:
+        """The batch of an update that was not applied, for inspection with `safetensors.torch.load_file`."""
+        target = self.path / "failed" / f"step_{step:06d}.safetensors"
+        tensors = {k: v.contiguous() for k, v in tensors.items()}
+        _whole(target, lambda scratch: save_file(tensors, scratch))
+        return target
+
+    def save_policy(self, write: Callable[[Path], None]) -> None:
+        """The trained policy as a checkpoint folder of `transformers`."""
+        _whole(self.path / "policy", lambda scratch: (scratch.mkdir(), write(scratch)))
+
+    def _rewind(self, step: int) -> None:
+        """Drop what was recorded after `step`, and what a kill left unfinished."""
+        for name in ("metrics.jsonl", "completions.jsonl"):
+            path = self.path / name
+            if path.exists():
+                rows = [row for row in read_rows(path) if row["step"] <= step]
+                _whole(path, lambda scratch, rows=rows: _append(scratch, rows))
+        for path in self.path.glob("tokens/step_*.parquet"):
+            if int(path.stem.removeprefix("step_")) > step:
+                path.unlink()
+        for path in (*self.path.glob(".*.partial"), *self.path.glob("*/.*.partial")):
+            _remove(path)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a JSON-lines file of a run. A last line that a kill cut off is left out."""
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is not a whole line
+
+
+def _append(path: Path, rows: list[dict]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def _whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file or folder under another name, and rename it to `target` when it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.parent / f".{target.name}.partial"
+    _remove(scratch)
+    try:
+        write(scratch)
+        if target.is_dir():
+            _remove(target)
+        if scratch.exists():
+            os.replace(scratch, target)
+    finally:
+        _remove(scratch)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

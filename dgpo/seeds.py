@@ -1,0 +1,12 @@
+"""Random numbers that depend on what they are for, and on nothing that came before."""
+
+import hashlib
+
+
+def derive(*parts) -> int:
+    """A 63-bit seed from the run's seed and the names of a place: `derive(seed, "rollout", step, i)`.
+
+    A step's randomness is a function of (seed, step), so a run that continues at a step needs no saved generator.
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

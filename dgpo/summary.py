@@ -1,0 +1,48 @@
+"""The numbers of a finished run in one dictionary: before and after, what it took, and on what."""
+
+import importlib.metadata
+import platform
+import resource
+import sys
+
+import torch
+
+from dgpo.config import Config
+from dgpo.methods import Method
+from dgpo.runfolder import RunFolder, read_rows
+
+_PACKAGES = ("dgpo", "torch", "transformers", "deepspeed", "numpy")
+
+
+def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, int]) -> dict:
+    """What `summary.json` holds. CPU seconds and peak memory are those of this process; seconds are of all steps."""
+    rows = read_rows(run.path / "metrics.jsonl")
+    evaluated = [row for row in rows if f"eval/avg@{config.eval_completions}" in row]
+    pick = lambda row: {k: v for k, v in row.items() if k == "step" or k.startswith("eval/")}  # noqa: E731
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    phases = sorted({k for row in rows for k in row if k.startswith("seconds/")})
+    return {
+        "method": str(method),
+        "task": config.task,
+        "seed": config.seed,
+        "steps": rows[-1]["step"],
+        "before": pick(evaluated[0]),
+        "after": pick(evaluated[-1]),
+        "seconds": {p.removeprefix("seconds/"): round(sum(row.get(p, 0.0) for row in rows), 2) for p in phases},
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_memory_gb": round(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 2),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "left_out": notes,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except FileNotFoundError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,116 @@
+"""What a step leaves behind: the metrics of its tokens by region, a sample of token records, and its seconds."""
+
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dgpo.batch import Batch
+from dgpo.methods import REGIONS, Method
+
+
+class TokenTelemetry:
+    """Collects the live tokens of every update of one step.
+
+    Shares are of the sums over the step's updates of |A·w_log| and |A·w_prob|, w_prob = w_log/π; sums in float64, since
+    1/π overflows float32. `records` is a random sample of about `sample` of the `expected` tokens.
+    """
+
+    def __init__(self, method: Method, sample: int, expected: int, generator: torch.Generator):
+        self.method, self.generator = method, generator
+        self.rate = min(1.0, sample / max(expected, 1))
+        self.tokens, self.w_log, self.w_prob = (torch.zeros(len(REGIONS), dtype=torch.float64) for _ in range(3))
+        self.ratio_min, self.ratio_max, self.ratio_sum = float("inf"), 0.0, 0.0
+        self.max_w_log, self.max_w_prob = 0.0, 0.0
+        self.parts: list[dict[str, Tensor]] = []
+
+    def add(self, update: int, batch: Batch, logp: Tensor, w_log: Tensor) -> None:
+        """One micro-batch of the step's `update`-th optimizer step, with its log-probabilities and weights `[B, T]`."""
+        batch, logp, w_log = batch.to("cpu"), logp.detach().cpu(), w_log.cpu()
+        live = batch.mask
+        if not live.any():
+            return
+        new, old = logp[live].double(), batch.old_logp[live].double()
+        weight, advantage = w_log[live].double(), batch.advantage.expand_as(live)[live].double()
+        log_ratio = new - old
+        region = self.method.regions(log_ratio.float(), advantage).code
+        w_prob = weight * torch.exp(-new)
+        self.tokens += torch.bincount(region, minlength=len(REGIONS))
+        self.w_log += torch.bincount(region, (advantage * weight).abs(), len(REGIONS))
+        self.w_prob += torch.bincount(region, (advantage * w_prob).abs(), len(REGIONS))
+        ratio = log_ratio.exp()
+        self.ratio_min = min(self.ratio_min, float(ratio.min()))
+        self.ratio_max = max(self.ratio_max, float(ratio.max()))
+        self.ratio_sum += float(ratio.sum())
+        self.max_w_log = max(self.max_w_log, float(weight.abs().max()))
+        self.max_w_prob = max(self.max_w_prob, float(w_prob.abs().max()))
+        kept = torch.rand(len(new), generator=self.generator) < self.rate
+        sequence, position = (i[kept] for i in live.nonzero(as_tuple=True))
+        self.parts.append(
+            {
+                "update": torch.full_like(sequence, update),
+                "sequence": batch.row[sequence],
+                "position": position,
+                "token": batch.completion[live][kept],
+                "logp": new[kept],
+                "old_logp": old[kept],
+                "ratio": ratio[kept],
+                "prob": new[kept].exp(),
+                "advantage": advantage[kept],
+                "region": region[kept],
+                "w_log": weight[kept],
+                "w_prob": w_prob[kept],
+                "entropy": batch.entropy[live][kept],
+            }
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Ratio spread, the largest weights, and for each region its fraction of tokens and shares of the weight sums."""
+        tokens = float(self.tokens.sum())
+        if tokens == 0:
+            return {}
+        out = {
+            "ratio/min": self.ratio_min,
+            "ratio/mean": self.ratio_sum / tokens,
+            "ratio/max": self.ratio_max,
+            "max_w_log": self.max_w_log,
+            "max_w_prob": self.max_w_prob,
+        }
+        for name, sums in (("tokens", self.tokens), ("w_log", self.w_log), ("w_prob", self.w_prob)):
+            shares = sums / sums.sum() if sums.sum() > 0 else sums
+            out |= {f"{name}/{region}": float(share) for region, share in zip(REGIONS, shares, strict=True)}
+        return out
+
+    def records(self, step: int) -> pd.DataFrame:
+        """The sampled tokens, one a row; `region` by name, `entropy` of the policy that sampled."""
+        if not self.parts:
+            return pd.DataFrame()
+        columns = {k: torch.cat([p[k] for p in self.parts]).cpu().numpy() for k in self.parts[0]}
+        columns["region"] = np.array(REGIONS)[columns["region"]]
+        frame = pd.DataFrame({"step": step, **columns})
+        floats = frame.select_dtypes("float64").columns.difference(["w_prob"])  # 1/π leaves float32's range
+        return frame.astype({c: "float32" for c in floats} | {"step": "int32", "update": "int32"})
+
+
+class Seconds:
+    """Wall time by phase; a phase may be entered many times."""
+
+    def __init__(self):
+        self._spent: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[name] += time.perf_counter() - start
+
+    def take(self) -> dict[str, float]:
+        """`seconds/<phase>` since the last call: the only metrics that two identical runs do not share."""
+        spent, self._spent = self._spent, defaultdict(float)
+        return {f"seconds/{name}": round(seconds, 4) for name, seconds in spent.items()}

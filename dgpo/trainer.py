@@ -1,0 +1,224 @@
+"""The loop. A step is
+
+    sample n completions of each prompt  →  reward  →  advantage  →  old log-probabilities by the trainer itself
+    →  epochs × updates optimizer steps on − A · sg(w_log) · log π  →  weights to the sampler  →  report
+
+`train(config)` runs it in `config.run_dir` and returns that folder. All randomness of a step is a function of
+(seed, step), so a run that continues repeats an undisturbed one to the last bit on one CPU process.
+"""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dgpo import summary, tasks, tiny
+from dgpo.batch import Batch, concatenate
+from dgpo.config import Config
+from dgpo.engine import Engine, NonFiniteError
+from dgpo.evaluate import decode, encode, evaluate
+from dgpo.model import Policy, load_lm
+from dgpo.objective import group_advantages, kl_penalty, objective, token_coefficients, zero_variance
+from dgpo.progress import Progress
+from dgpo.rollout import SAMPLERS, Sampling
+from dgpo.runfolder import RunFolder
+from dgpo.seeds import derive
+from dgpo.telemetry import Seconds, TokenTelemetry
+
+_ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other longer than they work
+_SHOWN = 8  # held-out problems whose first completion is kept at every evaluation
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient became NaN or infinite; the step was not applied and its batch is saved."""
+
+
+def train(config: Config) -> Path:
+    """Run `config` to its end, or on from its newest checkpoint. Returns the run folder."""
+    trainer = Trainer(config)
+    start = trainer.restore()
+    if start == 0:
+        trainer.report(0, {})
+    with Progress(start, config.steps) as progress:
+        for step in range(start + 1, config.steps + 1):
+            torch.manual_seed(derive(config.seed, "torch", step))
+            batch, rewards, rolled = trainer.rollout()
+            batch, scored = trainer.score(batch, rewards)
+            updated = trainer.update(step, batch)
+            trainer.sampler.load(trainer.policy)
+            trainer.report(step, rolled | scored | updated)
+            progress.update(step, reward=rolled["reward/mean"], **{"held-out": trainer.heldout})
+    return trainer.finish()
+
+
+class Trainer:
+    """The parts of the loop and what they share; `train` is their order. Metrics are returned, `report` writes them."""
+
+    def __init__(self, config: Config):
+        self.config, self.method = config, config.make_method()
+        self.run = RunFolder(config)
+        self.seconds = Seconds()
+        with self.seconds.phase("setup"):
+            source = tiny.checkpoint(config.tiny) if config.model == "tiny" else config.model
+            device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+            lm, self.tokenizer = load_lm(source, config.dtype, device)
+            if config.threads or lm.num_parameters() < _ONE_THREAD:
+                torch.set_num_threads(config.threads or 1)
+            self.task = tasks.make(config, self.tokenizer)
+            self.policy = Policy(lm, config.temperature)
+            self.reference = None
+            if config.kl_to_start or config.kl_coef:
+                self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+            self.engine = Engine(self.policy, config)
+            self.sampler = SAMPLERS[config.rollout](self.policy, self.tokenizer, config.rollout_rows)
+        self.sampling = Sampling(config.max_new_tokens, config.temperature)
+        self.position = 0  # in the stream of training problems
+        self.heldout: float | None = None  # the latest avg@k
+
+    def restore(self) -> int:
+        """Open the run folder and load its newest checkpoint, if there is one. Returns the number of steps already made."""
+        state = self.run.open()
+        if state is None:
+            return 0
+        self.engine.load(self.run.checkpoints()[-1])
+        self.sampler.load(self.policy)
+        self.position = state["position"]
+        return state["step"]
+
+    def rollout(self) -> tuple[Batch, Tensor, dict[str, float]]:
+        """Completions and rewards `[groups, n]` to learn from, and metrics of all that was sampled.
+
+        With zero_variance="drop", groups whose rewards are all equal are left out; with "resample", others are sampled
+        in their place, for `resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
+        """
+        config, batches, scores = self.config, [], []
+        while True:
+            batch, rewards = self._sample()
+            batches.append(batch)
+            scores.append(rewards)
+            silent = zero_variance(torch.cat(scores))
+            enough = config.zero_variance != "resample" or int((~silent).sum()) >= config.prompts
+            if enough or len(scores) == config.resample_rounds:
+                break
+        batch, rewards = concatenate(batches), torch.cat(scores)
+        metrics = {
+            "reward/mean": float(rewards.mean()),
+            "reward/std": float(rewards.std(correction=0)),
+            "length/mean": float(batch.mask.sum(1).float().mean()),
+            "length/max": float(batch.mask.sum(1).max()),
+            "truncated": float(1 - batch.finished.float().mean()),
+            "groups": len(silent),
+            "groups/zero_variance": int(silent.sum()),
+        }
+        if config.zero_variance != "keep":
+            kept = (~silent).nonzero().squeeze(1)[: config.prompts]
+            rows = (~silent).repeat_interleave(config.completions).nonzero().squeeze(1)
+            batch, rewards = batch.select(rows[: len(kept) * config.completions]), rewards[kept]
+        return batch.replace(row=torch.arange(len(batch))), rewards, metrics
+
+    def score(self, batch: Batch, rewards: Tensor) -> tuple[Batch, dict[str, float]]:
+        """Advantages, and log-probabilities by the trainer's own forward pass: the sampler's are only compared."""
+        if not len(batch):
+            return batch, {}
+        advantage = group_advantages(rewards, self.config.advantage).view(-1, 1)
+        with self.seconds.phase("old_logp"):
+            old_logp, entropy = self.engine.logp(batch, self.config.micro_batch)
+            reference = self.reference and self.engine.logp(batch, self.config.micro_batch, self.reference)[0]
+        batch = batch.replace(advantage=advantage, old_logp=old_logp, entropy=entropy, ref_logp=reference)
+        live = batch.mask
+        mismatch = (old_logp - batch.rollout_logp)[live]
+        metrics = {
+            "entropy": float(entropy[live].mean()),
+            "mismatch/mean_abs": float(mismatch.abs().mean()),
+            "mismatch/ratio_min": float(mismatch.min().exp()),
+            "mismatch/ratio_max": float(mismatch.max().exp()),
+        }
+        if reference is not None:
+            metrics["kl_to_start"] = float(kl_penalty(old_logp, reference, "k3")[live].mean())
+        return batch, metrics
+
+    def update(self, step: int, batch: Batch) -> dict[str, float]:
+        """`epochs` × `updates` optimizer steps on the batch. Raises TrainingDiverged instead of applying a NaN."""
+        config = self.config
+        generator = torch.Generator().manual_seed(derive(config.seed, "update", step))
+        telemetry = TokenTelemetry(self.method, config.token_records, config.epochs * int(batch.mask.sum()), generator)
+        reports = []
+        with self.seconds.phase("update"):
+            for i, mini in enumerate(batch.minibatches(config.updates, config.epochs, generator)):
+                counts = token_coefficients(mini.mask, config.aggregation, config.max_new_tokens, self.engine.total)
+                micros = mini.replace(coefficient=counts).split(config.micro_batch)
+                try:
+                    reports.append(self.engine.update(self._losses(i, micros, telemetry), len(micros)))
+                except NonFiniteError as error:
+                    raise self._diverged(step, i, mini, error) from error
+        if config.token_records:
+            self.run.write_tokens(step, telemetry.records(step))
+        metrics = {"updates": len(reports), **telemetry.metrics()}
+        if reports:
+            norms = [r["grad_norm"] for r in reports]
+            metrics |= {"grad_norm/mean": sum(norms) / len(norms), "grad_norm/max": max(norms), "lr": reports[-1]["lr"]}
+        return metrics
+
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        """Evaluate when it is due, write the step's row, checkpoint when it is due."""
+        config, last = self.config, step == self.config.steps
+        if last or config.eval_every and step % config.eval_every == 0:
+            with self.seconds.phase("evaluate"):
+                sampling = Sampling(config.max_new_tokens, config.eval_temperature)
+                result = evaluate(self.sampler, self.tokenizer, self.task, config.eval_completions, sampling)
+            metrics = metrics | result.metrics()
+            self.heldout = metrics[f"eval/avg@{config.eval_completions}"]
+            self.run.append_completions(result.examples(step, _SHOWN))
+        self.run.append_metrics({"step": step, **metrics, **self.seconds.take()})
+        if step and (last or config.checkpoint_every and step % config.checkpoint_every == 0):
+            with self.seconds.phase("checkpoint"):  # counted in the next step's row
+                self.run.save_checkpoint({"step": step, "position": self.position}, self.engine.save)
+
+    def finish(self) -> Path:
+        """Write the trained policy and the summary."""
+        self.run.save_policy(self._save_policy)
+        self.run.write_summary(summary.summarise(self.run, self.config, self.method, self.task.notes))
+        return self.run.path
+
+    def _sample(self) -> tuple[Batch, Tensor]:
+        config, n = self.config, self.config.completions
+        with self.seconds.phase("rollout"):
+            places = range(self.position, self.position + config.prompts)
+            problems = [self.task.train(place) for place in places for _ in range(n)]
+            seeds = [derive(config.seed, "rollout", place, i) for place in places for i in range(n)]
+            batch = self.sampler.generate(encode(self.tokenizer, [p.prompt for p in problems]), seeds, self.sampling)
+            self.position += config.prompts
+        with self.seconds.phase("reward"):
+            rewards = self.task.rewards(problems, decode(self.tokenizer, batch))
+        return batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)
+
+    def _losses(self, update: int, micros: list[Batch], telemetry: TokenTelemetry) -> Iterator[Tensor]:
+        config = self.config
+        for micro in micros:
+            on_device = micro.to(self.policy.device)
+            logp, entropy = self.engine(on_device, with_entropy=config.entropy_coef != 0)
+            loss, w_log = objective(
+                logp,
+                entropy,
+                on_device,
+                self.method,
+                kl=config.kl,
+                kl_coef=config.kl_coef,
+                entropy_coef=config.entropy_coef,
+            )
+            telemetry.add(update, micro, logp, w_log)
+            yield loss
+
+    def _diverged(self, step: int, update: int, batch: Batch, error: NonFiniteError) -> TrainingDiverged:
+        path = self.run.save_failed(step, batch.tensors())
+        newest = self.run.checkpoints()[-1:]
+        return TrainingDiverged(
+            f"step {step}, update {update} of {self.method}: {error}; the update was not applied. "
+            f"Its batch is in {path}; newest checkpoint: {newest[0] if newest else 'none yet'}"
+        )
+
+    def _save_policy(self, folder: Path) -> None:
+        self.policy.lm.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
