@@ -1,0 +1,64 @@
+"""The paper's figure 2 as a table of words, beside the words that `analysis.properties` derives from the weights.
+
+`PAPER` is what arXiv 2603.14389 prints; nothing but `compare` reads it. 13 cells a method, 78 for its six.
+"""
+
+import numpy as np
+import pandas as pd
+
+from analysis.landscape import key_of, weigh
+from analysis.properties import describe
+from dgpo import methods as registry
+
+CELLS = (
+    *(("left", x) for x in ("explores", "converges", "continuous")),
+    *(("right", x) for x in ("explores", "converges", "continuous")),
+    *(("bias", x) for x in ("inside", "left", "right", "reverse_left", "reverse_right")),
+    *(("lagging", x) for x in ("reverse_left", "reverse_right")),
+)
+PAPER = {
+    "grpo": "no yes no  no yes no  unbiased large large unbiased unbiased  normal normal",
+    "cispo": "yes no yes  yes yes yes  unbiased small moderate biased biased  large small",
+    "gppo": "yes no yes  yes yes yes  unbiased small moderate unbiased unbiased  normal normal",
+    "ce_gppo": "yes no no  yes yes yes  unbiased moderate moderate unbiased unbiased  normal normal",
+    "aspo": "no yes no  no yes no  biased large large biased biased  large small",
+    "dgpo": "yes yes yes  yes yes yes  unbiased small small unbiased unbiased  normal normal",
+}
+
+
+def words(properties) -> dict:
+    """The 13 cells of one `Properties`: {(group, property): word}."""
+    found = {}
+    for group, name in CELLS:
+        part = getattr(properties, group)
+        value = part[name] if isinstance(part, dict) else getattr(part, name)
+        found[group, name] = value if isinstance(value, str) else "yes" if value else "no"
+    return found
+
+
+def table(methods=registry.PAPER, pi_old: float = 0.05) -> pd.DataFrame:
+    """A row per method, a column per cell, each a word derived from the weight alone."""
+    found = [describe(m, pi_old) for m in methods]
+    index = [key_of(registry.get(m) if isinstance(m, str) else m) for m in methods]
+    return pd.DataFrame([words(p) for p in found], index=index, columns=pd.MultiIndex.from_tuples(CELLS))
+
+
+def compare(pi_old: float = 0.05) -> pd.DataFrame:
+    """The cells whose derived word is not the paper's: method, cell, paper, derived, measured (nan for yes and no)."""
+    rows = []
+    for key, line in PAPER.items():
+        properties = describe(key, pi_old)
+        for ((group, name), derived), paper in zip(words(properties).items(), line.split(), strict=True):
+            if derived != paper:
+                measured = properties.measured.get(group, {}).get(name, float("nan"))
+                rows.append((key, f"{group} {name}", paper, derived, measured))
+    return pd.DataFrame(rows, columns=["method", "cell", "paper", "derived", "measured"])
+
+
+def aspo_drawing(ratios=(0.1, 0.2, 0.4, 0.7, 1.5, 2.0, 3.0, 5.0, 8.0)) -> pd.DataFrame:
+    """Where the paper draws ASPO with CISPO's curve, LP and HN: the gate of its code beside the gate as drawn."""
+    ratio = np.asarray(ratios)
+    advantage = np.where(ratio < 1, 1.0, -1.0)
+    code, drawn = (weigh(registry.get(m), np.log(ratio), advantage, 0.05) / ratio for m in ("aspo", "cispo"))
+    region = np.where(ratio < 1, "LP", "HN")
+    return pd.DataFrame({"region": region, "ratio": ratio, "code": code, "as drawn": drawn})
