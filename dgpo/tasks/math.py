@@ -1,0 +1,236 @@
+"""Problems from a file, rewarded when the completion's boxed answer is right.
+
+    task = MathTask("train.jsonl", tokenizer, problem_field="problem", answer_field="answer", skip_bad_rows=False,
+                    max_prompt_tokens=1024, seed=0, heldout=128)
+
+The policy reads the problem in the checkpoint's own chat template, or plainly, with `<think>` opened, when it has none.
+"""
+
+import csv
+import functools
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dgpo.tasks.base import Problem
+from dgpo.verifier import Verdict, Verifier
+
+INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+FORMATS = (".jsonl", ".json", ".parquet", ".csv")
+_HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?::\w+)?")
+
+
+class DataError(ValueError):
+    """A data file that cannot be used; the message names the file, the line and what is there."""
+
+
+class MathTask:
+    """Rows of `data` as an endless shuffled stream, and `heldout` fixed problems that the stream never shows.
+
+    data, eval_data     a .jsonl, .json, .parquet or .csv file, or the hub name `owner/name[:split]` of a dataset
+    heldout             from `eval_data` its first rows; without it, the rows of `data` whose texts have the smallest
+                        checksums: the same for every seed, and with all copies of a text on one side
+    notes               skipped_rows, long_prompts, duplicate_rows, conflicting_answers, rows_also_heldout
+    verdicts            what the verifier said so far, counted
+
+    Raises DataError for a row without a problem or an answer and for a broken line (`skip_bad_rows` leaves them out
+    instead), for an empty file, no prompt of at most `max_prompt_tokens`, and fewer rows than `heldout` asks for.
+    """
+
+    def __init__(
+        self,
+        data: str | Path,
+        tokenizer,
+        *,
+        problem_field: str = "problem",
+        answer_field: str = "answer",
+        skip_bad_rows: bool = False,
+        max_prompt_tokens: int = 1024,
+        seed: int = 0,
+        eval_data: str | Path | None = None,
+        heldout: int = 0,
+        verifier: Verifier | None = None,
+    ):
+        self.seed, self.notes, self.verdicts = seed, {}, Counter()
+        self.verifier = Verifier() if verifier is None else verifier
+        fields, limit = (problem_field, answer_field), max_prompt_tokens
+        rows = self._load(data, tokenizer, fields, skip_bad_rows, limit, "")
+        if eval_data is None:
+            self._problems, self.heldout = _split(rows, heldout, data)
+        else:
+            others = self._load(eval_data, tokenizer, fields, skip_bad_rows, limit, "heldout_")
+            if len(others) < heldout:
+                raise DataError(f"{eval_data}: {heldout} held-out problems asked for, {len(others)} usable rows there")
+            self._problems, self.heldout = tuple(p for _, p in rows), tuple(p for _, p in others[:heldout])
+            aside = {text for text, _ in others[:heldout]}
+            self.notes["rows_also_heldout"] = sum(text in aside for text, _ in rows)
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)
+
+    def __len__(self):
+        """Problems in one epoch of the training stream."""
+        return len(self._problems)
+
+    def train(self, position: int) -> Problem:
+        epoch, index = divmod(position, len(self._problems))
+        return self._problems[self._order(epoch)[index]]
+
+    def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        pairs = [(p.answer, c) for p, c in zip(problems, completions, strict=True)]
+        verdicts = self.verifier.verify_many(pairs)
+        self.verdicts.update(verdicts)
+        return [float(v == Verdict.correct) for v in verdicts]
+
+    def close(self) -> None:
+        """End the verifier's workers."""
+        self.verifier.close()
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self._problems))
+
+    def _load(self, data, tokenizer, fields, skip_bad_rows, limit, prefix) -> list[tuple[str, Problem]]:
+        """The usable rows as (text, problem), what was left out counted under `prefix`."""
+        rows, skipped = [], 0
+        for number, row in _rows(data):
+            fault = row if isinstance(row, str) else _fault(row, *fields)
+            if fault and not skip_bad_rows:
+                raise DataError(f"{data}, line {number}: {fault}; skip_bad_rows=true leaves such rows out")
+            skipped += bool(fault)
+            if not fault:
+                text, name = row[fields[0]], str(row.get("id", f"{Path(data).stem}:{number}"))
+                rows.append(
+                    (" ".join(text.split()), Problem(name, prompt(text, tokenizer), answer_text(row[fields[1]])))
+                )
+        if not rows:
+            raise DataError(f"{data}: no usable row, {f'{skipped} skipped' if skipped else 'the file is empty'}")
+        lengths = [len(ids) for ids in tokenizer([p.prompt for _, p in rows], add_special_tokens=False)["input_ids"]]
+        kept = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
+        if not kept:
+            raise DataError(
+                f"{data}: no prompt has at most max_prompt_tokens={limit} tokens; the shortest has {min(lengths)}"
+            )
+        answers: dict[str, set[str]] = {}
+        for text, problem in kept:
+            answers.setdefault(text, set()).add(problem.answer)
+        self.notes |= {
+            f"{prefix}skipped_rows": skipped,
+            f"{prefix}long_prompts": len(rows) - len(kept),
+            f"{prefix}duplicate_rows": len(kept) - len(answers),
+            f"{prefix}conflicting_answers": sum(len(a) > 1 for a in answers.values()),
+        }
+        return kept
+
+
+def prompt(problem: str, tokenizer) -> str:
+    """The exact text the policy reads for a problem."""
+    text = problem.strip() + INSTRUCTION
+    if getattr(tokenizer, "chat_template", None):
+        messages = [{"role": "user", "content": text}]
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer("x").input_ids
+    opening = tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""  # prompts are encoded as they are
+    return f"{opening}{text}\n<think>\n"
+
+
+def answer_text(answer: str | int | float) -> str:
+    """A reference answer as text: 27.0 is "27", and of a worked GSM8K solution what follows its `####`."""
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)
+    return str(answer).rpartition("####")[2].strip()
+
+
+def _split(rows, heldout: int, data) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    first: dict[str, Problem] = {}
+    for text, problem in rows:
+        first.setdefault(text, problem)
+    if heldout >= len(first):
+        raise DataError(
+            f"{data}: {heldout} held-out problems asked for, {len(first)} different ones there, and one must be left"
+        )
+    aside = sorted(first, key=lambda text: hashlib.sha256(text.encode(errors="replace")).digest())[:heldout]
+    chosen = set(aside)
+    return tuple(p for text, p in rows if text not in chosen), tuple(first[text] for text in aside)
+
+
+def _fault(row: dict, problem_field: str, answer_field: str) -> str:
+    """What is wrong with a row; empty if nothing is."""
+    for field in (problem_field, answer_field):
+        value = row.get(field)
+        if field not in row:
+            return f"no field {field!r}; the row has {', '.join(map(repr, row)) or 'none'}"
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return f"field {field!r} is empty; the row has {', '.join(map(repr, row))}"
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not isinstance(value, str) and not (number and field == answer_field):
+            wanted = "a string or a number" if field == answer_field else "a string"
+            return f"field {field!r} is {type(value).__name__} {value!r}, not {wanted}"
+    return ""
+
+
+def _rows(data: str | Path) -> Iterator[tuple[int, dict | str]]:
+    """(line or row number, row) of a file or a dataset, a string in place of a row that cannot be read."""
+    path = Path(data)
+    if not path.is_file():
+        if path.suffix in FORMATS or not _HUB_NAME.fullmatch(str(data)):
+            raise DataError(f"{data}: no such file, and not the hub name of a dataset (owner/name or owner/name:split)")
+        yield from _hub_rows(str(data))
+    elif path.suffix == ".jsonl":
+        yield from _jsonl_rows(path)
+    elif path.suffix == ".json":
+        yield from _json_rows(path)
+    elif path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+    elif path.suffix == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                yield reader.line_num, row if None not in row else "more columns than the header has"
+    else:
+        raise DataError(f"{data}: the file must be one of {', '.join(FORMATS)}")
+
+
+def _parquet_rows(path: Path):
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: not a Parquet file: {error}") from None
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+def _jsonl_rows(path: Path):
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line.decode("utf-8-sig"))
+                except ValueError as error:  # JSON and UTF-8 errors both are
+                    row = f"not a JSON object: {error}"
+                yield number, row if isinstance(row, dict | str) else f"not a JSON object but {type(row).__name__}"
+
+
+def _json_rows(path: Path):
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: must be a list of rows, not {type(rows).__name__}")
+    for number, row in enumerate(rows, start=1):
+        yield number, row if isinstance(row, dict) else f"not a JSON object but {type(row).__name__}"
+
+
+def _hub_rows(name: str):
+    import datasets
+
+    name, _, split = name.partition(":")
+    try:
+        dataset = datasets.load_dataset(name, split=split or "train")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: neither a file here nor a dataset that can be loaded: {error}") from error
+    yield from enumerate(dataset, start=1)

@@ -1,0 +1,179 @@
+"""One way of writing for the reference and the answer: Unicode to LaTeX, variants of a command to one, no decoration.
+
+Everything here changes how an answer is written and never what it says. Each step is one line of a table with the
+reason where it is not plain; `tests/test_verifier.py` has a case for every step.
+"""
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙₓ", "0123456789+-=()nx", strict=True))
+_SYMBOLS = {
+    **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "∗": "*"},
+    **{"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "±": r"\pm ", "∓": r"\mp "},
+    **{"≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∈": r"\in "},
+    **{"∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∞": r"\infty ", "∠": r"\angle ", "△": r"\triangle "},
+    **{"°": r"^\circ ", "º": r"^\circ ", "′": "'", "″": "''", "‘": "'", "’": "'", "“": "", "”": "", '"': ""},
+    **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}"},
+    **{"α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta "},
+    **{"λ": r"\lambda ", "μ": r"\mu ", "π": r"\pi ", "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi "},
+    **{
+        "ϕ": r"\phi ",
+        "ω": r"\omega ",
+        "Δ": r"\Delta ",
+        "Ω": r"\Omega ",
+        "ℏ": r"\hbar ",
+        "。": ".",
+        "，": ",",
+        "、": ",",
+    },
+    **{"⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ", "∛": r"\cbrt ", "⟹": r"\implies "},
+}
+_SYMBOLS_TABLE = str.maketrans(_SYMBOLS)
+
+# (what, by what), in this order
+_REWRITES = [
+    (r"\\(?:d|t|c)frac(?![a-z])", r"\\frac"),
+    (r"\\(?:left|right|[bB]igg?[lrm]?|m?left|m?right|middle)(?=\s*(?:[\[\]()|./]|\\[{}|a-z]))\s*\.?", ""),
+    (r"\\(?:display|text|script|scriptscript)style(?![a-z])", ""),
+    (
+        r"\\(?:operatorname|mathop)\*?\s*\{\s*(arc(?:sin|cos|tan)|sinh?|cosh?|tanh?|sec|csc|cot|log|ln|exp|gcd|lcm|min|max)\s*\}",
+        r"\\\1 ",
+    ),
+    (
+        r"\\(?:text(?:rm|bf|it|sf|tt|normal|up)?|mathrm|mathbf|mathsf|mathit|mathnormal|operatorname|mbox|hbox|bf|rm|boldsymbol|bm)\s*\{",
+        r"\\text{",
+    ),
+    (r"\\text\{\s*\}", " "),
+    (r"\{\s*\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}"),
+    (r"\\l?brace(?![a-z])|\\lbrace(?![a-z])", r"\\{"),
+    (r"\\rbrace(?![a-z])", r"\\}"),
+    (r"\\(?:l|r)?vert(?![a-z])", "|"),
+    (r"\\lbrack(?![a-z])", "["),
+    (r"\\rbrack(?![a-z])", "]"),
+    (r"\\leqslant(?![a-z])|\\leqq(?![a-z])|\\le(?![a-z])", r"\\leq "),
+    (r"\\geqslant(?![a-z])|\\geqq(?![a-z])|\\ge(?![a-z])", r"\\geq "),
+    (r"\\ne(?![a-z])|\\not\s*=", r"\\neq "),
+    (r"\\(?:varnothing|O)(?![a-z])", r"\\emptyset "),
+    (r"\\(?:lt)(?![a-z])", "<"),
+    (r"\\(?:gt)(?![a-z])", ">"),
+    (r"\\(?:dots|cdots|dotsc|ldots|dotsb)(?![a-z])|\.\.\.", r"\\ldots "),
+    (r"\\(?:var)(epsilon|phi|theta|rho)(?![a-z])", r"\\\1"),
+    (r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}"),
+    (r"\{\s*\\(?:circ|degree)\s*\}", r"\\circ "),
+    (r"\s*\^\s*\\circ\s*\{\s*\}|\s*\^\s*\\circ(?![a-z])|\\degree(?![a-z])|\\textdegree(?![a-z])", r"^\\circ "),
+    (r"\\%", "%"),
+    (r"\\ldotp|\\mathpunct\{\.\}", "."),
+    (r"\{\s*,\s*\}", ","),
+    (r"\\\$|\$|\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", ""),  # math mode and dollars; `\\[` is a line break of a matrix
+    (r"(?<=[0-9])\s*(?:\\[,!;: ]|,\s*\\!)\s*(?=[0-9]{3}(?![0-9]))", ","),  # 1\,234\,567 and 11,\!111
+    (r"\\[,!;: ]|~|\\q?quad(?![a-z])|\\(?:thin|med|thick)space(?![a-z])|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\}", " "),
+    (r"\*\*([^*]+)\*\*$", r"\1"),
+    (r"\s+", " "),
+]
+_REWRITES = [(re.compile(what), by) for what, by in _REWRITES]
+
+# What a program would print, as LaTeX. A letter before means that it is part of a word.
+_FUNCTIONS = {
+    "asin": "arcsin",
+    "acos": "arccos",
+    "atan": "arctan",
+    "arcsin": "arcsin",
+    "arccos": "arccos",
+    "arctan": "arctan",
+}
+_FUNCTIONS |= {
+    name: name for name in ("sinh", "cosh", "tanh", "sin", "cos", "tan", "sec", "csc", "cot", "log", "ln", "exp")
+}
+_CODE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])(?:(?:np|numpy|math|sympy)\.)?({'|'.join(_FUNCTIONS)})(?=\s*[(^_0-9])")
+_CODE_NUMBER = re.compile(r"(?<![\\a-zA-Z0-9.])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([+-]?[0-9]{1,6})(?![0-9a-zA-Z.])")
+_CODE_ROOT = re.compile(
+    r"(?<![\\a-zA-Z])(?:(?:np|numpy|math|sympy)\.)?sqrt\s*(?=\()|\\sqrt\s*(?=\()|\\cbrt\s*(?=[(0-9a-z])|√\s*(?=[(0-9a-z\\])"
+)
+_CODE_WORDS = [
+    (re.compile(r"(?<![\\a-zA-Z])(?:np|numpy|math|sympy)\.(?=pi|e\b|inf)"), ""),
+    (re.compile(r"(?<![\\a-zA-Z{])pi(?![a-zA-Z}])"), r"\\pi "),
+    (re.compile(r"(?<![\\a-zA-Z{])(?:infinity|inf|oo)(?![a-zA-Z}])"), r"\\infty "),
+    (re.compile(r"(?<![\\a-zA-Z])infty(?![a-zA-Z])"), r"\\infty "),
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"(?<=[0-9a-zA-Z)}])\s*\*\s*(?=[0-9a-zA-Z({\\])"), r" \\cdot "),
+    (re.compile(r"(?<![0-9a-zA-Z])([0-9]+)\.(?=\s*[/*+)\-^]|$)"), r"\1"),  # -1./3
+]
+_WRAPPED = re.compile(r"^\\text\{([^{}]*)\}$")
+_TRAILING = re.compile(r"(?:\s|[.,;:!]|\\\\|\\(?=$))+$")
+
+
+def normalise(text: str) -> str:
+    """`text` in the one way of writing. Linear in its length."""
+    text = "".join(_character(c) for c in _scripts(_vulgar(text)))
+    text = unicodedata.normalize("NFKC", text.translate(_SYMBOLS_TABLE))
+    for what, by in _REWRITES:
+        text = what.sub(by, text)
+    if not text.lstrip().startswith(r"\text"):
+        text = _code(text)
+    text = text.strip()
+    if text.endswith("!") and not text.endswith(("! !", " !")):  # a factorial
+        return _TRAILING.sub("", text[:-1]) + "!" if text[-2:-1] not in "!" else text
+    return _TRAILING.sub("", text)
+
+
+def hopeless(text: str) -> bool:
+    """Whether no reader can make sense of it: no letter or digit, or nesting beyond what anyone writes."""
+    if not any(c.isalnum() for c in text) and r"\{" not in text:
+        return True
+    depth = deepest = 0
+    for c in text:
+        depth += (c in "{([") - (c in "})]")
+        deepest = max(deepest, depth)
+    return deepest > 40
+
+
+def _character(c: str) -> str:
+    if unicodedata.category(c) == "Nd":
+        return str(unicodedata.digit(c))
+    return "" if unicodedata.category(c) in ("Cf", "Cc") and c not in "\n\t" else c
+
+
+def _vulgar(text: str) -> str:
+    """½ and 2½ to fractions; NFKC alone would make 2½ into 21/2."""
+    for c in set(text):
+        if unicodedata.category(c) == "No" and "⁄" in (plain := unicodedata.normalize("NFKC", c)):
+            top, _, bottom = plain.partition("⁄")
+            text = text.replace(c, rf"\frac{{{top}}}{{{bottom}}}")
+    return text
+
+
+def _scripts(text: str) -> str:
+    """x² to x^{2} and a₁ to a_{1}; NFKC alone would make them x2 and a1."""
+    for mark, table in (("^", _SUPERSCRIPTS), ("_", _SUBSCRIPTS)):
+        if any(c in table for c in text):
+            text = re.sub(
+                f"[{''.join(table)}]+", lambda m, k=mark, t=table: f"{k}{{{''.join(t[c] for c in m[0])}}}", text
+            )
+    return text
+
+
+def _code(text: str) -> str:
+    text = _CODE_FUNCTION.sub(lambda m: rf"\{_FUNCTIONS[m[1]]} ", text)
+    text = _CODE_NUMBER.sub(lambda m: rf"{m[1]} \times 10^{{{int(m[2])}}}", text)
+    while match := _CODE_ROOT.search(text):
+        start, end = match.end(), _argument_end(text, match.end())
+        inner = text[start + 1 : end - 1] if text[start] == "(" else text[start:end]
+        root = r"\sqrt[3]" if "cbrt" in match[0] else r"\sqrt"
+        text = f"{text[: match.start()]}{root}{{{inner}}}{text[end:]}"
+    for what, by in _CODE_WORDS:
+        text = what.sub(by, text)
+    return text
+
+
+def _argument_end(text: str, start: int) -> int:
+    """Where the argument of a root ends: after its closing parenthesis, else after its number, command or letter."""
+    if text[start] != "(":
+        return re.compile(r"[0-9]+|\\[a-zA-Z]+|.").match(text, start).end()
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if depth == 0:
+            return i + 1
+    return len(text)

@@ -1,0 +1,221 @@
+"""The parent's side of the workers: start, feed, kill."""
+
+import atexit
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from dgpo.verifier import literals, notation
+from dgpo.verifier.answer import MAX_ANSWER, Verdict, final_answer
+
+_START_SECONDS = 120.0  # for importing math-verify on a machine that is busy with other things
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+class VerifierError(RuntimeError):
+    """The workers do not start, or the verifier is closed."""
+
+
+class Verifier:
+    """Judges completions in `workers` processes, started when the first of them is needed.
+
+    timeout     CPU seconds for one answer; past them it is judged `timeout`
+    memory_mb   address space of one worker
+    counts      verdicts given so far
+
+    Use it as a context manager or call `close`. Usable from any thread (calls take turns) and after a fork.
+    """
+
+    def __init__(self, workers: int = 2, timeout: float = 1.0, memory_mb: int = 1024):
+        for name, value, least in (("workers", workers, 1), ("timeout", timeout, 0.05), ("memory_mb", memory_mb, 256)):
+            if not value >= least:
+                raise ValueError(f"Verifier: {name}={value!r} must be at least {least}")
+        self.workers, self.timeout, self.memory_mb = workers, timeout, memory_mb
+        self.counts: Counter[Verdict] = Counter()
+        self._pool: list[_Worker] = []
+        self._lock, self._pid, self._closed = threading.Lock(), os.getpid(), False
+
+    def verify(self, gold: str, completion: str) -> Verdict:
+        """The verdict on one completion."""
+        return self.verify_many([(gold, completion)])[0]
+
+    def verify_many(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
+        """The verdicts on (gold, completion) pairs, in their order.
+
+        Raises VerifierError when a worker does not start or the verifier is closed, TypeError for what is no string.
+        """
+        pairs = list(pairs)
+        verdicts: list[Verdict | None] = []
+        jobs: dict[tuple[str, str], list[int]] = {}  # equal pairs are judged once
+        for index, (gold, completion) in enumerate(pairs):
+            quick = _without_worker(gold, completion)
+            if isinstance(quick, tuple):
+                jobs.setdefault(quick, []).append(index)
+            verdicts.append(None if isinstance(quick, tuple) else quick)
+        if jobs:
+            for job, verdict in self._judge(list(jobs)).items():
+                for index in jobs[job]:
+                    verdicts[index] = verdict
+        self.counts.update(verdicts)
+        return verdicts
+
+    def close(self) -> None:
+        """End the workers. Closing twice is fine; verifying afterwards is not."""
+        self._closed = True
+        self._stop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def __del__(self):
+        if hasattr(self, "_pool"):
+            self._stop()
+
+    def _stop(self):
+        if self._pid == os.getpid():
+            for worker in self._pool:
+                worker.kill()
+        self._pool = []
+
+    def _judge(self, jobs) -> dict[tuple[str, str], Verdict]:
+        with self._lock:
+            if self._closed:
+                raise VerifierError("this Verifier is closed")
+            if self._pid != os.getpid():  # after a fork the workers are the parent process's own
+                self._pool, self._pid = [], os.getpid()
+            while len(self._pool) < min(self.workers, len(jobs)):
+                self._pool.append(_Worker(self.timeout, self.memory_mb))
+            try:
+                return self._run(jobs)
+            except (
+                BaseException
+            ):  # KeyboardInterrupt too: answers still on their way must not be taken for the next ones
+                self._stop()
+                raise
+
+    def _run(self, jobs) -> dict[tuple[str, str], Verdict]:
+        todo, done = deque(jobs), {}
+        with selectors.DefaultSelector() as selector:
+            for worker in self._pool:
+                selector.register(worker.stdout, selectors.EVENT_READ, worker)
+                worker.next_job(todo)
+            while len(done) < len(jobs):
+                ready = {key.data for key, _ in selector.select(timeout=0.5)}
+                for worker in self._pool:
+                    line = worker.read() if worker in ready else None
+                    if line == "ready":
+                        worker.started = True
+                    elif line:
+                        if worker.job is not None:  # a worker can also die between two jobs
+                            done[worker.job] = Verdict.timeout if line == "died" else Verdict(line)
+                        worker.job = None
+                    elif worker in ready or worker.overdue():  # gone, or stuck beyond what its own limits allow
+                        if not worker.started:
+                            raise VerifierError(f"a verifier worker did not start: {worker.complaint()}")
+                        selector.unregister(worker.stdout)
+                        if worker.job is not None:
+                            done[worker.job] = Verdict.timeout
+                        worker.restart()
+                        selector.register(worker.stdout, selectors.EVENT_READ, worker)
+                    worker.next_job(todo)
+        return done
+
+
+class _Worker:
+    """One worker process and the job it is at."""
+
+    def __init__(self, timeout: float, memory_mb: int):
+        self.timeout, self.memory_mb = timeout, memory_mb
+        self._start()
+
+    def _start(self):
+        self.started, self.job, self.deadline = False, None, time.monotonic() + _START_SECONDS
+        path = os.pathsep.join(filter(None, (_PACKAGE_ROOT, os.environ.get("PYTHONPATH"))))
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dgpo.verifier.worker", str(self.timeout), str(self.memory_mb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            bufsize=0,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for us, and one kill reaches the whole group
+        )
+        self.stdout = self._process.stdout
+
+    def next_job(self, todo: deque) -> None:
+        """Send the next pair if this worker is free."""
+        if self.job is None and self.started and todo:
+            self.job = todo.popleft()
+            self.deadline = time.monotonic() + 10 * self.timeout + 10
+            with contextlib.suppress(BrokenPipeError):  # gone: reading from it will tell
+                self._process.stdin.write(json.dumps(self.job).encode() + b"\n")
+
+    def read(self) -> str:
+        """The line it has written; empty when it is gone."""
+        return self.stdout.readline().decode().strip()
+
+    def overdue(self) -> bool:
+        return (self.job is not None or not self.started) and time.monotonic() > self.deadline
+
+    def complaint(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace").strip()[-2000:] or f"no answer in {_START_SECONDS:g} s"
+
+    def restart(self) -> None:
+        self.kill()
+        self._start()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for file in (self._process.stdin, self._process.stdout, self._stderr):
+            file.close()
+
+
+def _without_worker(gold: str, completion: str) -> Verdict | tuple[str, str]:
+    """The verdict where it is plain to see; otherwise the (gold, answer) pair that a worker must judge."""
+    if not isinstance(gold, str) or not isinstance(completion, str):
+        raise TypeError(f"verify needs strings, not {type(gold).__name__} and {type(completion).__name__}")
+    answer = final_answer(completion)
+    if not answer:
+        return Verdict.no_answer
+    if len(answer) > MAX_ANSWER:
+        return Verdict.unparsed
+    gold, answer = notation.normalise(gold), notation.normalise(answer)
+    if not answer:
+        return Verdict.no_answer
+    if gold == answer:
+        return Verdict.correct
+    equal = literals.equal(gold, answer)
+    if equal is not None:
+        return Verdict.correct if equal else Verdict.wrong
+    if notation.hopeless(answer):
+        return Verdict.unparsed
+    return gold, answer
+
+
+_shared: Verifier | None = None
+
+
+def verify(gold: str, completion: str) -> Verdict:
+    """The verdict on one completion, by one worker that this process keeps until it ends."""
+    global _shared
+    if _shared is None:
+        _shared = Verifier(workers=1)
+        atexit.register(_shared.close)
+    return _shared.verify(gold, completion)
