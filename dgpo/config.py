@@ -59,7 +59,7 @@ class Config(BaseModel):
     # run
     run_dir: str = "runs/tiny"
     seed: Count = 0
-    steps: Count = 60
+    steps: Count = 100
     resume: bool = False
     overwrite: bool = False
 

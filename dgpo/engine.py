@@ -128,8 +128,8 @@ def lr_factor(config: Config):
 def _init_distributed(device: str) -> None:
     """Join the launcher's process group; without a launcher, make a world of one that needs no port."""
     if not dist.is_initialized():
-        # Compiling it takes minutes and two CPU ranks do not need it.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if device == "cpu":  # else it compiles shared-memory collectives for minutes, which gloo does without
+            vars(deepspeed.ops).setdefault("__compatible_ops__", {})
         if "RANK" not in os.environ:
             backend = "nccl" if device == "cuda" else "gloo"
             os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it

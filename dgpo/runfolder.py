@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from dgpo import config as configs
 from dgpo.config import Config, ConfigError
 
-_OWN = ("config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json", "tokens", "checkpoints", "policy", "tensorboard", "failed")
+_OWN = ("config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json", "tokens", "checkpoints", "policy", "tensorboard", "failed", "figures")
 
 
 class RunFolder:

@@ -12,12 +12,15 @@ from torch import Tensor
 from dgpo.batch import Batch
 from dgpo.methods import REGIONS, Method
 
+_OUTSIDE = 8.0  # how many times likelier a token outside the trust region is recorded
+
 
 class TokenTelemetry:
     """Collects the live tokens of every update of one step.
 
     Shares are of the sums over the step's updates of |A·w_log| and |A·w_prob|, w_prob = w_log/π; sums in float64, since
-    1/π overflows float32. `records` is a random sample of about `sample` of the `expected` tokens.
+    1/π overflows float32. `records` is a random sample: of the `expected` tokens inside the trust region about `sample`,
+    of the rarer ones outside, which methods disagree about, `_OUTSIDE` times that share.
     """
 
     def __init__(self, method: Method, sample: int, expected: int, generator: torch.Generator):
@@ -48,7 +51,8 @@ class TokenTelemetry:
         self.ratio_sum += float(ratio.sum())
         self.max_w_log = max(self.max_w_log, float(weight.abs().max()))
         self.max_w_prob = max(self.max_w_prob, float(w_prob.abs().max()))
-        kept = torch.rand(len(new), generator=self.generator) < self.rate
+        rate = torch.where(region == REGIONS.index("IN"), self.rate, min(1.0, _OUTSIDE * self.rate))
+        kept = torch.rand(len(new), generator=self.generator) < rate
         sequence, position = (i[kept] for i in live.nonzero(as_tuple=True))
         self.parts.append(
             {
@@ -65,6 +69,7 @@ class TokenTelemetry:
                 "w_log": weight[kept],
                 "w_prob": w_prob[kept],
                 "entropy": batch.entropy[live][kept],
+                "sampled": rate[kept],
             }
         )
 
@@ -86,7 +91,8 @@ class TokenTelemetry:
         return out
 
     def records(self, step: int) -> pd.DataFrame:
-        """The sampled tokens, one a row; `region` by name, `entropy` of the policy that sampled."""
+        """The sampled tokens, one a row: `region` by name, `entropy` of the policy that sampled the token, and
+        `sampled`, the probability with which the row was kept (weigh by 1/sampled for a distribution of all tokens)."""
         if not self.parts:
             return pd.DataFrame()
         columns = {k: torch.cat([p[k] for p in self.parts]).cpu().numpy() for k in self.parts[0]}

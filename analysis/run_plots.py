@@ -1,0 +1,148 @@
+"""Figures of runs: learning curves, region shares, and the weight of every sampled token (the paper's figure 4)."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.ticker import MaxNLocator
+
+from analysis import style
+from analysis.plots import _finish as finish
+from analysis.plots import _scale as scale_axis
+from analysis.runs import Run
+from dgpo.methods import REGIONS, Method
+
+_MAX_POINTS = 15_000
+_OUTSIDE = tuple(r for r in REGIONS if r != "IN")
+
+
+def learning_curves(runs: Run | list[Run], publication: bool = False):
+    """Six panels over steps: reward, held-out accuracy with 95 % intervals, entropy, KL to the start, ratio spread, gradient."""
+    runs = runs if isinstance(runs, list) else [runs]
+    with style.figure_style(publication) as plt:
+        fig, axes = plt.subplots(2, 3, figsize=(5.5, 3.6) if publication else (12, 6), sharex=True)
+        for run in runs:
+            look = style.line(run.config.method) | {"label": _name(run, runs)}
+            _draw_curves(axes.flat, run, look)
+        titles = (
+            ("training reward", "mean of the step's completions"),
+            ("held-out problems", f"avg@{runs[0].config.eval_completions}  (thin: pass@k)"),
+            ("policy entropy", "nats a token"),
+            ("KL to the start", "nats a token"),
+            ("importance ratio π/π_old", "mean, min to max"),
+            ("gradient norm before clipping", "largest of the step"),
+        )
+        for ax, (title, label) in zip(axes.flat, titles, strict=True):
+            ax.set_title(title)
+            ax.set_ylabel(label)
+        for ax in axes[1]:
+            ax.set_xlabel("step")
+        axes[0, 0].set_ylim(-0.02, 1.02)
+        axes[0, 1].set_ylim(-0.02, 1.02)
+        axes[1, 1].set_yscale("log")
+        return finish(plt, fig, axes[0, 0].get_lines())
+
+
+def _draw_curves(axes, run: Run, look: dict) -> None:
+    reward, heldout, entropy, kl, ratio, gradient = axes
+    steps, tests, k = run.steps, run.evaluations, run.config.eval_completions
+    x = steps["step"]
+    colour = look["color"]
+    reward.plot(x, steps["reward/mean"], **look)
+    heldout.plot(tests["step"], tests[f"eval/avg@{k}"], **look, marker="o", markersize=3)
+    heldout.fill_between(
+        tests["step"], tests[f"eval/avg@{k}_low"], tests[f"eval/avg@{k}_high"], color=colour, alpha=0.2, linewidth=0
+    )
+    heldout.plot(tests["step"], tests[f"eval/pass@{k}"], color=colour, linewidth=0.8)
+    entropy.plot(x, steps["entropy"], **look)
+    if "kl_to_start" in steps:
+        kl.plot(x, steps["kl_to_start"], **look)
+    ratio.fill_between(x, steps["ratio/min"], steps["ratio/max"], color=colour, alpha=0.25, linewidth=0)
+    ratio.plot(x, steps["ratio/mean"], **look)
+    low, high = run.method.trust_region
+    ratio.axhspan(1 - low, 1 + high, color=style.TRUST, zorder=0)
+    gradient.plot(x, steps["grad_norm/max"], **look)
+    gradient.axhline(run.config.grad_clip, color="#888888", linewidth=0.8, linestyle=":")
+
+
+def region_shares(run: Run, publication: bool = False):
+    """Stacked shares over steps of what lies outside the trust region: of tokens, of Σ|A·w_log|, of Σ|A·w_prob|.
+
+    What is missing to 100 % is inside (IN).
+    """
+    steps = run.steps
+    panels = (("tokens", "tokens"), ("w_log", "Σ |A · w_log|,  weight on ∇log π"), ("w_prob", "Σ |A · w_prob|,  weight on ∇π"))
+    with style.figure_style(publication) as plt:
+        fig, axes = plt.subplots(1, 3, figsize=(5.5, 2.2) if publication else (12, 3.6))
+        for ax, (column, title) in zip(axes, panels, strict=True):
+            shares = [100 * steps[f"{column}/{region}"].fillna(0) for region in _OUTSIDE]
+            colours = [style.REGION_COLOURS[r] for r in _OUTSIDE]
+            labels = [style.REGION_LABELS[r] for r in _OUTSIDE]
+            layers = ax.stackplot(steps["step"], shares, colors=colours, labels=labels, linewidth=0)
+            ax.set_title(title)
+            ax.set_xlabel("step")
+            ax.set_xlim(steps["step"].min(), max(steps["step"].max(), steps["step"].min() + 1))
+            ax.set_ylim(bottom=0)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[0].set_ylabel("share outside the trust region (%)")
+        return finish(plt, fig, layers, columns=2)
+
+
+def weight_scatter(tokens: pd.DataFrame, method: Method, publication: bool = False):
+    """The paper's figure 4: the weight of every sampled token on ∇log π and on ∇π, against ratio and probability.
+
+    `tokens` as `Run.tokens` gives them. The line in the first panel is the method's own curve for either sign of A,
+    where it depends on the ratio alone. Points are coloured by advantage; at most 15,000 are drawn, at random. Tokens
+    outside the trust region are over-represented, as in the records.
+    """
+    tokens = tokens[tokens["advantage"] != 0]
+    if len(tokens) > _MAX_POINTS:
+        tokens = tokens.sample(_MAX_POINTS, random_state=0)
+    spread = float(np.quantile(tokens["advantage"].abs(), 0.98)) if len(tokens) else 1.0
+    with style.figure_style(publication) as plt:
+        fig, axes = plt.subplots(2, 2, figsize=(5.5, 4.6) if publication else (11, 8), sharex="col", sharey="row")
+        for i, (weight, ylabel) in enumerate((("w_log", "weight on ∇log π:  w_log"), ("w_prob", "weight on ∇π:  w_prob = w_log/π"))):
+            for j, (x, xlabel) in enumerate((("ratio", "ratio r = π/π_old"), ("prob", "probability π"))):
+                ax = axes[i, j]
+                points = ax.scatter(
+                    tokens[x],
+                    tokens[weight],
+                    c=tokens["advantage"],
+                    cmap="coolwarm",
+                    vmin=-spread,
+                    vmax=spread,
+                    s=9,
+                    linewidth=0.2,
+                    edgecolor="#666666",
+                    rasterized=True,
+                )
+                scale_axis(ax, "x", tokens[x], log=True)
+                scale_axis(ax, "y", tokens[weight], log=True)
+                if i == 1:
+                    ax.set_xlabel(xlabel)
+                if j == 0:
+                    ax.set_ylabel(ylabel)
+                    low, high = method.trust_region
+                    style.shade_trust_region(ax, 1 - low, 1 + high)
+        _theory(axes[0, 0], tokens["ratio"], method)
+        fig.colorbar(points, ax=axes, label="advantage A", shrink=0.6)
+        fig.suptitle(f"{style.label(method.key)}: {len(tokens):,} sampled tokens")
+        plt.close(fig)
+        return fig
+
+
+def _theory(ax, ratios: pd.Series, method: Method) -> None:
+    """The curve that `method.weight` draws, for A > 0 and A < 0, where it depends on the token's ratio alone."""
+    log_ratio = torch.linspace(math.log(ratios.min()), math.log(ratios.max()), 400, dtype=torch.float64)[:, None]
+    for advantage, colour, name in ((1.0, style.POSITIVE, "A > 0"), (-1.0, style.NEGATIVE, "A < 0")):
+        common, rare = (method.weight(log_ratio + old, torch.full_like(log_ratio, old), advantage) for old in (-5.0, -9.0))
+        neighbours = method.weight(log_ratio.T, torch.zeros_like(log_ratio.T), advantage).T
+        if torch.allclose(common, rare) and torch.allclose(common, neighbours):
+            ax.plot(log_ratio.exp(), common, color=colour, linewidth=1.2, label=f"the method's curve, {name}")
+            ax.legend(loc="upper left")
+
+
+def _name(run: Run, runs: list[Run]) -> str:
+    same = [r for r in runs if r.config.method == run.config.method]
+    return style.label(run.config.method) + (f"  ({run.path.name})" if len(same) > 1 else "")

@@ -1,0 +1,133 @@
+"""Read the folder of a run: its settings, metrics, token records, completions and summary."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dgpo import config as configs
+from dgpo.config import Config
+from dgpo.methods import Method
+from dgpo.runfolder import read_rows
+
+
+class RunError(ValueError):
+    """A folder that is not a run, or lacks what was asked of it; the message names the folder and what is missing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. `metrics` has a row a step, step 0 being the evaluation before training; `config` as it was resolved."""
+
+    path: Path
+    config: Config
+    metrics: pd.DataFrame
+
+    @property
+    def method(self) -> Method:
+        return self.config.make_method()
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """The rows of training steps."""
+        return self.metrics[self.metrics["step"] > 0]
+
+    @property
+    def evaluations(self) -> pd.DataFrame:
+        """The rows of steps after which the held-out problems were tried."""
+        return self.metrics[self.metrics[f"eval/avg@{self.config.eval_completions}"].notna()]
+
+    @property
+    def summary(self) -> dict:
+        path = self.path / "summary.json"
+        if not path.exists():
+            raise RunError(f"{self.path} has no summary.json: the run has not finished")
+        return json.loads(path.read_text())
+
+    def tokens(self) -> pd.DataFrame:
+        """The sampled token records of all steps, one a row: see `dgpo.telemetry.TokenTelemetry`."""
+        files = sorted(self.path.glob("tokens/step_*.parquet"))
+        frames = [frame for f in files if len(frame := pd.read_parquet(f))]
+        if not frames:
+            raise RunError(f"{self.path} has no token records: it ran with token_records={self.config.token_records}")
+        return pd.concat(frames, ignore_index=True)
+
+    def completions(self) -> pd.DataFrame:
+        """Held-out problems with their first completion at every evaluation: step prompt answer completion reward."""
+        return pd.DataFrame(read_rows(self.path / "completions.jsonl"))
+
+
+def read(path: str | Path) -> Run:
+    """The run in a folder. Raises RunError when there is none."""
+    path = Path(path)
+    for name in ("config.yaml", "metrics.jsonl"):
+        if not (path / name).exists():
+            raise RunError(f"{path} is not the folder of a run: it has no {name}")
+    rows = read_rows(path / "metrics.jsonl")
+    if not rows:
+        raise RunError(f"{path}/metrics.jsonl has no rows yet")
+    return Run(path, configs.make(configs.read_recipe(path / "config.yaml")), pd.DataFrame(rows))
+
+
+def before_after(run: Run, count: int = 4) -> pd.DataFrame:
+    """The first `count` held-out problems, with a completion before the first step and one after the last."""
+    frame = run.completions()
+    frame["completion"] = frame["completion"] + frame["reward"].map(lambda r: "   ✓" if r >= 1 else "   ✗")
+    first, last = (frame[frame["step"] == s].head(count).reset_index(drop=True) for s in frame["step"].agg(["min", "max"]))
+    return pd.DataFrame(
+        {
+            "problem": first["prompt"],
+            "answer": first["answer"],
+            f"before (step {frame['step'].min()})": first["completion"],
+            f"after (step {frame['step'].max()})": last["completion"],
+        }
+    )
+
+
+def numbers(run: Run) -> pd.Series:
+    """The numbers of a finished run, as a table to read: accuracy with its interval, spread, weights, cost."""
+    summary, k = run.summary, run.config.eval_completions
+    steps = run.steps
+
+    def accuracy(when, name):
+        row = summary[when]
+        mean, low, high = (row[f"eval/{name}@{k}{end}"] for end in ("", "_low", "_high"))
+        return f"{mean:.3f}  [{low:.3f}, {high:.3f}]"
+
+    table = {"method": summary["method"], "steps": summary["steps"], "seed": summary["seed"]}
+    for name in ("avg", "pass"):
+        for when in ("before", "after"):
+            table[f"held-out {name}@{k} {when}, 95 % interval"] = accuracy(when, name)
+    if len(steps):
+        table |= {
+            "entropy of a token, first → last step (nats)": _first_last(steps["entropy"]),
+            "tokens outside the trust region, first → last step": _first_last(1 - steps["tokens/IN"], ".2%"),
+            "ratio π/π_old, smallest and largest": f"{steps['ratio/min'].min():.3g}, {steps['ratio/max'].max():.3g}",
+            "largest weight on ∇log π": f"{steps['max_w_log'].max():.3g}",
+            "largest weight on ∇π": f"{steps['max_w_prob'].max():.3g}",
+            "largest gradient norm before clipping": f"{steps['grad_norm/max'].max():.3g}",
+        }
+        if "kl_to_start" in steps:
+            table["KL to the start, last step (nats a token)"] = f"{steps['kl_to_start'].iloc[-1]:.3f}"
+    table |= {
+        "wall seconds": ", ".join(f"{name} {spent:.0f}" for name, spent in summary["seconds"].items() if spent >= 0.5),
+        "CPU seconds of the process": summary["cpu_seconds"],
+        "peak memory (GB)": summary["peak_memory_gb"],
+    }
+    return pd.Series(table, name=str(run.path))
+
+
+def save_figures(run: Run, figures: dict[str, Figure]) -> list[Path]:
+    """Write figures as PNG files into `figures/` of the run folder."""
+    folder = run.path / "figures"
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        figure.savefig(path, bbox_inches="tight", dpi=150)
+    return paths
+
+
+def _first_last(column: pd.Series, form: str = ".3f") -> str:
+    return f"{column.iloc[0]:{form}} → {column.iloc[-1]:{form}}"
