@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 _CHUNK_BYTES = 64 * 2**20
 
@@ -143,5 +144,6 @@ def load_lm(path: str | Path, dtype: str = "float32", device: str = "cpu"):
         raise ValueError(f"model={str(path)!r}: its tokenizer has no eos_token, so a completion could not end")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    disable_progress_bar()  # a bar that a stored notebook shows as rubbish
     lm = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
     return lm, tokenizer

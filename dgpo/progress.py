@@ -7,7 +7,10 @@ _INTERVAL = 0.5  # seconds between redraws; a flood of output loses notebook cel
 
 
 class Progress:
-    """Shows step, reward and time left. `with Progress(done, total) as p: p.update(step, reward=0.5)`."""
+    """Shows what is done, numbers and time left. `with Progress(0, 100) as p: p.update(step, reward=0.5)`.
+
+    A notebook keeps no live display, so a line for every tenth of the work is printed there as well.
+    """
 
     def __init__(self, done: int, total: int, unit: str = "step"):
         self.start, self.total, self.unit = done, total, unit
@@ -18,43 +21,38 @@ class Progress:
         return self
 
     def update(self, done: int, **values: float | None) -> None:
-        """Redraw when half a second has passed, and at the end."""
+        """Show that `done` of `total` are done; at most twice a second."""
         now = time.monotonic()
         self.line = self._text(done, now, values)
-        if now - self.shown >= _INTERVAL or done >= self.total:
+        if now - self.shown >= _INTERVAL:
             self.shown = now
-            self._draw()
+            self._draw(self.line)
+        if self.mode == "notebook" and (10 * done // self.total > 10 * (done - 1) // self.total):
+            print(self.line, flush=True)
 
     def __exit__(self, *_):
-        if self.line:
-            self._draw()
-            if self.mode == "terminal":
-                print(file=sys.stderr)
+        if self.mode == "terminal" and self.line:
+            self._draw(self.line + "\n")
+        elif self.handle:
+            self._draw("")
 
     def _text(self, done: int, now: float, values: dict) -> str:
-        fresh = done - self.start
-        left = (now - self.began) / fresh * (self.total - done) if fresh else float("nan")
-        filled = round(20 * done / max(self.total, 1))
+        filled = round(20 * done / self.total)
         parts = [f"{self.unit} {done}/{self.total}", "█" * filled + "░" * (20 - filled)]
         parts += [f"{name} {value:.3f}" for name, value in values.items() if value is not None]
-        if fresh:
-            parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
-        return "  ".join(parts)
+        left = (now - self.began) / max(done - self.start, 1) * (self.total - done)
+        return "  ".join([*parts, f"{int(left // 60)}:{int(left % 60):02d} left"])
 
-    def _draw(self) -> None:
+    def _draw(self, line: str) -> None:
         if self.mode == "terminal":
-            print(f"\r\x1b[2K{self.line}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
         elif self.mode == "notebook":
-            from IPython.display import Pretty, display
-
-            class Line(Pretty):
-                def __repr__(self):
-                    return self.data
+            from IPython.display import display
 
             if self.handle is None:
-                self.handle = display(Line(self.line), display_id=True)
+                self.handle = display({"text/plain": line}, raw=True, display_id=True)
             else:
-                self.handle.update(Line(self.line))
+                self.handle.update({"text/plain": line}, raw=True)
 
 
 def _in_notebook() -> bool:

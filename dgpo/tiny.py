@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dgpo.config import TinyPolicy
+from dgpo.progress import Progress
 from dgpo.tasks import chain
 
 _VERSION = 1  # part of the cache key: raise it when the recipe below changes
@@ -85,16 +86,22 @@ def warm_up(settings: TinyPolicy) -> Qwen2ForCausalLM:
         optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1, cycle_momentum=False
     )
     rng = random.Random(settings.seed)
-    for _ in range(settings.steps):
-        tokens, labels = _examples(settings, rng, tokenizer)
-        logits = model(input_ids=tokens).logits[:, :-1]
-        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    with Progress(0, settings.steps, "warm-up step") as progress:
+        for step in range(1, settings.steps + 1):
+            loss = _warm_up_step(model, optimizer, *_examples(settings, rng, tokenizer))
+            schedule.step()
+            progress.update(step, loss=loss)
     return model.eval()
+
+
+def _warm_up_step(model, optimizer, tokens, labels) -> float:
+    logits = model(input_ids=tokens).logits[:, :-1]
+    loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
 
 
 def _examples(settings: TinyPolicy, rng: random.Random, tokenizer) -> tuple[torch.Tensor, torch.Tensor]:

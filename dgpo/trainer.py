@@ -61,7 +61,10 @@ class Trainer:
         self.run = RunFolder(config)
         self.seconds = Seconds()
         with self.seconds.phase("setup"):
-            source = tiny.checkpoint(config.tiny) if config.model == "tiny" else config.model
+            source = config.model
+            if config.model == "tiny":
+                torch.set_num_threads(config.threads or 1)  # before its warm-up
+                source = tiny.checkpoint(config.tiny)
             device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
             lm, self.tokenizer = load_lm(source, config.dtype, device)
             if config.threads or lm.num_parameters() < _ONE_THREAD:

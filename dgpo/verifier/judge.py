@@ -1,26 +1,169 @@
-"""One answer against its reference, with math-verify. Runs only inside a worker: hostile input can hang it."""
+"""One answer against its reference, with math-verify. Runs only inside a worker: hostile input can hang it.
 
+Expressions are read by math-verify and compared by value (`values.py`). What has no value there, such as an integral
+or a relation between variables, math-verify compares itself.
+"""
+
+import functools
+import re
+
+from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse
 from math_verify import verify as math_verify
+from sympy import Eq, Expr
+from sympy.logic.boolalg import BooleanAtom
 
+from dgpo.verifier import forms, literals, quantities, values
 from dgpo.verifier.answer import Verdict
 
-_LATEX = [LatexExtractionConfig()]
+# units stay, quantities.py has dealt with them: left to itself, math-verify reads 5m as 5
+_READING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
+_LATEX = [LatexExtractionConfig(normalization_config=_READING)]
+_CHOICE = re.compile(r"^(?:\\text\{)?\s*(\(?)\s*([A-Ja-j])\s*(\)?)\s*[.:]?\s*\}?(?:\s*(\S.*))?$")
+_LETTERS = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
+
+
+class Unreadable(Exception):
+    """math-verify cannot read the answer."""
 
 
 def judge(gold: str, answer: str) -> Verdict:
     """The verdict on a normalised answer."""
-    right, given = _read(gold), _read(answer)
-    if not given:
+    try:
+        return Verdict.correct if _equal(gold, answer) else Verdict.wrong
+    except Unreadable:
         return Verdict.unparsed
-    same = math_verify(right, given, timeout_seconds=None)
-    return Verdict.correct if same else Verdict.wrong
+    except (values.TooBig, RecursionError):
+        return Verdict.timeout
 
 
 def warm_up() -> None:
-    judge(r"\frac{1}{2}", r"\sqrt{2}+3x")
+    """Judge a few answers, so that the tables of the LaTeX parser are filled before the first fork."""
+    for gold, answer in _EXERCISES:
+        judge(gold, answer)
 
 
-def _read(text: str) -> list:
-    # boxed: passed raw, math-verify reads 8\sqrt{10} as 8
-    return parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=None, fallback_mode="no_fallback")
+def _equal(gold: str, answer: str) -> bool:
+    if (chosen := _choice(gold, answer)) is not None:
+        return chosen
+    if _string(gold) == _string(answer):
+        return True
+    if (digits := quantities.based(gold)) is not None:
+        return digits == quantities.based(answer)
+    if (digits := quantities.based(answer)) is not None:
+        return literals.value(gold) == int(*digits)
+    right, given = forms.read(gold), forms.read(answer)
+    if forms.equal(right, given, _same, _same_equation):
+        return True
+    if _both_sets(right, given):
+        return _by_math_verify(gold, answer)
+    if isinstance(right, forms.Atom) and not isinstance(given, forms.Atom | forms.Word):
+        return _listed_thousands(right, given)
+    return False
+
+
+def _same(gold: str, answer: str) -> bool:
+    """Whether two expressions are equal."""
+    if _string(gold) == _string(answer):
+        return True
+    left, right = quantities.read(gold), quantities.read(answer)
+    if left.number != gold or right.number != answer:
+        return quantities.equal(left, right, _same_number)
+    return _same_number(gold, answer)
+
+
+def _same_number(gold: str, answer: str) -> bool:
+    if (equal := literals.equal(gold, answer)) is not None:
+        return equal
+    if _string(gold) == _string(answer):
+        return True
+    given = _read(answer)
+    if given is None:
+        raise Unreadable(answer)
+    right = _read(gold)
+    if right is None or not _same_case(gold, answer):
+        return False
+    if isinstance(right, Expr) and isinstance(given, Expr):
+        try:
+            return values.equal(right, given)
+        except values.Unknown:
+            pass
+    return math_verify([right], [given], timeout_seconds=None)
+
+
+def _same_equation(gold: str, answer: str) -> bool:
+    """Whether two equations are multiples of one another, or math-verify can solve them alike."""
+    left, right = _read(gold), _read(answer)
+    if right is None:
+        raise Unreadable(answer)
+    if not isinstance(left, Eq) or not isinstance(right, Eq):
+        return False
+    if values.symbols(left) != values.symbols(right) or not _same_case(gold, answer):
+        return False
+    try:
+        if values.proportional(left.lhs - left.rhs, right.lhs - right.rhs) is not None:
+            return True
+    except values.Unknown:
+        pass
+    return math_verify([left], [right], timeout_seconds=None)
+
+
+def _by_math_verify(gold: str, answer: str) -> bool:
+    left, right = _read(gold), _read(answer)
+    return left is not None and right is not None and math_verify([left], [right], timeout_seconds=None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(text: str):
+    """What math-verify makes of a text; None if nothing."""
+    # boxed: passed raw, it reads 8\sqrt{10} as 8
+    text = quantities.degrees_inside(text).replace("%", r"\%")
+    found = parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=None, fallback_mode="no_fallback")
+    return found[0] if found and not isinstance(found[0], str | BooleanAtom | bool) else None
+
+
+def _choice(gold: str, answer: str) -> bool | None:
+    """(B), B and (B) 12 are one choice. None if the reference is no choice in parentheses or as text."""
+    right, given = _CHOICE.match(gold), _CHOICE.match(answer)
+    if not right or right[4] or not (right[1] and right[3]) and r"\text" not in gold:
+        if given and given[1] and given[3] and given[4] and not re.match(r"[-+*/^_=!,']|\\(?:cdot|times)", given[4]):
+            if right and not right[4]:
+                return right[2] == given[2]
+        return None if not (right and not right[4] and given and not given[4] and given[3]) else right[2] == given[2]
+    return bool(given) and given[2].upper() == right[2].upper() and not (given[4] and not given[3])
+
+
+def _listed_thousands(gold: forms.Atom, given) -> bool:
+    """The reference 100,200 may also be a list; it is one if the answer is written as one."""
+    if not re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", gold.text) or not isinstance(given, forms.Many):
+        return False
+    return forms.equal(forms.Many(tuple(map(forms.Atom, gold.text.split(",")))), given, _same, _same_equation)
+
+
+def _both_sets(gold, given) -> bool:
+    return all(
+        isinstance(f, forms.Union | forms.Row | forms.Range) or r"\setminus" in getattr(f, "text", "")
+        for f in (gold, given)
+    ) and (any(isinstance(f, forms.Union) or r"\setminus" in getattr(f, "text", "") for f in (gold, given)))
+
+
+def _same_case(gold: str, answer: str) -> bool:
+    """math-verify reads all letters as small ones; here R is not r."""
+    left, right = ({t for t in _LETTERS.findall(text) if len(t) == 1} for text in (gold, answer))
+    return not any(c.swapcase() in right and c not in right and c.swapcase() not in left for c in left)
+
+
+def _string(text: str) -> str:
+    """What is compared where nothing can be read: the text without spaces and without braces round one character."""
+    text = re.sub(r"(\\[a-zA-Z]+) (?=[a-zA-Z])", r"\1~", text)
+    return re.sub(r"(?<=[_^])\{(.)\}", r"\1", re.sub(r"\s+", "", text))
+
+
+_EXERCISES = [
+    (r"\frac{\sqrt{3}}{2}", r"\sqrt{\frac{3}{4}} + 0 \cdot \pi"),
+    (r"x^{2}+3x-\frac{1}{2}", r"\frac{(x+1)(x+2)}{1} - 2.5"),
+    (r"(1, 2)", r"\left(1, \frac{4}{2}\right)"),
+    (r"y = \sin(2 x) + \log_2 8", r"2 \sin x \cos x + 3"),
+    (r"2x + y = 3", r"4x + 2y = 6"),
+    (r"e^{i \pi} + n!", r"n! - 1 + \binom{5}{2}"),
+]
