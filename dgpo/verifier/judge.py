@@ -19,7 +19,14 @@ from dgpo.verifier.answer import Verdict
 # units stay, quantities.py has dealt with them: left to itself, math-verify reads 5m as 5
 _READING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
 _LATEX = [LatexExtractionConfig(normalization_config=_READING)]
-_CHOICE = re.compile(r"^(?:\\text\{)?\s*(\(?)\s*([A-Ja-j])\s*(\)?)\s*[.:]?\s*\}?(?:\s*(\S.*))?$")
+_CHOICE = re.compile(
+    r"^(?:\\text\{)?\s*(?P<open>\(?)\s*(?P<letter>[A-Ja-j])\s*(?P<close>\)?)\s*[.:]?\s*\}?(?:\s*(?P<rest>\S.*))?$"
+)
+_MORE = re.compile(
+    r"^[-+*/^_=!,'(]|^\\(?:cdot|times)|\b(?:or|and)\b|\([A-J]\)"
+)  # what follows a label is no plain answer
+_LOG = re.compile(r"\\log(?!\s*_)(?![a-z])")
+_APART = re.compile(r"[0-9]\s+[0-9]")  # math-verify reads 5 6 as 56
 _LETTERS = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 
 
@@ -77,7 +84,7 @@ def _same_number(gold: str, answer: str) -> bool:
         return equal
     if _string(gold) == _string(answer):
         return True
-    given = _read(answer)
+    given = None if _APART.search(answer) else _read(answer)
     if given is None:
         raise Unreadable(answer)
     right = _read(gold)
@@ -85,10 +92,17 @@ def _same_number(gold: str, answer: str) -> bool:
         return False
     if isinstance(right, Expr) and isinstance(given, Expr):
         try:
-            return values.equal(right, given)
+            return values.equal(right, given) or _natural(gold, answer)
         except values.Unknown:
             pass
     return math_verify([right], [given], timeout_seconds=None)
+
+
+def _natural(gold: str, answer: str) -> bool:
+    """Whether they are equal with log as the natural logarithm; math-verify takes it to base ten, mathematicians to e."""
+    if not _LOG.search(gold + answer):
+        return False
+    return _same_number(_LOG.sub(r"\\ln ", gold), _LOG.sub(r"\\ln ", answer))
 
 
 def _same_equation(gold: str, answer: str) -> bool:
@@ -123,14 +137,19 @@ def _read(text: str):
 
 
 def _choice(gold: str, answer: str) -> bool | None:
-    """(B), B and (B) 12 are one choice. None if the reference is no choice in parentheses or as text."""
+    """(B), B and (B) 12 are one choice, and beside a reference 12 the (B) of (B) 12 is only a label. None if neither."""
     right, given = _CHOICE.match(gold), _CHOICE.match(answer)
-    if not right or right[4] or not (right[1] and right[3]) and r"\text" not in gold:
-        if given and given[1] and given[3] and given[4] and not re.match(r"[-+*/^_=!,']|\\(?:cdot|times)", given[4]):
-            if right and not right[4]:
-                return right[2] == given[2]
-        return None if not (right and not right[4] and given and not given[4] and given[3]) else right[2] == given[2]
-    return bool(given) and given[2].upper() == right[2].upper() and not (given[4] and not given[3])
+    rest = given["rest"] if given else None
+    if rest and not (given["open"] and given["close"] and not _MORE.search(rest)):
+        given = None
+    if right and not right["rest"]:
+        marked = r"\text" in gold or bool(right["open"] and right["close"])
+        if given and marked:
+            return given["letter"].upper() == right["letter"].upper()
+        if given and (given["close"] or r"\text" in answer):
+            return given["letter"] == right["letter"]
+        return False if marked else None
+    return _equal(gold, rest) if given and rest else None
 
 
 def _listed_thousands(gold: forms.Atom, given) -> bool:
@@ -156,7 +175,8 @@ def _same_case(gold: str, answer: str) -> bool:
 def _string(text: str) -> str:
     """What is compared where nothing can be read: the text without spaces and without braces round one character."""
     text = re.sub(r"(\\[a-zA-Z]+) (?=[a-zA-Z])", r"\1~", text)
-    return re.sub(r"(?<=[_^])\{(.)\}", r"\1", re.sub(r"\s+", "", text))
+    text = re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)  # 5 6 is not 56
+    return re.sub(r"(?<=[_^])\{(.)\}", r"\1", text)
 
 
 _EXERCISES = [

@@ -1,0 +1,397 @@
+"""The shape of an answer: lists, sets, tuples, intervals, inequalities, matrices, assignments, words.
+
+math-verify reads these too, but takes {2,1} for (1,2) and cannot match an inequality to an interval or ± to two roots.
+So an answer is taken apart by its commas, brackets and relation signs, and only what is left inside, expressions
+without any of these, is read as algebra.
+"""
+
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dgpo.verifier import literals
+
+MAX_ITEMS = 64
+
+_OPEN, _CLOSE = "([{", ")]}"
+_TOKEN = re.compile(r"\\begin\{[a-zA-Z*]+\}|\\end\{[a-zA-Z*]+\}|\\text\{[^{}]*\}|\\[a-zA-Z]+|\\.|[\s\S]")
+_CONJUNCTION = re.compile(r"^\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}$")
+_PLAIN_CONJUNCTION = re.compile(r"\\text\{[^{}]*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
+_NAME = re.compile(
+    r"^(?:\\text\{[a-zA-Z ]+\}|[a-zA-Z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi|rho|sigma|tau|angle [A-Z]+))'*"
+    r"(?:_\s*(?:\{[^{}]*\}|[0-9a-zA-Z]))?(?:\s*\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\))?$|^(?:\\overline\{)?[A-Z]{2,3}\}?$|^\|\s*[A-Z]{1,2}\s*\|$|^\([a-zA-Z](?:\s*,\s*[a-zA-Z_0-9{}]+)+\)$"
+)
+_MATRIX = re.compile(
+    r"^\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{(?:[pbB]?matrix|smallmatrix|array)\}$"
+)
+_RELATION = {r"\leq": "<=", r"\geq": ">=", "<": "<", ">": ">"}
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_WORD = re.compile(r"^[a-zA-Z][a-zA-Z'\- ]*$")
+_REALS = re.compile(r"^(?:\\mathbb\s*\{?R\}?|\\text\{\s*(?:all )?(?:real numbers|reals)\s*\}|all real numbers)$")
+
+
+@dataclass(frozen=True)
+class Atom:
+    text: str
+
+
+@dataclass(frozen=True)
+class Word:
+    """Letters that spell something. `sure` if written as text, else it may be a product of variables too."""
+
+    text: str
+    raw: str
+    sure: bool
+
+
+@dataclass(frozen=True)
+class Many:
+    """Items in no particular order; `braces` when written as a set."""
+
+    items: tuple
+    braces: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """Two or more items in brackets: a point, a vector or an interval."""
+
+    left: str
+    right: str
+    items: tuple
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval that an inequality describes, of the variable `name` ("" if it has none)."""
+
+    name: str
+    left: str
+    right: str
+    items: tuple
+
+
+@dataclass(frozen=True)
+class Union:
+    parts: tuple
+
+
+@dataclass(frozen=True)
+class Ratio:
+    items: tuple
+
+
+@dataclass(frozen=True)
+class Matrix:
+    rows: tuple[tuple, ...]
+
+
+@dataclass(frozen=True)
+class Named:
+    """name = form, or name ∈ form."""
+
+    name: str
+    form: object
+
+
+@dataclass(frozen=True)
+class Equation:
+    """Sides that are claimed to be equal, none of them just a name."""
+
+    text: str
+    sides: tuple[str, ...]
+
+
+def read(text: str):
+    """The form of a normalised text. Anything that has no other form is an Atom."""
+    text = _peel(text)
+    if literals.value(text) is not None:
+        return Atom(text)
+    if word := as_word(text):
+        return word
+    if _REALS.match(text):
+        return Row("(", ")", (Atom(r"-\infty"), Atom(r"\infty")))
+    if len(parts := split(text, r"\cup")) > 1:
+        return Union(tuple(read(p) for p in parts))
+    parts = split_list(text)
+    if len(parts) > 1:
+        return _many([read(p) for p in parts if p.strip()])
+    if text.startswith(r"\{") and _closes(text, 2, r"\}"):
+        return _braces(text[2:-2].strip())
+    if r"\pm" in text or r"\mp" in text:
+        return _many([read(t) for t in _signs(text)])
+    if (relation := _relation(text)) is not None:
+        return relation
+    if matrix := _MATRIX.match(text):
+        rows = [row for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", matrix[1].replace(r"\hline", "")) if row.strip()]
+        return Matrix(tuple(tuple(read(cell) for cell in split(row, "&")) for row in rows))
+    for opening, closing in (("(", ")"), ("[", "]"), (r"\langle", r"\rangle"), ("(", "]"), ("[", ")")):
+        if text.startswith(opening) and text.endswith(closing) and _closes(text, len(opening), closing):
+            inner = text[len(opening) : -len(closing)].strip()
+            items = split_list(inner)
+            if len(items) > 1:
+                left, right = ("(", ")") if opening == r"\langle" else (opening, closing)
+                return Row(left, right, tuple(read(i) for i in items))
+            if (opening, closing) in (("(", ")"), ("[", "]")) and inner:
+                return read(inner)
+    if len(parts := split(text, ":")) > 1 and all(p.strip() for p in parts):
+        return Ratio(tuple(Atom(p.strip()) for p in parts))
+    return Atom(text)
+
+
+def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable[[str, str], bool]) -> bool:
+    """Whether two forms say the same; `same` compares expressions, `same_equation` equations, each given as text."""
+
+    def eq(a, b):
+        return equal(a, b, same, same_equation)
+
+    def each(a, b):
+        return len(a) == len(b) and all(map(eq, a, b))
+
+    match gold, given:
+        case Word(), Word():
+            if gold.text == given.text:
+                return True
+            return not (gold.sure or given.sure or " " in gold.text + given.text) and same(gold.raw, given.raw)
+        case Named(), Named():
+            return gold.name == given.name and eq(gold.form, given.form)
+        case Many(), Many():
+            return _match(gold.items, given.items, eq, loose=gold.braces and given.braces)
+        case Many(items), Row():
+            if all(isinstance(i, Named) for i in items):
+                return each(sorted_by_name(items), given.items)
+            return not gold.braces and given.left + given.right in ("()", "[]") and each(items, given.items)
+        case Row(), Many(items):
+            if all(isinstance(i, Named) for i in items):
+                return each(gold.items, sorted_by_name(items))
+            return not given.braces and gold.left + gold.right == "()" and each(gold.items, items)
+        case Range(), Range() if gold.name and given.name and gold.name != given.name:
+            return False
+        case ((Row() | Range()), (Row() | Range())):
+            return (gold.left, gold.right) == (given.left, given.right) and each(gold.items, given.items)
+        case Union(), Union():
+            return _match(gold.parts, given.parts, eq, loose=False)
+        case Union(), Many() if not given.braces:
+            return _match(gold.parts, given.items, eq, loose=False)
+        case Many(), Union() if not gold.braces:
+            return _match(gold.items, given.parts, eq, loose=False)
+        case Ratio(), Ratio():
+            a, b = gold.items, given.items
+            cross = zip(a, b, strict=False)
+            return len(a) == len(b) and all(
+                same(f"({x.text}) \\cdot ({b[0].text})", f"({y.text}) \\cdot ({a[0].text})") for x, y in cross
+            )
+        case Matrix(), Matrix():
+            return len(gold.rows) == len(given.rows) and all(map(each, gold.rows, given.rows))
+        case Matrix(rows), Row():
+            flat = _vector(rows)
+            return flat is not None and given.left + given.right in ("()", "[]") and each(flat, given.items)
+        case Row(), Matrix(rows):
+            flat = _vector(rows)
+            return flat is not None and gold.left + gold.right == "()" and each(gold.items, flat)
+        case Equation(), Equation():
+            return same_equation(gold.text, given.text)
+        case Named(), Equation():
+            return isinstance(gold.form, Atom) and same_equation(f"{gold.name}={gold.form.text}", given.text)
+        case Equation(), Named():
+            return isinstance(given.form, Atom) and same_equation(gold.text, f"{given.name}={given.form.text}")
+        case Named(), _:
+            return eq(gold.form, given)
+        case _, Named():
+            return eq(gold, given.form)
+        case Many(items), _ if len(items) == 1:
+            return eq(items[0], given)
+        case _, Many(items) if len(items) == 1:
+            return eq(gold, items[0])
+        case _, Equation(_, sides):  # 2+3 = 5: an answer only if it is true
+            return all(eq(gold, Atom(s)) for s in sides)
+        case ((Atom() | Word() | Ratio()), (Atom() | Word() | Ratio())):
+            if any(isinstance(f, Word) and f.sure for f in (gold, given)):
+                return False
+            return same(as_text(gold), as_text(given))
+    return False
+
+
+def as_text(form) -> str:
+    match form:
+        case Word():
+            return form.raw
+        case Ratio(items):
+            first, *rest = (f"({i.text})" for i in items)
+            return first + "".join(f" / {i}" for i in rest) if len(rest) == 1 else ":".join(i.text for i in items)
+    return form.text
+
+
+def as_word(text: str) -> Word | None:
+    """The text as a word of two letters or more, if it is one."""
+    plain = re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip(" .")
+    if len(plain) < 2 or not _WORD.match(plain):
+        return None
+    sure = r"\text{" in text or " " in plain
+    return Word(" ".join(plain.casefold().split()), plain, sure)
+
+
+def split(text: str, mark: str) -> list[str]:
+    """The text cut at every `mark` that stands outside all brackets."""
+    parts, start = [], 0
+    for token, position, depth in _scan(text):
+        if depth == 0 and token == mark:
+            parts.append(text[start:position])
+            start = position + len(token)
+    return [*parts, text[start:]]
+
+
+def split_list(text: str) -> list[str]:
+    """The items between commas, semicolons, "and" and "or" outside all brackets."""
+    text = _PLAIN_CONJUNCTION.sub(lambda m: m[0] if m[0][0] == "\\" else r"\text{and}", text)
+    cuts, start = [], 0
+    for token, position, depth in _scan(text):
+        if depth == 0 and (token in (",", ";", r"\lor", r"\vee") or _CONJUNCTION.match(token)):
+            cuts.append(text[start:position])
+            start = position + len(token)
+    cuts.append(text[start:])
+    cuts = [c.strip() for c in cuts]
+    return [c for c in cuts if c] if len(cuts) > 1 else cuts
+
+
+def sorted_by_name(items):
+    """The values of x = 1, y = 2, ordered by name as a point would list them."""
+    names = [i.name for i in items]
+    return tuple(i.form for i in sorted(items, key=lambda i: i.name)) if len(set(names)) == len(names) else tuple(items)
+
+
+def _scan(text: str):
+    """(token, position, bracket depth before it) of every token."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        mark = token[0]
+        closing = mark in _CLOSE or mark in (r"\}", r"\rangle", r"\rfloor", r"\rceil") or mark.startswith(r"\end{")
+        depth -= closing
+        yield mark, token.start(), depth
+        depth += mark in _OPEN or mark in (r"\{", r"\langle", r"\lfloor", r"\lceil") or mark.startswith(r"\begin{")
+
+
+def _closes(text: str, start: int, closing: str) -> bool:
+    """Whether the bracket opened before `start` is closed by the last token of the text, and by none before."""
+    end = len(text) - len(closing)
+    return text.endswith(closing) and all(depth > 0 for _, position, depth in _scan(text) if start <= position < end)
+
+
+def _peel(text: str) -> str:
+    text = text.strip()
+    while text.startswith("{") and len(text) > 1 and _closes(text, 1, "}"):
+        text = text[1:-1].strip()
+    return text
+
+
+def _many(forms) -> Many:
+    flat = []
+    for form in forms:
+        flat += form.items if isinstance(form, Many) and not form.braces else [form]
+    return Many(tuple(flat[: MAX_ITEMS + 1]))
+
+
+def _braces(inner: str):
+    for mark in (r"\mid", "|", ":"):
+        parts = split(inner, mark)
+        if len(parts) == 2 and (form := _relation(parts[1].strip())) is not None:
+            return form
+    if not inner:
+        return Atom(r"\emptyset")
+    items = [read(i) for i in split_list(inner)]
+    return Many(_many(items).items, braces=True)
+
+
+def _signs(text: str) -> list[str]:
+    """The text once for every choice of its signs; ∓ goes with ±, several ± are independent."""
+    parts = re.split(r"(\\pm|\\mp)(?![a-zA-Z])", text)
+    signs = parts[1::2]
+    if r"\mp" in signs:
+        choices = [["+" if (s == r"\pm") == up else "-" for s in signs] for up in (True, False)]
+    else:
+        choices = itertools.islice(itertools.product("+-", repeat=len(signs)), MAX_ITEMS)
+    return ["".join(p + s for p, s in itertools.zip_longest(parts[::2], choice, fillvalue="")) for choice in choices]
+
+
+def _relation(text: str):
+    """An equation, assignment, membership or inequality; None if the text is none of these."""
+    marks = [
+        (t, p) for t, p, d in _scan(text) if d == 0 and t in ("=", r"\in", r"\approx", r"\neq", r"\equiv", *_RELATION)
+    ]
+    if not marks:
+        return None
+    starts = [0, *(p + len(t) for t, p in marks)]
+    ends = [*(p for _, p in marks), len(text)]
+    sides = [text[a:b].strip() for a, b in zip(starts, ends, strict=True)]
+    kinds = {t for t, _ in marks}
+    if any(not s for s in sides):
+        return Atom(text)
+    if kinds == {r"\approx"}:
+        return read(sides[0])
+    if kinds == {"=", r"\approx"}:
+        return _relation(text[: next(p for t, p in marks if t == r"\approx")])
+    if kinds == {r"\in"} and len(sides) == 2:
+        return Named(_tight(sides[0]), read(sides[1]))
+    if kinds == {"="}:
+        return _equation(text, sides)
+    if kinds == {r"\neq"} and len(sides) == 2 and _NAME.match(sides[0]):
+        name, hole = _tight(sides[0]), read(sides[1])
+        return Union((Range(name, "(", ")", (Atom(r"-\infty"), hole)), Range(name, "(", ")", (hole, Atom(r"\infty")))))
+    if kinds <= set(_RELATION):
+        return _range([_RELATION[t] for t, _ in marks], sides) or Atom(text)
+    return Atom(text)
+
+
+def _equation(text: str, sides: list[str]):
+    if _NAME.match(sides[0]) or (sides[0].endswith("}") and re.match(r"^\\text\{[^{}]*\}$", sides[0])):
+        values = sides[1:]
+        form = read(values[-1])
+        return Named(_tight(sides[0]), form if len(values) == 1 else Equation(text, tuple(values)))
+    if len(sides) == 2 and _NAME.match(sides[1]) and not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", sides[0])):
+        return Named(_tight(sides[1]), read(sides[0]))  # 5 = x
+    return Equation(text, tuple(sides))
+
+
+def _range(marks: list[str], sides: list[str]):
+    if len(sides) == 3 and {m[0] for m in marks} in ({"<"}, {">"}) and _NAME.match(sides[1]):
+        low, name, high = sides
+        first, second = marks
+        if first[0] == ">":
+            low, high, first, second = high, low, second, first
+        return Range(_tight(name), "[" if "=" in first else "(", "]" if "=" in second else ")", (read(low), read(high)))
+    if len(sides) == 2:
+        left, right = sides
+        mark = marks[0]
+        if _NAME.match(right) and not _NAME.match(left):
+            left, right, mark = right, left, _FLIPPED[mark]
+        if _NAME.match(left):
+            closed = "=" in mark
+            if mark[0] == "<":
+                return Range(_tight(left), "(", "]" if closed else ")", (Atom(r"-\infty"), read(right)))
+            return Range(_tight(left), "[" if closed else "(", ")", (read(right), Atom(r"\infty")))
+    return None
+
+
+def _tight(name: str) -> str:
+    return re.sub(r"[\s{}]|\\text", "", name)
+
+
+def _vector(rows):
+    """The entries of a matrix of one column or one row."""
+    if len(rows) == 1:
+        return rows[0]
+    return tuple(row[0] for row in rows) if all(len(row) == 1 for row in rows) else None
+
+
+def _match(gold, given, eq, loose: bool) -> bool:
+    """Whether every item has its partner; `loose` lets repeated items of a set share one."""
+    if max(len(gold), len(given)) > MAX_ITEMS or (not loose and len(gold) != len(given)):
+        return False
+    left = list(given)
+    for item in gold:
+        index = next((i for i, other in enumerate(left) if eq(item, other)), None)
+        if index is None:
+            return loose and any(eq(item, other) for other in given)
+        left.pop(index)
+    return not left or all(any(eq(item, other) for item in gold) for other in left)

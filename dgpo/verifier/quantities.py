@@ -1,0 +1,189 @@
+"""Numbers with something behind them: units, degrees, per cent, number words, bases.
+
+A unit may be missing on either side, because the question mostly names it; a unit that is there must be the right one.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+# canonical name: (dimension, size), then other names
+_UNITS = {
+    "mm": ("length", "1/1000"), "cm": ("length", "1/100"), "m": ("length", "1"), "km": ("length", "1000"),
+    "in": ("length", "254/10000"), "ft": ("length", "3048/10000"), "yd": ("length", "9144/10000"), "mi": ("length", "1609344/1000"),
+    "mg": ("mass", "1/1000000"), "g": ("mass", "1/1000"), "kg": ("mass", "1"), "lb": ("mass", "45359237/100000000"),
+    "s": ("time", "1"), "min": ("time", "60"), "h": ("time", "3600"), "day": ("time", "86400"), "week": ("time", "604800"),
+    "ml": ("volume", "1/1000"), "l": ("volume", "1"),
+    "$": ("money", "1"), "cent": ("money", "1/100"), "€": ("euro", "1"), "£": ("pound", "1"),
+}  # fmt: skip
+_UNITS = {name: (dimension, Fraction(size)) for name, (dimension, size) in _UNITS.items()}
+_ALIASES = {
+    "mm": "millimeter millimetre", "cm": "centimeter centimetre cms", "m": "meter metre", "km": "kilometer kilometre kms",
+    "in": "inch inches", "ft": "foot feet", "yd": "yard yds", "mi": "mile", "mg": "milligram", "g": "gram", "kg": "kilogram kgs",
+    "lb": "pound lbs", "s": "sec second secs", "min": "minute mins", "h": "hr hour hrs", "day": "days", "week": "wk",
+    "ml": "milliliter millilitre mL", "l": "liter litre L", "$": "dollar usd", "cent": "¢", "€": "euro eur", "£": "gbp",
+    "mph": "mi/h", "kmh": "km/h kph kmph",
+}  # fmt: skip
+_CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()} | {u: u for u in _UNITS}
+_NUMBER_WORDS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_BLOCKED = frozenset(
+    ["and", "or", "not", "if", "is", "are", "when", "where", "mod", "but", "about", "approximately", "either", "neither", "nor", "any", "all", "to", "from", "than", "less", "more", "half", "third", "quarter", "twice", "plus", "minus", "times", "over", "squared", "cubed"]
+)  # words that say more than a unit does
+
+_TAIL = re.compile(r"(?<=\S)\s*(\\text\{[^{}]*\}(?:\s|/|\\cdot|\*|\^\s*\{?\s*-?[0-9]\s*\}?|\\text\{[^{}]*\}|[.])*)$")
+_BARE = re.compile(
+    r"^([-+]?\s*(?:[0-9][0-9,]*(?:\.[0-9]+)?|\\frac\s*\{[^{}]*\}\s*\{[^{}]*\}|[0-9]+\s*/\s*[0-9]+|[0-9]*\\sqrt\s*\{[^{}]*\}))"
+    r"(\s*)([a-zA-Z€£¢][a-zA-Z ./]*(?:\^\s*\{?[0-9]\}?)?)$"
+)
+_DEGREE = re.compile(r"^(.*?\S)\s*\^\\circ\s*(?:(?:\\text\{\s*)?([CFK])\s*\}?)?$")
+_DEGREE_WORD = re.compile(r"^(.*?\S)\s*(?:\\text\{\s*)?(?<![a-zA-Z])degrees?\s*\}?$")
+_PERCENT = re.compile(r"^(.*?\S)\s*(?:%|(?:\\text\{\s*)?(?<![a-zA-Z])(?:percent|per cent|pct)\s*\}?)$")
+_BASE_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"] + [""] * 3 + ["sixteen"]
+_BASE = re.compile(r"^([0-9A-Z]+)\s*_\s*(?:\{\s*(?:\\text\{)?\s*([0-9]+|[a-z]+)\s*\}?\s*\}|([0-9]))$")
+_INSIDE_DEGREE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\\circ(?![a-zA-Z])")
+_CURRENCY = re.compile(r"^([-+]?)\s*([€£])\s*(?=[0-9.])")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """`number` (text), times `factor`, of `unit`. A unit is "" when there is none, "%", "°" or a canonical name."""
+
+    number: str
+    unit: str = ""
+    factor: Fraction = Fraction(1)
+
+
+def read(text: str) -> Quantity:
+    """The number of a text and what stands behind it."""
+    text = text.strip()
+    if match := _CURRENCY.match(text):
+        return Quantity(match[1] + text[match.end() :], match[2])
+    if match := _PERCENT.match(text):
+        return Quantity(match[1].removesuffix("\\"), "%")
+    if (match := _DEGREE.match(text)) and not _has_angle_function(match[1]):
+        return Quantity(match[1], "°" + (match[2] or ""))
+    if (match := _DEGREE_WORD.match(text)) and not _has_angle_function(match[1]):
+        return Quantity(match[1], "°")
+    if (match := _TAIL.search(text)) and match.start() > 0:
+        return _with_unit(
+            text, text[: match.start()], re.sub(r"\\text\{([^{}]*)\}", r" \1 ", match[1]), known_only=False
+        )
+    if match := _BARE.match(text):
+        return _with_unit(text, match[1], match[3], known_only=not match[2] or len(match[3].split()[0]) < 3)
+    return Quantity(text)
+
+
+def equal(gold: Quantity, given: Quantity, same) -> bool:
+    """Whether two quantities are equal, `same(a, b)` telling whether two number texts are."""
+
+    def scaled(q: Quantity, more=Fraction(1)):
+        factor = q.factor * more
+        return q.number if factor == 1 else rf"({q.number}) \cdot \frac{{{factor.numerator}}}{{{factor.denominator}}}"
+
+    def plain():
+        return same(scaled(gold), scaled(given))
+
+    if gold.unit == given.unit:
+        return plain()
+    if "%" in (gold.unit, given.unit):
+        return _percent_equal(gold, given, same)
+    if not gold.unit or not given.unit:
+        if "°" in (gold.unit, given.unit):  # 90° is 90 where the question asks for degrees, and π/2 anywhere
+            turn = [scaled(q) if not q.unit else rf"({scaled(q)}) \cdot \frac{{\pi}}{{180}}" for q in (gold, given)]
+            return plain() or same(*turn)
+        return plain()
+    sizes = [_UNITS.get(q.unit) for q in (gold, given)]
+    if all(sizes) and sizes[0][0] == sizes[1][0]:
+        return same(scaled(gold, sizes[0][1]), scaled(given, sizes[1][1]))
+    return _same_thing(gold.unit, given.unit) and plain()
+
+
+def based(text: str) -> tuple[str, int] | None:
+    """The digits and the base of a numeral such as 1010_2."""
+    match = _BASE.match(text.strip())
+    if not match:
+        return None
+    name = match[2] or match[3]
+    base = int(name) if name.isdigit() else (_BASE_WORDS.index(name) if name in _BASE_WORDS else 0)
+    digits = match[1].lstrip("0") or "0"
+    return (digits, base) if 2 <= base <= 36 and all(int(d, 36) < base for d in digits) else None
+
+
+def degrees_inside(text: str) -> str:
+    """sin 30° with its angle in radians; math-verify drops the sign."""
+    return _INSIDE_DEGREE.sub(r"(\\frac{\1\\pi}{180})", text)
+
+
+def _percent_equal(gold: Quantity, given: Quantity, same) -> bool:
+    """50% is 1/2. It is 50 too, if the sign is left out; but 0.5% is not 0.5, where both could be meant."""
+    if gold.unit and given.unit:
+        return False
+    percent, plain = (gold.number, given.number) if gold.unit else (given.number, gold.number)
+    hundredth = rf"({percent}) \cdot \frac{{1}}{{100}}"
+    left, right = (hundredth, plain) if gold.unit else (plain, hundredth)
+    if same(left, right):
+        return True
+    small = re.match(r"^\s*[-+]?\s*(?:0?\.[0-9]|0\b|\\frac)", percent) or "/" in percent
+    return not small and same(*((percent, plain) if gold.unit else (plain, percent)))
+
+
+def _with_unit(text: str, number: str, phrase: str, known_only: bool) -> Quantity:
+    words = re.sub(r"[.,]", " ", phrase).split()
+    factor = Fraction(1)
+    while words and words[0].lower() in _NUMBER_WORDS:
+        factor *= _NUMBER_WORDS[words.pop(0).lower()]
+    if any(
+        w.lower() in _BLOCKED - {"squared", "cubed"}
+        or (any(c.isdigit() and not w.startswith("^") for c in w)
+        and "^" not in w)
+        for w in words
+    ):
+        return Quantity(text)
+    unit = _canonical(words)
+    if known_only and factor == 1 and unit not in _UNITS and unit not in ("mph", "kmh"):
+        power = re.fullmatch(r"(.*)\^[23]", unit)
+        if not power or power[1] not in _UNITS or len(power[1]) < 2:
+            return Quantity(text)
+    if known_only and len(unit) == 1 and unit.isalpha():
+        return Quantity(text)  # 5 m: a product with a variable as likely as metres
+    return Quantity(number.strip(), unit, factor)
+
+
+def _canonical(words: list[str]) -> str:
+    power = ""
+    text = " ".join(words)
+    for prefix, mark in (("square ", "^2"), ("sq ", "^2"), ("cubic ", "^3"), ("cu ", "^3")):
+        if text.lower().startswith(prefix) and len(text) > len(prefix):
+            text, power = text[len(prefix) :], mark
+    for suffix, mark in ((" squared", "^2"), (" cubed", "^3")):
+        if text.lower().endswith(suffix):
+            text, power = text[: -len(suffix)], mark
+    if match := re.fullmatch(r"(.*\S)\s*\^\s*\{?\s*([0-9])\s*\}?", text):
+        text, power = match[1], "^" + match[2]
+    text = re.sub(r"\s*(?:/|\bper\b)\s*", "/", text)
+    text = "/".join(_one(part) for part in text.split("/"))
+    return _CANONICAL.get(text, text) + power
+
+
+def _one(word: str) -> str:
+    word = word.strip()
+    for form in (
+        word,
+        word.lower() if len(word) > 2 else word,
+        word.lower().removesuffix("s") if len(word) > 3 else word,
+    ):
+        if form in _CANONICAL:
+            return _CANONICAL[form]
+    return word.lower()
+
+
+def _same_thing(a: str, b: str) -> bool:
+    """Whether two phrases such as "right triangles" and "triangles" name one thing: a word in common."""
+    if any(u.partition("^")[0].split("/")[0] in _UNITS or u.startswith("°") for u in (a, b)):
+        return False
+    stem = lambda phrase: {w.removesuffix("s") for w in phrase.split()}  # noqa: E731
+    return bool(stem(a) & stem(b))
+
+
+def _has_angle_function(text: str) -> bool:
+    return bool(re.search(r"\\(?:sin|cos|tan|sec|csc|cot)(?![a-z])", text))

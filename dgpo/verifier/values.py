@@ -1,0 +1,223 @@
+"""The value of an expression that math-verify has read: exact while it is rational, else to many digits.
+
+Two expressions are equal when their values agree at every point tried. math-verify compares to fifteen digits and
+rounds decimals to six places, which takes 1.4142136 for √2 and 10^-20 for 2·10^-20; and its `simplify` needs seconds
+where a value needs a millisecond. Nothing is simplified or solved here.
+"""
+
+import hashlib
+import math
+import random
+from fractions import Fraction
+
+import mpmath
+import sympy
+from mpmath import mp
+from sympy.core.function import AppliedUndef
+
+DIGITS, CONFIRM_DIGITS = 60, 320
+_BITS = 60_000  # of exact numbers; more are rounded to DIGITS
+_MAGNITUDE = 10**7  # largest exponent of ten of any value
+_POINTS = 6
+
+_FUNCTIONS = {
+    **{
+        name: getattr(mpmath, name)
+        for name in ("sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "exp")
+    },
+    **{
+        name: getattr(mpmath, name) for name in ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "gamma", "binomial")
+    },
+    **{"acot": mpmath.acot, "asec": mpmath.asec, "acsc": mpmath.acsc, "Abs": abs, "sign": mpmath.sign, "re": mpmath.re},
+    **{"im": mpmath.im, "conjugate": mpmath.conj, "arg": mpmath.arg, "floor": mpmath.floor, "ceiling": mpmath.ceil},
+    **{"Max": max, "Min": min, "UnevaluatedExpr": lambda x: x, "erf": mpmath.erf, "zeta": mpmath.zeta},
+}
+
+
+class Unknown(Exception):
+    """The expression contains something that has no value here, such as an integral."""
+
+
+class TooBig(Exception):
+    """A value on the way is beyond what is worth computing."""
+
+
+def symbols(*expressions: sympy.Basic) -> list[str]:
+    """The variables of the expressions; i is the imaginary unit."""
+    return sorted({s.name for e in expressions for s in e.free_symbols} - {"i"})
+
+
+def points(names: list[str]) -> list[dict[str, Fraction]]:
+    """Where to compare: fixed random rationals, the first half positive; one place for constants."""
+    rng = random.Random(",".join(names))
+    lowest = [50] * (_POINTS // 2) + [-400] * (_POINTS - _POINTS // 2)
+    return [{name: Fraction(rng.randint(low, 400), 131) for name in names} for low in lowest] if names else [{}]
+
+
+def whole_points(names: list[str]) -> list[dict[str, Fraction]]:
+    """Positive integers, for identities that hold only there, such as cos nπ = (−1)^n."""
+    rng = random.Random(",".join(names))
+    return [{name: Fraction(rng.randint(1, 12 + 3 * k)) for name in names} for k in range(12)]
+
+
+def equal(gold: sympy.Basic, given: sympy.Basic) -> bool:
+    """Whether two expressions have the same value wherever the first is real (anywhere, if it is complex throughout).
+
+    Raises Unknown if one of them has no value, TooBig if it would take too long to compute.
+    """
+    names = symbols(gold, given)
+    if _agree(gold, given, points(names), DIGITS):
+        return bool(names) or _agree(gold, given, [{}], CONFIRM_DIGITS)
+    whole = bool(names) and set(names) <= set("nkmjNKM")
+    return whole and _agree(gold, given, whole_points(names), DIGITS)
+
+
+def proportional(gold: sympy.Basic, given: sympy.Basic) -> complex | None:
+    """The constant c ≠ 0 with gold = c · given everywhere; None if there is none."""
+    names = symbols(gold, given)
+    factor = None
+    for point in points(names):
+        left, right = value(gold, point, DIGITS), value(given, point, DIGITS)
+        if mpmath.isnan(_number(left)) or mpmath.isnan(_number(right)):
+            continue
+        if left == 0 or right == 0:
+            return None
+        with mp.workdps(DIGITS):
+            ratio = _number(left) / _number(right)
+            if factor is not None and not _close(factor, ratio, DIGITS):
+                return None
+            factor = ratio
+    return None if factor is None else complex(factor)
+
+
+def _agree(gold, given, places, digits) -> bool:
+    """Equal at every place where the first is real; at all of them if it is nowhere real."""
+    left = [(value(gold, place, digits), place) for place in places]
+    left = [(x, place) for x, place in left if not mpmath.isnan(_number(x))]
+    real = [(x, place) for x, place in left if abs(mpmath.im(_number(x))) <= mpmath.mpf(10) ** -30]
+    return bool(left) and all(_close(x, value(given, place, digits), digits) for x, place in real or left)
+
+
+def value(e: sympy.Basic, point: dict[str, Fraction], digits: int):
+    """The value at a point: Fraction, or mpf or mpc of so many digits. NaN and infinity for what has none."""
+    with mp.workdps(digits + 15):
+        try:
+            return _value(e, point)
+        except (ZeroDivisionError, ValueError, mpmath.libmp.NoConvergence):
+            return mpmath.nan
+
+
+def _value(e, point):
+    if e.is_Symbol:
+        return mpmath.mpc(0, 1) if e.name == "i" else point[e.name]
+    if e.is_Rational:
+        return Fraction(int(e.p), int(e.q))
+    if e.is_Float:
+        return Fraction(str(e))
+    if e.is_Add:
+        return _sum([_value(a, point) for a in e.args])
+    if e.is_Mul:
+        return _product([_value(a, point) for a in e.args])
+    if e.is_Pow:
+        return _power(_value(e.base, point), _value(e.exp, point))
+    if e in _CONSTANTS:
+        return _CONSTANTS[e]()
+    if isinstance(e, AppliedUndef):  # an unknown function: some number that its name and argument determine
+        key = repr([type(e).__name__, *(mpmath.nstr(_number(_value(a, point)), 25) for a in e.args)])
+        return Fraction(int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"), 2**31)
+    if not isinstance(e, sympy.Expr):
+        raise Unknown(type(e).__name__)
+    return _function(type(e).__name__, [_value(a, point) for a in e.args])
+
+
+_CONSTANTS = {
+    sympy.pi: lambda: +mpmath.pi,
+    sympy.E: lambda: +mpmath.e,
+    sympy.I: lambda: mpmath.mpc(0, 1),
+    sympy.oo: lambda: mpmath.inf,
+    -sympy.oo: lambda: -mpmath.inf,
+    sympy.zoo: lambda: mpmath.nan,
+    sympy.nan: lambda: mpmath.nan,
+    sympy.GoldenRatio: lambda: +mpmath.phi,
+}
+
+
+def _sum(terms):
+    exact = _exact(sum((t for t in terms if isinstance(t, Fraction)), Fraction(0)))
+    rest = [t for t in terms if not isinstance(t, Fraction)]
+    if not rest:
+        return exact
+    rest.append(_number(exact))
+    total, largest = mpmath.fsum(rest), max(map(abs, rest))
+    # √8 − 2√2 leaves rounding errors only: what is below the working digits is zero
+    return Fraction(0) if 0 < abs(total) < largest * mpmath.mpf(10) ** (5 - mp.dps) else total
+
+
+def _product(factors):
+    out = Fraction(1)
+    for f in factors:
+        both = isinstance(out, Fraction) and isinstance(f, Fraction)
+        out = _exact(out * f) if both else _number(out) * _number(f)
+    return out
+
+
+def _power(base, exponent):
+    if base == 0:
+        return Fraction(int(exponent == 0)) if mpmath.re(_number(exponent)) >= 0 else mpmath.nan
+    size = abs(mpmath.log(abs(_number(base)))) * abs(_number(exponent))
+    if size > _MAGNITUDE:
+        raise TooBig("power")
+    if isinstance(exponent, Fraction) and exponent.denominator == 1:
+        if isinstance(base, Fraction) and size < _BITS:
+            return base ** int(exponent)
+        return _number(base) ** int(exponent)
+    if exponent == Fraction(1, 2):
+        return mpmath.sqrt(_number(base))
+    return mpmath.power(_number(base), _number(exponent))
+
+
+def _function(name, args):
+    first = args[0] if args else None
+    whole = isinstance(first, Fraction) and first.denominator == 1
+    if name in ("factorial", "factorial2", "binomial", "gamma") and abs(_number(first)) > _MAGNITUDE // 100:
+        raise TooBig(name)
+    if name == "factorial":
+        small = whole and 0 <= first < 3000
+        return _exact(Fraction(math.factorial(int(first)))) if small else mpmath.factorial(_number(first))
+    if name == "factorial2":
+        return mpmath.fac2(_number(first))
+    if name == "log" and len(args) == 2:
+        return mpmath.log(_number(first)) / mpmath.log(_number(args[1]))
+    if name == "log":
+        return mpmath.log(_number(first))
+    if name == "Mod" and all(isinstance(a, Fraction) for a in args):
+        return args[0] % args[1]
+    if name in ("floor", "ceiling") and isinstance(first, Fraction):
+        return Fraction(first.__floor__() if name == "floor" else first.__ceil__())
+    if name in ("Max", "Min", "Abs") and all(isinstance(a, Fraction) for a in args):
+        return _FUNCTIONS[name](*args)
+    if name not in _FUNCTIONS:
+        raise Unknown(name)
+    return _FUNCTIONS[name](*(_number(a) for a in args))
+
+
+def _exact(x: Fraction):
+    bits = max(x.numerator.bit_length(), x.denominator.bit_length())
+    return x if bits < _BITS else _number(x)
+
+
+def _number(x):
+    return mpmath.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
+
+
+def _close(a, b, digits: int) -> bool:
+    """Equal if both are exact, else to all but a few of the digits, relative to the larger."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    with mp.workdps(digits + 15):
+        a, b = _number(a), _number(b)
+        if mpmath.isnan(b):
+            return False
+        if mpmath.isinf(a) or mpmath.isinf(b):
+            return a == b
+        return bool(abs(a - b) <= mpmath.mpf(10) ** (15 - digits) * max(abs(a), abs(b)))
