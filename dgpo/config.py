@@ -109,7 +109,7 @@ class Config(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    zero_stage: Annotated[int, Field(ge=1, le=3)] = 1
 
     # evaluation and records
     eval_every: Count = 10
@@ -188,7 +188,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 def dump(config: Config, path: Path) -> None:
     """Write a resolved Config as YAML: every setting, defaults included."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
 
 
 def differences(a: Config, b: Config) -> list[str]:

@@ -18,10 +18,10 @@ settings.register_profile("dgpo", deadline=None, max_examples=60, derandomize=Tr
 settings.load_profile("dgpo")
 
 SMALL = {
-    "tiny": {"hidden": 32, "layers": 1, "heads": 2, "max_difficulty": 2, "steps": 60, "batch": 32, "seed": 0},
+    "tiny": {"hidden": 32, "layers": 2, "heads": 2, "max_difficulty": 2, "steps": 200, "seed": 0},
     "difficulty": 1,
     "steps": 4,
-    "prompts": 4,
+    "prompts": 8,
     "completions": 4,
     "updates": 4,
     "micro_batch": 4,

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from dgpo.tasks.base import Problem
 
 OPERATIONS = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
-PAD, EOS = "<pad>", "<eos>"
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 _WORDS = ("<think>", "</think>", "\\boxed{", "}", *"0123456789", *OPERATIONS, "=", ";")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _HELDOUT_SHARE = 5  # every fifth problem, by checksum
@@ -98,8 +98,8 @@ def completion_tokens(difficulty: int) -> int:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """The task's own tokenizer: one token for each digit, sign and mark."""
-    words = (PAD, EOS, *_WORDS)
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}))
+    words = (PAD, EOS, UNK, *_WORDS)
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNK))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"</?think>|\\boxed\{|."), behavior="isolated")
     inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=PAD, eos_token=EOS, padding_side="left")
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left")

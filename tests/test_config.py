@@ -1,0 +1,77 @@
+"""Settings: what is accepted, and what is refused with which words."""
+
+import math
+
+import pytest
+
+from dgpo import config as configs
+from dgpo.config import ConfigError
+
+
+def test_the_recipe_and_its_overrides():
+    config = configs.load("tiny", method="dgpo", n=2, lr="1e-4")
+    assert config.method_params == {"eps_low": 0.2, "eps_high": 0.2, "n": 2, "m": 2.0}
+    assert config.lr == 1e-4  # YAML 1.1 reads 1e-4 as a string
+    assert config.aggregation == "token-mean"
+    assert configs.load("tiny", method="gspo").aggregation == "seq-mean-token-mean"
+    assert configs.load("tiny", method="gspo", aggregation="token-mean").aggregation == "token-mean"
+
+
+def test_every_recipe_is_valid():
+    for path in configs.RECIPES.glob("*.yaml"):
+        configs.load(path.stem)
+
+
+def test_a_resolved_config_survives_writing_and_reading(tmp_path):
+    config = configs.load("tiny", n=math.inf, betas=[0.9, 0.95])
+    configs.dump(config, tmp_path / "c.yaml")
+    assert configs.make(configs.read_recipe(tmp_path / "c.yaml")) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"metod": "grpo"}, ["unknown setting metod='grpo'", "did you mean 'method'", "run_dir", "parameters of method 'dgpo': eps_low"]),
+        ({"method": "grop"}, ["method='grop'", "did you mean 'grpo'", "cispo"]),
+        ({"method": "grpo", "n": 2}, ["unknown setting n=2", "dual_clip"]),
+        ({"n": 0}, ["n=0", "(0, inf]"]),
+        ({"eps_low": 1.2}, ["eps_low=1.2", "(0, 1)"]),
+        ({"method_params": {"k": 1}}, ["'k'", "eps_low, eps_high, n, m"]),
+        ({"task": "sudoku"}, ["task='sudoku'", "'chain' or 'math'"]),
+        ({"rollout": "sglang"}, ["rollout='sglang'", "'transformers'"]),
+        ({"aggregation": "mean"}, ["aggregation='mean'", "token-mean"]),
+        ({"advantage": "gae"}, ["advantage='gae'", "rloo"]),
+        ({"steps": 2.5}, ["steps=2.5", "integer"]),
+        ({"lr": 0}, ["lr=0", "greater than 0"]),
+        ({"seed": "one"}, ["seed='one'"]),
+        ({"tiny": {"width": 3}}, ["tiny.width=3"]),
+        ({"updates": 7}, ["32 × 8 = 256", "updates=7"]),
+        ({"task": "math"}, ["needs data="]),
+        ({"task": "math", "data": "x.jsonl"}, ["needs model="]),
+        ({"schedule": "cosine", "warmup_updates": 800}, ["warmup_updates=800", "800"]),
+        ({"completions": 1, "zero_variance": "drop", "updates": 8}, ["completions=1", "zero_variance='drop'"]),
+        ({"lr": 0, "seed": -1}, ["lr=0", "seed=-1"]),
+    ],
+)
+def test_what_is_refused_is_named_with_what_is_allowed(overrides, words):
+    with pytest.raises(ConfigError) as error:
+        configs.load("tiny", **overrides)
+    for word in words:
+        assert word in str(error.value), str(error.value)
+
+
+def test_recipes_that_are_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"recipe 'tiney' is neither a YAML file nor one of: .*tiny"):
+        configs.load("tiney")
+    for text, words in (("a: [", "not valid YAML"), ("- 1", "must be a mapping of settings, not list"), ("", "not NoneType")):
+        (tmp_path / "r.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            configs.load(tmp_path / "r.yaml")
+
+
+def test_a_continued_run_may_get_more_steps_unless_its_schedule_ends_with_them():
+    a = configs.load("tiny")
+    assert configs.differences(a, configs.load("tiny", steps=500, checkpoint_every=3, resume=True)) == []
+    assert configs.differences(a, configs.load("tiny", lr=1.0, seed=2)) == ["seed: 0 → 2", "lr: 0.0003 → 1.0"]
+    cosine = configs.load("tiny", schedule="cosine")
+    assert configs.differences(cosine, configs.load("tiny", schedule="cosine", steps=500)) == ["steps: 100 → 500"]

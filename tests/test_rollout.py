@@ -1,0 +1,90 @@
+"""The embedded sampler: right distribution, right log-probabilities, reproducible, blind to the batch."""
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from transformers import GenerationConfig
+
+from dgpo.evaluate import decode, encode
+from dgpo.model import Policy, load_lm
+from dgpo.rollout import Sampling, TransformersSampler
+
+
+@pytest.fixture(scope="module")
+def parts(checkpoint):
+    lm, tokenizer = load_lm(checkpoint)
+    return Policy(lm), tokenizer
+
+
+@pytest.fixture
+def sampler(parts):
+    return TransformersSampler(*parts, rows=64)
+
+
+@pytest.fixture(scope="module")
+def prompts(parts):
+    return encode(parts[1], ["7+5=", "3*4-2=", "9-1=", "2*2*2*2="])
+
+
+def test_log_probabilities_are_those_of_the_trainer(parts, sampler, prompts):
+    batch = sampler.generate(prompts * 8, list(range(32)), Sampling(14, temperature=1.0))
+    logp, _ = parts[0](batch)
+    torch.testing.assert_close(batch.rollout_logp, logp, rtol=1e-4, atol=1e-5)
+
+
+def test_temperature_is_part_of_the_distribution(parts, prompts):
+    policy = Policy(parts[0].lm, temperature=0.5)
+    batch = TransformersSampler(policy, parts[1], 64).generate(prompts, [0, 1, 2, 3], Sampling(14, temperature=0.5))
+    torch.testing.assert_close(batch.rollout_logp, policy(batch)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_first_tokens_follow_the_policy(parts, sampler):
+    """4,000 draws of one token against its exact distribution."""
+    prompt = encode(parts[1], ["7+5=7"])[0]
+    batch = sampler.generate([prompt] * 4000, list(range(4000)), Sampling(1, temperature=2.0))
+    expected = (parts[0].lm(torch.tensor([prompt])).logits[0, -1].double() / 2).softmax(-1) * 4000
+    counts = torch.bincount(batch.completion[:, 0], minlength=len(expected)).double()
+    common = expected >= 5
+    merged = [torch.cat([x[common], x[~common].sum()[None]]).detach().numpy() for x in (counts, expected)]
+    assert chisquare(merged[0], merged[1]).pvalue > 1e-3
+
+
+def test_same_seeds_same_completions_whatever_the_batch(parts, prompts):
+    """Each completion is a function of its prompt and seed: not of its neighbours, their number or their order."""
+    seeds = [11, 12, 13, 14]
+    together = TransformersSampler(*parts, rows=64).generate(prompts, seeds, Sampling(14))
+    one_by_one = TransformersSampler(*parts, rows=1).generate(prompts, seeds, Sampling(14))
+    turned = TransformersSampler(*parts, rows=3).generate(prompts[::-1], seeds[::-1], Sampling(14))
+    texts = decode(parts[1], together)
+    assert decode(parts[1], one_by_one) == texts
+    assert decode(parts[1], turned) == texts[::-1]
+    assert decode(parts[1], TransformersSampler(*parts, rows=64).generate(prompts, [1, 2, 3, 4], Sampling(14))) != texts
+
+
+def test_why_a_completion_ended(parts, sampler, prompts):
+    batch = sampler.generate(prompts * 16, list(range(64)), Sampling(8))
+    assert 0 < batch.finished.sum() < 64
+    stop = parts[1].eos_token_id
+    for tokens, mask, finished in zip(batch.completion, batch.mask, batch.finished, strict=True):
+        assert bool(finished) == (stop in tokens[mask].tolist())
+        assert stop not in tokens[mask][:-1].tolist()
+        assert finished or mask.sum() == 8
+
+
+def test_the_checkpoints_own_generation_settings_do_not_leak(parts, prompts):
+    """R1-Distill checkpoints ask for top-p and temperature; `generate` would take them over in silence."""
+    policy, tokenizer = parts
+    sampler = TransformersSampler(policy, tokenizer, 64)
+    expected = sampler.generate(prompts, [5] * 4, Sampling(14))
+    saved = policy.lm.generation_config
+    try:
+        policy.lm.generation_config = GenerationConfig(
+            do_sample=True, top_p=0.5, top_k=2, temperature=0.1, repetition_penalty=1.5, eos_token_id=tokenizer.eos_token_id
+        )
+        ours = policy.lm.generation_config
+        got = sampler.generate(prompts, [5] * 4, Sampling(14))
+        assert policy.lm.generation_config is ours
+    finally:
+        policy.lm.generation_config = saved
+    assert torch.equal(got.tokens, expected.tokens)
+    torch.testing.assert_close(got.rollout_logp, expected.rollout_logp)

@@ -1,0 +1,296 @@
+"""The loop: it learns, repeats itself, continues after a real kill, and stops at a NaN without applying it."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dgpo import config as configs
+from dgpo import methods, trainer
+from dgpo.config import ConfigError
+from dgpo.runfolder import read_rows
+from dgpo.trainer import TrainingDiverged, train
+
+
+def rows(folder):
+    """Metrics without the wall times, which two runs do not share."""
+    return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in read_rows(Path(folder) / "metrics.jsonl")]
+
+
+def run(small, **overrides):
+    return train(configs.make({**small, **overrides}))
+
+
+def weights(folder):
+    return load_file(folder / "policy" / "model.safetensors")
+
+
+def test_a_run_leaves_what_is_promised(small):
+    folder = run(small)
+    got = rows(folder)
+    assert [row["step"] for row in got] == [0, 1, 2, 3, 4]
+    assert [("eval/avg@2" in row) for row in got] == [True, False, True, False, True]
+    promised = {
+        "reward/mean", "reward/std", "length/mean", "truncated", "entropy", "kl_to_start", "grad_norm/mean", "grad_norm/max",
+        "lr", "ratio/min", "ratio/mean", "ratio/max", "groups/zero_variance", "mismatch/mean_abs",
+        *(f"{kind}/{region}" for kind in ("tokens", "w_log", "w_prob") for region in methods.REGIONS),
+    }  # fmt: skip
+    assert promised <= set(got[1])
+    timed = read_rows(folder / "metrics.jsonl")[1]
+    assert {"seconds/rollout", "seconds/reward", "seconds/old_logp", "seconds/update"} <= set(timed)
+    for kind in ("tokens", "w_log", "w_prob"):
+        assert sum(got[1][f"{kind}/{region}"] for region in methods.REGIONS) == pytest.approx(1)
+    assert got[1]["kl_to_start"] == pytest.approx(0, abs=1e-6)
+    assert got[4]["kl_to_start"] > 0
+    assert got[1]["mismatch/mean_abs"] < 1e-5
+    assert got[1]["ratio/min"] < 1 < got[1]["ratio/max"]
+
+    tokens = pd.concat([pd.read_parquet(f) for f in sorted(folder.glob("tokens/*.parquet"))])
+    assert sorted(tokens["step"].unique()) == [1, 2, 3, 4]
+    again = methods.get("dgpo").weight(
+        *(torch.tensor(tokens[c].to_numpy()).double()[:, None] for c in ("logp", "old_logp", "advantage"))
+    )
+    assert tokens["w_log"].to_numpy() == pytest.approx(again.squeeze(1).numpy(), rel=1e-4, abs=1e-8)
+    assert (tokens["w_prob"] * tokens["prob"]).to_numpy() == pytest.approx(tokens["w_log"].to_numpy(), rel=1e-3, abs=1e-8)
+
+    AutoModelForCausalLM.from_pretrained(folder / "policy")
+    AutoTokenizer.from_pretrained(folder / "policy")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["after"]["eval/avg@2"] == got[4]["eval/avg@2"]
+    assert len(list(folder.glob("checkpoints/*"))) == 2
+
+
+def test_the_same_settings_give_the_same_run_and_another_seed_another(small, tmp_path):
+    first, second = run(small), run(small, run_dir=str(tmp_path / "again"))
+    assert rows(first) == rows(second)
+    assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(second).values(), strict=True))
+    assert rows(run(small, run_dir=str(tmp_path / "other"), seed=1)) != rows(first)
+
+
+@pytest.mark.parametrize("key", methods.names())
+def test_every_method_trains(small, key):
+    folder = run(small, method=key, steps=1, eval_every=0)
+    last = rows(folder)[-1]
+    assert last["updates"] == 4
+    assert math.isfinite(last["grad_norm/max"])
+
+
+def test_cutting_the_updates_into_micro_batches_changes_nothing(small, tmp_path):
+    whole, cut = run(small, steps=1), run(small, steps=1, micro_batch=1, run_dir=str(tmp_path / "cut"))
+    for a, b in zip(weights(whole).values(), weights(cut).values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_stages_agree(small, tmp_path, stage):
+    base, other = run(small, steps=1), run(small, steps=1, zero_stage=stage, run_dir=str(tmp_path / "other"))
+    for a, b in zip(weights(base).values(), weights(other).values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    assert rows(base)[1]["grad_norm/max"] == pytest.approx(rows(other)[1]["grad_norm/max"], rel=1e-4)
+
+
+def test_bfloat16_with_every_extra_term_runs(small):
+    last = rows(run(small, steps=2, dtype="bfloat16", kl_coef=0.01, entropy_coef=0.001, schedule="cosine", warmup_updates=2))[-1]
+    assert math.isfinite(last["grad_norm/max"])
+    assert last["lr"] < 3e-4
+
+
+def test_schedule_warms_up_and_decays(small):
+    lrs = [row["lr"] for row in rows(run(small, steps=4, updates=1, schedule="cosine", warmup_updates=1, lr=1e-3, micro_batch=16))[1:]]
+    assert lrs == pytest.approx([5e-4, 1e-3, 7.5e-4, 2.5e-4])
+
+
+class TestZeroVariance:
+    def test_drop_leaves_silent_groups_out(self, small):
+        for row in rows(run(small, zero_variance="drop"))[1:]:
+            silent = row["groups/zero_variance"]
+            assert row["groups"] == 8
+            assert row["updates"] == min(4, 4 * (8 - silent))
+
+    def test_resample_samples_on_until_the_batch_is_full_and_remembers_where_it_was(self, small, tmp_path):
+        got = rows(run(small, zero_variance="resample", steps=2, prompts=6, updates=6, eval_every=0))
+        assert any(row["groups"] > 6 for row in got[1:])
+        state = json.loads(next(Path(small["run_dir"]).glob("checkpoints/step_000002/state.json")).read_text())
+        assert state["position"] == sum(row["groups"] for row in got[1:])
+
+    def test_a_step_without_any_signal_changes_nothing(self, small, monkeypatch):
+        monkeypatch.setattr("dgpo.tasks.chain.ChainTask.rewards", lambda self, problems, completions: [0.0] * len(problems))
+        folder = run(small, zero_variance="drop", steps=1)
+        assert rows(folder)[1]["updates"] == 0
+        start = AutoModelForCausalLM.from_pretrained(trainer.tiny.checkpoint(configs.make(small).tiny)).state_dict()
+        assert all(torch.equal(v, start[k]) for k, v in weights(folder).items())
+
+
+class TestContinuing:
+    def test_a_run_continues_as_if_it_had_not_stopped(self, small, tmp_path):
+        undisturbed = run(small, steps=6)
+        parted = str(tmp_path / "parted")
+        run(small, run_dir=parted, steps=4)
+        joined = run(small, run_dir=parted, steps=6, resume=True)
+        # The evaluation after a last step is the only trace of where the first part ended.
+        assert rows(joined) == rows(undisturbed)
+        assert all(torch.equal(a, b) for a, b in zip(weights(joined).values(), weights(undisturbed).values(), strict=True))
+        assert sorted(p.name for p in joined.glob("tokens/*")) == sorted(p.name for p in undisturbed.glob("tokens/*"))
+
+    @pytest.mark.parametrize("moment", ["before_first_checkpoint", "in_update", "in_checkpoint"])
+    def test_after_kill_9_the_joined_run_equals_the_undisturbed_one(self, small, tmp_path, moment):
+        """A real process, killed at a chosen place, continued by the same command with resume=true."""
+        undisturbed = run(small, steps=5, run_dir=str(tmp_path / "undisturbed"))
+        script = KILL.format(moment=moment)
+        words = [f"{k}={json.dumps(v)}" for k, v in {**small, "steps": 5}.items()]
+        killed = subprocess.run([sys.executable, "-c", script, "train", *words], capture_output=True, text=True, env=_env())
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not (Path(small["run_dir"]) / "summary.json").exists()
+        again = subprocess.run(
+            [sys.executable, "-m", "dgpo", "train", *words, "resume=true"], capture_output=True, text=True, env=_env()
+        )
+        assert again.returncode == 0, again.stderr
+        assert rows(small["run_dir"]) == rows(undisturbed)
+        ours = weights(Path(small["run_dir"]))
+        assert all(torch.equal(a, b) for a, b in zip(ours.values(), weights(undisturbed).values(), strict=True))
+        assert not list(Path(small["run_dir"]).glob("**/.*.partial"))
+
+    def test_a_finished_run_can_be_resumed_without_harm(self, small):
+        before = rows(run(small))
+        assert rows(run(small, resume=True)) == before
+
+    def test_resume_without_a_run_starts_one(self, small):
+        assert len(rows(run(small, resume=True, steps=1))) == 2
+
+    def test_a_run_folder_is_neither_overwritten_nor_continued_unasked(self, small):
+        folder = run(small, steps=1)
+        with pytest.raises(ConfigError, match="resume=True continues it, overwrite=True starts it afresh"):
+            run(small, steps=1)
+        with pytest.raises(ConfigError, match=r"other settings: lr: 0\.0003 → 0\.1"):
+            run(small, steps=1, resume=True, lr=0.1)
+        with pytest.raises(ConfigError, match="exclude each other"):
+            run(small, resume=True, overwrite=True)
+        assert len(rows(folder)) == 2
+        assert len(rows(run(small, steps=2, overwrite=True))) == 3
+
+    def test_a_folder_with_other_things_is_not_touched(self, small):
+        precious = Path(small["run_dir"]) / "thesis.tex"
+        precious.parent.mkdir()
+        precious.write_text("x")
+        for flags in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(ConfigError, match="not empty and not a run folder"):
+                run(small, **flags)
+        assert precious.read_text() == "x"
+
+
+KILL = """
+import os, signal, sys
+from dgpo import __main__, trainer
+moment, seen = {moment!r}, []
+
+def die_at(count, name):
+    original = getattr(trainer.Engine, name)
+    def wrapped(self, *args, **kwargs):
+        seen.append(1)
+        if name == "save":
+            original(self, *args, **kwargs)  # the files are there, the rename is not
+        if len(seen) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name != "save":
+            return original(self, *args, **kwargs)
+    setattr(trainer.Engine, name, wrapped)
+
+die_at(*dict(before_first_checkpoint=(3, "update"), in_update=(14, "update"), in_checkpoint=(2, "save"))[moment])
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+def _env():
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+class TestFailures:
+    @pytest.fixture(autouse=True)
+    def _registry(self, monkeypatch):
+        monkeypatch.setattr(methods.base, "_REGISTRY", dict(methods.base._REGISTRY))
+
+    @pytest.mark.parametrize("poison", [math.nan, math.inf])
+    def test_a_nan_stops_the_run_before_it_is_applied(self, small, poison):
+        calls = []
+
+        @methods.register("poisoned")
+        @dataclass(frozen=True)
+        class Poisoned(methods.Method):
+            def weight(self, logp, old_logp, advantage, mask=None):
+                calls.append(1)
+                w = (logp - old_logp).exp()
+                return torch.where(advantage != 0, poison, w) if len(calls) == 21 else w  # two micro-batches an update: step 3, update 2
+
+        def varied(self, problems, completions):
+            return [float(i % 2) for i in range(len(problems))]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dgpo.tasks.chain.ChainTask.rewards", varied)
+            with pytest.raises(TrainingDiverged, match=r"step 3, update 2 of poisoned\(\)") as error:
+                run(small, method="poisoned")
+        folder = Path(small["run_dir"])
+        assert "step_000002" in str(error.value)
+        assert [row["step"] for row in rows(folder)] == [0, 1, 2]
+        batch = load_file(folder / "failed" / "step_000003.safetensors")
+        assert {"tokens", "mask", "old_logp", "advantage"} <= set(batch)
+        assert not (folder / "summary.json").exists()
+
+    def test_weights_are_as_they_were_when_a_step_is_refused(self, small):
+        from dgpo.engine import NonFiniteError
+
+        made = trainer.Trainer(configs.make(small))
+        made.restore()
+        before = [p.clone() for p in made.policy.parameters()]
+        batch, rewards, _ = made.rollout()
+        batch, _ = made.score(batch, rewards)
+        for broken in (float("nan"), float("inf")):
+            with pytest.raises(NonFiniteError):
+                made.engine.update((made.engine(batch)[0].sum() * f for f in (1.0, broken)), 2)
+            assert all(torch.equal(a, b) for a, b in zip(before, made.policy.parameters(), strict=True))
+        made.engine.update([made.engine(batch)[0].sum()], 1)  # nothing of the refused gradients is left over
+        assert all(p.isfinite().all() for p in made.policy.parameters())
+
+    def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(self, small, monkeypatch):
+        saved = trainer.Engine.save
+        calls = []
+
+        def full(self, folder):
+            saved(self, folder)
+            calls.append(1)
+            if len(calls) == 2:
+                raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(trainer.Engine, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(small)
+        monkeypatch.undo()
+        folder = Path(small["run_dir"])
+        assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step_000002"]
+        joined = run(small, resume=True)
+        assert [row["step"] for row in rows(joined)] == [0, 1, 2, 3, 4]
+
+    def test_a_failing_start_leaves_no_run_behind(self, small, tmp_path):
+        with pytest.raises(ValueError, match="does not exist"):
+            run(small, model=str(tmp_path / "no-such-model"))
+        assert not Path(small["run_dir"]).exists()
+        with pytest.raises(ConfigError, match=r"max_new_tokens=14 must be at least 17.*difficulty=2"):
+            run(small, difficulty=2)
+
+
+def test_it_learns(tmp_path):
+    """The first tenth of the default run, from the default policy: far outside chance already."""
+    folder = train(configs.load("tiny", run_dir=str(tmp_path / "run"), steps=10, eval_every=10, seed=3))
+    summary = json.loads((folder / "summary.json").read_text())
+    before, after = summary["before"], summary["after"]
+    assert 0.15 < before["eval/avg@8"] < 0.5
+    assert after["eval/avg@8_low"] > before["eval/avg@8_high"] + 0.1
