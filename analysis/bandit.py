@@ -7,6 +7,7 @@ numbers, so that differences between them are paired over seeds. Shapes: M metho
 N = groups · group samples a step; logits `[M, B, K]`, float64 unless asked otherwise.
 """
 
+import functools
 import math
 from dataclasses import dataclass, field, fields, replace
 
@@ -230,14 +231,34 @@ class _Problem:
         after = step >= self.change_at
         return tuple(torch.where(after, b, a) for a, b in zip(*self.phases, strict=True))
 
-    def pay(self, mean, u, noise):
-        reward = mean + self.noise * noise if self.graded else (u < mean).to(mean.dtype)
-        return torch.where(noise.abs() < _two_sided(self.flip), 1 - reward, reward) if (self.flip > 0).any() else reward
+    def pay(self, mean, generator):
+        """Rewards of arms whose paid means are `[M, B, N]`; the random numbers are shared by the methods."""
+        like = {"generator": generator, "device": mean.device, "dtype": mean.dtype}
+        if self.graded:
+            reward = mean + self.noise * torch.randn(mean.shape[1:], **like)
+        else:
+            reward = (torch.rand(mean.shape[1:], **like) < mean).to(mean.dtype)
+        if (self.flip > 0).any():
+            reward = torch.where(torch.rand(mean.shape[1:], **like) < self.flip, 1 - reward, reward)
+        return reward
 
 
-def _two_sided(p):
-    """|Gaussian| below this has probability p: the flip uses the noise that Bernoulli rewards leave unused."""
-    return math.sqrt(2) * torch.erfinv(p)
+class _Advantages:
+    """`dgpo.objective.group_advantages` of rewards `[M, B, N]`. Those of 0 and 1 are looked up by the group's sum."""
+
+    def __init__(self, setting, like):
+        self.group, self.kind, self.table = setting.group, setting.advantage, None
+        if setting.reward == "bernoulli":
+            ones = torch.arange(setting.group + 1, device=like.device)[:, None]
+            rewards = (torch.arange(setting.group, device=like.device) < ones).to(like.dtype)
+            found = group_advantages(rewards, self.kind)  # row s: a group of sum s, its ones first
+            self.table = torch.stack([found[:, -1], found[:, 0]], 1).flatten()
+
+    def __call__(self, reward):
+        groups = reward.view(-1, self.group)
+        if self.table is None:
+            return group_advantages(groups, self.kind).view(reward.shape)
+        return self.table.take((2 * groups.sum(1, keepdim=True) + groups).long()).view(reward.shape)
 
 
 @torch.no_grad()
@@ -245,44 +266,42 @@ def _simulate(methods, settings, steps, record, generator, device, dtype):
     problem, s, m = _Problem(settings, generator, device, dtype), settings[0], len(methods)
     bandits, samples = len(settings), s.groups * s.group
     policy = policies.make(s.policy, problem.logits.repeat(m, 1, 1), s.features, s.hidden, generator)
-    fast = s.policy == "tabular"
-    size = samples // s.minibatches
+    advantages, weights = _Advantages(s, policy.z), _Weights(methods, bandits, samples // s.minibatches, policy.z)
     wanted, cumulative, kept = set(record.tolist()), torch.zeros(m, bandits, device=device, dtype=dtype), []
-    like = {"generator": generator, "device": device, "dtype": dtype}
+    e, cdf, rate = torch.empty_like(policy.z), torch.empty_like(policy.z), problem.lr * s.minibatches / samples
+
+    def exponentials():  # in place: fresh memory would cost as much as the exponentials do
+        torch.sub(policy.z, policy.z.amax(-1, keepdim=True), out=e).exp_()
+        return e.sum(-1, keepdim=True)
+
     for step in range(steps):
         good, mean, paid = problem.at(step)
-        log_p = policy.z - policy.z.logsumexp(-1, keepdim=True)
-        p = log_p.exp()
-        regret = problem.best[:, 0] - torch.einsum("mbk,bk->mb", p, mean)
+        total = exponentials()
+        regret = problem.best[:, 0] - torch.einsum("mbk,bk->mb", e, mean) / total[..., 0]
         cumulative += regret
-        log = _Log(p, log_p, good, problem.support, regret, cumulative) if step in wanted else None
+        log = _Log(policy.z, good, problem.support, regret, cumulative) if step in wanted else None
 
-        cdf = p.cumsum(-1)
-        u = torch.rand(bandits, samples, **like) * cdf[..., -1:]  # so that an arm of probability 0 is never drawn
-        arm = torch.searchsorted(cdf, u, right=True).clamp_(max=s.arms - 1)
-        draw, noise = torch.rand(bandits, samples, **like), torch.randn(bandits, samples, **like)
-        reward = problem.pay(paid.expand(m, -1, -1).gather(-1, arm), draw, noise)
-        advantage = group_advantages(reward.view(-1, s.group), s.advantage).view(arm.shape)
-        old = log_p.gather(-1, arm)
-        for _ in range(s.epochs):
-            for i in range(0, samples, size):
-                part = slice(i, i + size)
-                a, adv, before = arm[..., part], advantage[..., part], old[..., part]
-                top = policy.z.amax(-1, keepdim=True)
-                e = (policy.z - top).exp_()
-                total = e.sum(-1, keepdim=True)
-                logp = policy.z.gather(-1, a) - (top + total.log())
-                w = _weights(methods, logp, before, adv)
-                push = w * adv * (problem.lr / size)
+        torch.cumsum(e, -1, out=cdf)
+        u = torch.rand(bandits, samples, generator=generator, device=device, dtype=dtype)
+        arm = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).clamp_(max=s.arms - 1)  # never one with e = 0
+        advantage = advantages(problem.pay(paid.expand(m, -1, -1).gather(-1, arm), generator))
+        old = (e.gather(-1, arm) / total).log_()
+        cut = [x.view(m, bandits, s.minibatches, -1).movedim(2, 0).contiguous() for x in (arm, advantage, old)]
+        for epoch in range(s.epochs):
+            for i, (a, adv, before) in enumerate(zip(*cut, strict=True)):
+                if epoch or i:
+                    total = exponentials()
+                logp = (e.gather(-1, a) / total).clamp_(min=1e-300).log_()
+                w = weights(logp, before, adv)
+                push = w * adv * rate
                 spread = push.sum(-1, keepdim=True) / total
-                if fast:
-                    policy.z.addcmul_(e, spread, value=-1).scatter_add_(-1, a, push)
-                if log or not fast:
-                    on_logits = (-spread * e).scatter_add_(-1, a, push)
+                if log or s.policy != "tabular":
+                    direction = (e * -spread).scatter_add_(-1, a, push)
                     if log:
-                        log.update(methods, logp - before, adv, w, on_logits / problem.lr, policy)
-                    if not fast:
-                        policy.step(on_logits)
+                        log.update(methods, logp - before, adv, w, direction / problem.lr, policy)
+                    policy.step(direction)
+                else:
+                    policy.z.addcmul_(e, spread, value=-1).scatter_add_(-1, a, push)
         if log:
             kept.append(log.close())
             if not torch.isfinite(policy.z).all():
@@ -291,19 +310,32 @@ def _simulate(methods, settings, steps, record, generator, device, dtype):
     return {k: torch.stack([row[k] for row in kept], -1).cpu().numpy() for k in METRICS}
 
 
-def _weights(methods, logp, old_logp, advantage):
-    """w_log `[M, B, n]`, each sample a sequence of one token."""
-    out = torch.empty_like(logp)
-    for i, method in enumerate(methods):
-        args = (x[i].reshape(-1, 1) for x in (logp, old_logp, advantage))
-        out[i] = method.weight(*args).view(logp.shape[1:])
-    return out
+class _Weights:
+    """w_log `[M, B, n]` of all methods, each sample a sequence of one token.
+
+    `Method.weight` checks and masks its inputs, which here would cost more than the weight: it is called once through
+    that guard, on the first minibatch, and without it from then on.
+    """
+
+    def __init__(self, methods, bandits, size, like):
+        self.methods, self.guarded = methods, True
+        self.bare = [functools.partial(getattr(type(m).weight, "__wrapped__", type(m).weight), m) for m in methods]
+        self.mask = torch.ones(bandits * size, 1, dtype=torch.bool, device=like.device)
+        self.shape = len(methods), bandits * size, 1
+
+    def __call__(self, logp, old_logp, advantage):
+        calls = [m.weight for m in self.methods] if self.guarded else self.bare
+        self.guarded = False
+        columns = zip(*(x.view(self.shape) for x in (logp, old_logp, advantage)), strict=True)
+        return torch.stack([call(*c, self.mask) for call, c in zip(calls, columns, strict=True)]).view(logp.shape)
 
 
 class _Log:
     """The metrics of one recorded step, `[M, B]` each."""
 
-    def __init__(self, p, log_p, good, support, regret, cumulative):
+    def __init__(self, z, good, support, regret, cumulative):
+        log_p = z.log_softmax(-1)
+        p = log_p.exp()
         self.row = {
             "regret": regret,
             "cumulative_regret": cumulative.clone(),
