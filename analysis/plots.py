@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator
 from analysis import style
 from analysis.landscape import landscape as _landscape
 from analysis.landscape import resolve_all
+from analysis.stats import curve
 
 SPACE_LABELS = {"w_log": "w_log", "gate": "π_old · w_prob", "logit": "|w_log| · ‖e_a−π‖"}
 _SPACE_TITLES = {"w_log": "weight on ∇log π", "gate": "weight on ∇π  (1/π_old)", "logit": "logit gradient"}
@@ -146,3 +147,169 @@ def method_curves(methods, pi_old: float = 0.05, *, low: float = 1e-2, spaces=("
     if not any(getattr(m, "key", "") == "pg" for m in chosen):
         chosen = [*chosen, *resolve_all("pg")]
     return landscape(_landscape(chosen, pi_old, low=low), spaces=spaces, publication=publication)
+
+
+METRIC_LABELS = {
+    "regret": "regret a step",
+    "cumulative_regret": "cumulative regret",
+    "entropy": "entropy (nats)",
+    "p_best": "probability of the optimal arms",
+    "support": "arms above the threshold",
+    "ratio_spread": "std of log r within a step",
+    "w_max": "largest |w_log|",
+    "gradient": "gradient norm",
+    "gradient_variance": "gradient variance",
+}
+FLOW_LABELS = {
+    "pi": "probability π",
+    "rest": "1 − π",
+    "ratio": "ratio r",
+    "logit_speed": "logit speed  dz_a/dt",
+    "gradient": "logit gradient norm",
+    "log_pi": "log π",
+}
+
+
+def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None, log_y=(), publication=False):
+    """Learning curves of `analysis.bandit.Runs`: a row per setting, a column per metric, 95 % intervals over seeds.
+
+    The interval of the mean is a percentile bootstrap; `rng` is a numpy Generator (seed 0 if left out).
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    if unknown := [m for m in metrics if m not in runs.data]:
+        raise ValueError(f"unknown metric {unknown[0]!r}; recorded: {', '.join(runs.data)}")
+    labels = _names(runs)
+    with style.figure_style(publication) as plt:
+        fig, axes = _figure(plt, len(runs.settings), len(metrics), publication, width=3.7, height=2.7, sharex=True)
+        handles = []
+        for i, setting in enumerate(runs.settings):
+            for j, metric in enumerate(metrics):
+                ax = axes[i, j]
+                for k, (key, label) in enumerate(zip(runs.methods, labels, strict=True)):
+                    values = runs.data[metric][k, i]
+                    mean, low, high = curve(values, rng) if len(values) > 1 else (values[0],) * 3
+                    look = {**style.line(key), "label": label}
+                    handles += ax.plot(runs.step, mean, **look)
+                    ax.fill_between(runs.step, low, high, color=look["color"], alpha=0.15, linewidth=0)
+                if metric in log_y:
+                    ax.set_yscale("log")
+                name = METRIC_LABELS.get(metric, metric)
+                ax.set_ylabel(f"{setting}\n{name}" if j == 0 and len(runs.settings) > 1 else name)
+                if i == len(runs.settings) - 1:
+                    ax.set_xlabel("step")
+        return _finish(plt, fig, handles)
+
+
+def _names(runs):
+    keys = list(runs.methods)
+    return [style.label(k) if keys.count(k) == 1 else n for k, n in zip(keys, runs.names, strict=True)]
+
+
+def region_shares(runs, setting: int = 0, *, publication=False):
+    """Area plots of the share of tokens outside the trust region, by region: a panel per method, mean over seeds."""
+    keys = [k for k in style.REGION_COLOURS if k != "IN"]
+    labels = _names(runs)
+    columns = min(3, len(labels))
+    rows = math.ceil(len(labels) / columns)
+    with style.figure_style(publication) as plt:
+        fig, axes = _figure(plt, rows, columns, publication, width=3.7, height=2.3, sharex=True, sharey=True)
+        handles = []
+        for k, ax in enumerate(axes.flat):
+            if k >= len(labels):
+                ax.set_visible(False)
+                continue
+            parts = [100 * runs.data[f"share_{r}"][k, setting].mean(0) for r in keys]
+            colours = [style.REGION_COLOURS[r] for r in keys]
+            handles = ax.stackplot(runs.step, parts, colors=colours, labels=[style.REGION_LABELS[r] for r in keys])
+            for h, hatch in zip(handles, ("", "", "///", "..."), strict=True):
+                h.set(hatch=hatch, edgecolor="white", linewidth=0.3)
+            ax.set_title(labels[k])
+            ax.set_xlabel("step" if k // columns == rows - 1 else "")
+            ax.set_ylabel("share of tokens (%)" if k % columns == 0 else "")
+        return _finish(plt, fig, handles, columns=2)
+
+
+def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, reference=(), publication=False):
+    """Quantities over time of `analysis.flow`'s frames; `reference`: (label, time, value) lines for the first panel."""
+    with style.figure_style(publication) as plt:
+        fig, axes = _figure(plt, 1, len(panels), publication)
+        handles = []
+        for ax, panel in zip(axes[0], panels, strict=True):
+            for key, label, line in _lines(frame):
+                handles += ax.plot(line["time"], line[panel], **{**style.line(key), "label": label})
+            _scale(ax, "x", frame["time"], log_x)
+            _scale(ax, "y", frame[panel], panel in ("pi", "rest") or None)
+            ax.set(xlabel="time  (steps · learning rate)", ylabel=FLOW_LABELS.get(panel, panel))
+            if panel in ("pi", "rest"):
+                ax.set_ylim(bottom=max(frame[panel].min() / 2, 1e-12))
+        for label, time, value in reference:
+            axes[0, 0].plot(time, value, color="#333333", linewidth=0.9, zorder=3)
+            axes[0, 0].annotate(label, (time[-1], value[-1]), (4, 0), textcoords="offset points", va="center")
+        return _finish(plt, fig, handles)
+
+
+def heat_map(values, rows, columns, *, row_label="", column_label="", value_label="", digits=2, publication=False):
+    """A matrix `[rows, columns]` as colours with its numbers in the cells; the palette survives grey-scale."""
+    values = np.asarray(values, float)
+    if values.shape != (len(rows), len(columns)):
+        raise ValueError(f"values have shape {values.shape}; expected [{len(rows)} rows, {len(columns)} columns]")
+    with style.figure_style(publication) as plt:
+        size = (5.5, 4.0) if publication else (1.5 + 0.85 * len(columns), 1.2 + 0.55 * len(rows))
+        fig, ax = plt.subplots(figsize=size)
+        image = ax.imshow(values, cmap="cividis", aspect="auto")
+        ax.grid(False)
+        ax.set_xticks(range(len(columns)), [_short(c) for c in columns])
+        ax.set_yticks(range(len(rows)), [_short(r) for r in rows])
+        ax.set(xlabel=column_label, ylabel=row_label)
+        middle = (np.nanmin(values) + np.nanmax(values)) / 2
+        for (i, j), v in np.ndenumerate(values):
+            ax.text(j, i, f"{v:.{digits}f}", ha="center", va="center", color="white" if v < middle else "black")
+        fig.colorbar(image, label=value_label)
+        return _finish(plt, fig)
+
+
+def _short(x):
+    return f"{x:g}" if isinstance(x, (int, float)) else str(x)
+
+
+def intervals(summary: pd.DataFrame, column: str = "difference", *, label: str = "", publication=False):
+    """Points with intervals, a line per method: a column of `analysis.stats.summary` and its _low and _high."""
+    if column not in summary:
+        raise ValueError(f"no column {column!r}; there are: {', '.join(summary.columns)}")
+    rows = summary.dropna(subset=[column])[::-1]
+    with style.figure_style(publication) as plt:
+        fig, ax = plt.subplots(figsize=(5.5 if publication else 6.4, 1.1 + 0.34 * len(rows)))
+        for i, (key, row) in enumerate(rows.iterrows()):
+            value, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
+            ax.errorbar(value, i, xerr=[[value - low], [high - value]], fmt="o", color=style.colour(key), capsize=3)
+        if column == "difference":
+            ax.axvline(0, color="#888888", linewidth=1)
+        ax.set_yticks(range(len(rows)), [style.label(k) for k in rows.index])
+        ax.set_xlabel(label or column)
+        ax.set_ylim(-0.6, len(rows) - 0.4)
+        return _finish(plt, fig)
+
+
+def weight_scatter(frame: pd.DataFrame, x: str = "ratio", *, spaces=("w_log", "gate"), publication=False):
+    """Tokens as points, weight against ratio or probability, coloured by the sign of the advantage.
+
+    Columns: method, advantage, ratio, pi, and the spaces. A column of panels per space, a row per method.
+    """
+    keys = list(frame["method"].unique())
+    with style.figure_style(publication) as plt:
+        fig, axes = _figure(plt, len(keys), len(spaces), publication, height=2.4, sharex=True)
+        handles = []
+        for i, key in enumerate(keys):
+            part = frame[frame["method"] == key]
+            for j, space in enumerate(spaces):
+                ax = axes[i, j]
+                for sign, colour, marker in ((1, style.POSITIVE, "o"), (-1, style.NEGATIVE, "x")):
+                    some = part[np.sign(part["advantage"]) == sign]
+                    look = {"s": 12, "alpha": 0.6, "color": colour, "marker": marker, "label": _sign_name(sign)}
+                    handles.append(ax.scatter(some[x], some[space], **look))
+                _scale(ax, "x", frame[x])
+                _scale(ax, "y", part[space])
+                ax.set_ylabel(f"{style.label(key)}\n{SPACE_LABELS[space]}" if j == 0 else SPACE_LABELS[space])
+                if i == len(keys) - 1:
+                    ax.set_xlabel(_X_LABELS[x])
+        return _finish(plt, fig, handles)
