@@ -238,10 +238,10 @@ def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, r
             for key, label, line in _lines(frame):
                 handles += ax.plot(line["time"], line[panel], **{**style.line(key), "label": label})
             _scale(ax, "x", frame["time"], log_x)
-            _scale(ax, "y", frame[panel], panel in ("pi", "rest") or None)
+            _scale(ax, "y", frame[panel], {"pi": True, "rest": True, "logit_speed": False}.get(panel))
             ax.set(xlabel="time  (steps · learning rate)", ylabel=FLOW_LABELS.get(panel, panel))
             if panel in ("pi", "rest"):
-                ax.set_ylim(bottom=max(frame[panel].min() / 2, 1e-12))
+                ax.set_ylim(max(frame[panel].min() / 2, 1e-12), frame[panel].max() * 2)
         for label, time, value in reference:
             axes[0, 0].plot(time, value, color="#333333", linewidth=0.9, zorder=3)
             axes[0, 0].annotate(label, (time[-1], value[-1]), (4, 0), textcoords="offset points", va="center")
