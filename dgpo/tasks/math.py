@@ -95,7 +95,7 @@ class MathTask:
     def _load(self, data, tokenizer, fields, skip_bad_rows, limit, prefix) -> list[tuple[str, Problem]]:
         """The usable rows as (text, problem), what was left out counted under `prefix`."""
         rows, skipped = [], 0
-        for number, row in _rows(data):
+        for number, row in read_rows(data):
             fault = row if isinstance(row, str) else _fault(row, *fields)
             if fault and not skip_bad_rows:
                 raise DataError(f"{data}, line {number}: {fault}; skip_bad_rows=true leaves such rows out")
@@ -171,7 +171,7 @@ def _fault(row: dict, problem_field: str, answer_field: str) -> str:
     return ""
 
 
-def _rows(data: str | Path) -> Iterator[tuple[int, dict | str]]:
+def read_rows(data: str | Path) -> Iterator[tuple[int, dict | str]]:
     """(line or row number, row) of a file or a dataset, a string in place of a row that cannot be read."""
     path = Path(data)
     if not path.is_file():

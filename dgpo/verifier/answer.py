@@ -4,6 +4,7 @@ import re
 from enum import StrEnum
 
 MAX_ANSWER = 2_000  # characters; a longer answer is not read
+MAX_DEPTH = 40  # brackets within one another; nor is a deeper one
 _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
@@ -30,6 +31,7 @@ def final_answer(completion: str) -> str | None:
 
     One pass with a stack of open braces, so that thousands of unclosed boxes cost no more than as many letters.
     `\\{` and `\\}` are not braces. Of boxes within one another the outermost closed one counts, its marks removed.
+    Braces left open by the dozen are garbage and no truncated answer; then the rest of the text is returned as it is.
     """
     text = completion.rpartition("</think>")[2]
     open_boxes: list[int | None] = []  # for every open brace: where its box's content starts, None if it is no box
@@ -43,7 +45,10 @@ def final_answer(completion: str) -> str | None:
                 last = (start, token.start())
         elif token[0][-1] == "{" and token[0] != "\\{":
             open_boxes.append(token.end())
-    return None if last is None else unbox(text[slice(*last)]).strip()
+    if last is None:
+        start = next(filter(None, open_boxes), None) if len(open_boxes) > MAX_DEPTH else None
+        return None if start is None else text[start:]
+    return unbox(text[slice(*last)]).strip()
 
 
 def unbox(text: str) -> str:

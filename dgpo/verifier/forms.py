@@ -7,20 +7,22 @@ without any of these, is read as algebra.
 
 import itertools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from dgpo.verifier import literals
 
 MAX_ITEMS = 64
+_NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
 
 _OPEN, _CLOSE = "([{", ")]}"
 _TOKEN = re.compile(r"\\begin\{[a-zA-Z*]+\}|\\end\{[a-zA-Z*]+\}|\\text\{[^{}]*\}|\\[a-zA-Z]+|\\.|[\s\S]")
 _CONJUNCTION = re.compile(r"^\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}$")
 _PLAIN_CONJUNCTION = re.compile(r"\\text\{[^{}]*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _NAME = re.compile(
-    r"^(?:\\text\{[a-zA-Z ]+\}|[a-zA-Z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi|rho|sigma|tau|angle [A-Z]+))'*"
-    r"(?:_\s*(?:\{[^{}]*\}|[0-9a-zA-Z]))?(?:\s*\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\))?$|^(?:\\overline\{)?[A-Z]{2,3}\}?$|^\|\s*[A-Z]{1,2}\s*\|$|^\([a-zA-Z](?:\s*,\s*[a-zA-Z_0-9{}]+)+\)$"
+    r"(?:\\text\{[a-zA-Z ]+\}|[a-zA-Z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi|rho|sigma|tau))"
+    r"'*(?:_\s*(?:\{[^{}]*\}|[0-9a-zA-Z]))?(?:\s*\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\))?"  # f'_1(x, y)
+    r"|\\angle [A-Z]+|(?:\\overline\{)?[A-Z]{2,3}\}?|\|\s*[A-Z]{1,2}\s*\|"  # ∠A, AB, |AB|
+    r"|\([a-zA-Z](?:\s*,\s*[a-zA-Z_0-9{}]+)+\)"  # (x, y)
 )
 _MATRIX = re.compile(
     r"^\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{(?:[pbB]?matrix|smallmatrix|array)\}$"
@@ -103,13 +105,17 @@ class Equation:
     sides: tuple[str, ...]
 
 
+_PLAIN_WORDS = {word: Atom(str(number)) for number, word in enumerate(_NUMBER_WORDS)}
+_PLAIN_WORDS |= {"empty set": Atom(r"\emptyset"), "the empty set": Atom(r"\emptyset")}
+
+
 def read(text: str):
     """The form of a normalised text. Anything that has no other form is an Atom."""
     text = _peel(text)
     if literals.value(text) is not None:
         return Atom(text)
     if word := as_word(text):
-        return word
+        return _PLAIN_WORDS.get(word.text, word)
     if _REALS.match(text):
         return Row("(", ")", (Atom(r"-\infty"), Atom(r"\infty")))
     if len(parts := split(text, r"\cup")) > 1:
@@ -140,96 +146,13 @@ def read(text: str):
     return Atom(text)
 
 
-def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable[[str, str], bool]) -> bool:
-    """Whether two forms say the same; `same` compares expressions, `same_equation` equations, each given as text."""
-
-    def eq(a, b):
-        return equal(a, b, same, same_equation)
-
-    def each(a, b):
-        return len(a) == len(b) and all(map(eq, a, b))
-
-    match gold, given:
-        case Word(), Word():
-            if gold.text == given.text:
-                return True
-            return not (gold.sure or given.sure or " " in gold.text + given.text) and same(gold.raw, given.raw)
-        case Named(), Named():
-            return gold.name == given.name and eq(gold.form, given.form)
-        case Many(), Many():
-            return _match(gold.items, given.items, eq, loose=gold.braces and given.braces)
-        case Many(items), Row():
-            if all(isinstance(i, Named) for i in items):
-                return each(sorted_by_name(items), given.items)
-            return not gold.braces and given.left + given.right in ("()", "[]") and each(items, given.items)
-        case Row(), Many(items):
-            if all(isinstance(i, Named) for i in items):
-                return each(gold.items, sorted_by_name(items))
-            return not given.braces and gold.left + gold.right == "()" and each(gold.items, items)
-        case Range(), Range() if gold.name and given.name and gold.name != given.name:
-            return False
-        case ((Row() | Range()), (Row() | Range())):
-            return (gold.left, gold.right) == (given.left, given.right) and each(gold.items, given.items)
-        case Union(), Union():
-            return _match(gold.parts, given.parts, eq, loose=False)
-        case Union(), Many() if not given.braces:
-            return _match(gold.parts, given.items, eq, loose=False)
-        case Many(), Union() if not gold.braces:
-            return _match(gold.items, given.parts, eq, loose=False)
-        case Ratio(), Ratio():
-            a, b = gold.items, given.items
-            cross = zip(a, b, strict=False)
-            return len(a) == len(b) and all(
-                same(f"({x.text}) \\cdot ({b[0].text})", f"({y.text}) \\cdot ({a[0].text})") for x, y in cross
-            )
-        case Matrix(), Matrix():
-            return len(gold.rows) == len(given.rows) and all(map(each, gold.rows, given.rows))
-        case Matrix(rows), Row():
-            flat = _vector(rows)
-            return flat is not None and given.left + given.right in ("()", "[]") and each(flat, given.items)
-        case Row(), Matrix(rows):
-            flat = _vector(rows)
-            return flat is not None and gold.left + gold.right == "()" and each(gold.items, flat)
-        case Equation(), Equation():
-            return same_equation(gold.text, given.text)
-        case Named(), Equation():
-            return isinstance(gold.form, Atom) and same_equation(f"{gold.name}={gold.form.text}", given.text)
-        case Equation(), Named():
-            return isinstance(given.form, Atom) and same_equation(gold.text, f"{given.name}={given.form.text}")
-        case Named(), _:
-            return eq(gold.form, given)
-        case _, Named():
-            return eq(gold, given.form)
-        case Many(items), _ if len(items) == 1:
-            return eq(items[0], given)
-        case _, Many(items) if len(items) == 1:
-            return eq(gold, items[0])
-        case _, Equation(_, sides):  # 2+3 = 5: an answer only if it is true
-            return all(eq(gold, Atom(s)) for s in sides)
-        case ((Atom() | Word() | Ratio()), (Atom() | Word() | Ratio())):
-            if any(isinstance(f, Word) and f.sure for f in (gold, given)):
-                return False
-            return same(as_text(gold), as_text(given))
-    return False
-
-
-def as_text(form) -> str:
-    match form:
-        case Word():
-            return form.raw
-        case Ratio(items):
-            first, *rest = (f"({i.text})" for i in items)
-            return first + "".join(f" / {i}" for i in rest) if len(rest) == 1 else ":".join(i.text for i in items)
-    return form.text
-
-
 def as_word(text: str) -> Word | None:
     """The text as a word of two letters or more, if it is one."""
     plain = re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip(" .")
     if len(plain) < 2 or not _WORD.match(plain):
         return None
     sure = r"\text{" in text or " " in plain
-    return Word(" ".join(plain.casefold().split()), plain, sure)
+    return Word(" ".join(w.removesuffix("s") for w in plain.casefold().split()), plain, sure)
 
 
 def split(text: str, mark: str) -> list[str]:
@@ -253,12 +176,6 @@ def split_list(text: str) -> list[str]:
     cuts.append(text[start:])
     cuts = [c.strip() for c in cuts]
     return [c for c in cuts if c] if len(cuts) > 1 else cuts
-
-
-def sorted_by_name(items):
-    """The values of x = 1, y = 2, ordered by name as a point would list them."""
-    names = [i.name for i in items]
-    return tuple(i.form for i in sorted(items, key=lambda i: i.name)) if len(set(names)) == len(names) else tuple(items)
 
 
 def _scan(text: str):
@@ -335,7 +252,7 @@ def _relation(text: str):
         return Named(_tight(sides[0]), read(sides[1]))
     if kinds == {"="}:
         return _equation(text, sides)
-    if kinds == {r"\neq"} and len(sides) == 2 and _NAME.match(sides[0]):
+    if kinds == {r"\neq"} and len(sides) == 2 and _NAME.fullmatch(sides[0]):
         name, hole = _tight(sides[0]), read(sides[1])
         return Union((Range(name, "(", ")", (Atom(r"-\infty"), hole)), Range(name, "(", ")", (hole, Atom(r"\infty")))))
     if kinds <= set(_RELATION):
@@ -344,17 +261,21 @@ def _relation(text: str):
 
 
 def _equation(text: str, sides: list[str]):
-    if _NAME.match(sides[0]) or (sides[0].endswith("}") and re.match(r"^\\text\{[^{}]*\}$", sides[0])):
+    if _NAME.fullmatch(sides[0]) or (sides[0].endswith("}") and re.match(r"^\\text\{[^{}]*\}$", sides[0])):
         values = sides[1:]
         form = read(values[-1])
         return Named(_tight(sides[0]), form if len(values) == 1 else Equation(text, tuple(values)))
-    if len(sides) == 2 and _NAME.match(sides[1]) and not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", sides[0])):
+    if (
+        len(sides) == 2
+        and _NAME.fullmatch(sides[1])
+        and not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", sides[0]))
+    ):
         return Named(_tight(sides[1]), read(sides[0]))  # 5 = x
     return Equation(text, tuple(sides))
 
 
 def _range(marks: list[str], sides: list[str]):
-    if len(sides) == 3 and {m[0] for m in marks} in ({"<"}, {">"}) and _NAME.match(sides[1]):
+    if len(sides) == 3 and {m[0] for m in marks} in ({"<"}, {">"}) and _NAME.fullmatch(sides[1]):
         low, name, high = sides
         first, second = marks
         if first[0] == ">":
@@ -363,9 +284,9 @@ def _range(marks: list[str], sides: list[str]):
     if len(sides) == 2:
         left, right = sides
         mark = marks[0]
-        if _NAME.match(right) and not _NAME.match(left):
+        if _NAME.fullmatch(right) and not _NAME.fullmatch(left):
             left, right, mark = right, left, _FLIPPED[mark]
-        if _NAME.match(left):
+        if _NAME.fullmatch(left):
             closed = "=" in mark
             if mark[0] == "<":
                 return Range(_tight(left), "(", "]" if closed else ")", (Atom(r"-\infty"), read(right)))
@@ -375,23 +296,3 @@ def _range(marks: list[str], sides: list[str]):
 
 def _tight(name: str) -> str:
     return re.sub(r"[\s{}]|\\text", "", name)
-
-
-def _vector(rows):
-    """The entries of a matrix of one column or one row."""
-    if len(rows) == 1:
-        return rows[0]
-    return tuple(row[0] for row in rows) if all(len(row) == 1 for row in rows) else None
-
-
-def _match(gold, given, eq, loose: bool) -> bool:
-    """Whether every item has its partner; `loose` lets repeated items of a set share one."""
-    if max(len(gold), len(given)) > MAX_ITEMS or (not loose and len(gold) != len(given)):
-        return False
-    left = list(given)
-    for item in gold:
-        index = next((i for i, other in enumerate(left) if eq(item, other)), None)
-        if index is None:
-            return loose and any(eq(item, other) for other in given)
-        left.pop(index)
-    return not left or all(any(eq(item, other) for item in gold) for other in left)

@@ -13,7 +13,7 @@ from math_verify import verify as math_verify
 from sympy import Eq, Expr
 from sympy.logic.boolalg import BooleanAtom
 
-from dgpo.verifier import forms, literals, quantities, values
+from dgpo.verifier import compare, forms, literals, quantities, values
 from dgpo.verifier.answer import Verdict
 
 # units stay, quantities.py has dealt with them: left to itself, math-verify reads 5m as 5
@@ -22,11 +22,19 @@ _LATEX = [LatexExtractionConfig(normalization_config=_READING)]
 _CHOICE = re.compile(
     r"^(?:\\text\{)?\s*(?P<open>\(?)\s*(?P<letter>[A-Ja-j])\s*(?P<close>\)?)\s*[.:]?\s*\}?(?:\s*(?P<rest>\S.*))?$"
 )
-_MORE = re.compile(
-    r"^[-+*/^_=!,'(]|^\\(?:cdot|times)|\b(?:or|and)\b|\([A-J]\)"
-)  # what follows a label is no plain answer
+# what follows the label of a choice is no plain answer
+_MORE = re.compile(r"^[-+*/^_=!,'(]|^\\(?:cdot|times)|\b(?:or|and)\b|\([A-J]\)")
 _LOG = re.compile(r"\\log(?!\s*_)(?![a-z])")
-_APART = re.compile(r"[0-9]\s+[0-9]")  # math-verify reads 5 6 as 56
+_APART = re.compile(r"[0-9]\s+[0-9]|[0-9]\s*_")  # math-verify reads 5 6 as 56, and 5_2 as 5
+_MISREAD = [  # names that math-verify takes for something else, or whose marks it drops, as names that it keeps apart
+    (
+        re.compile(r"(?<![a-zA-Z\\])([EI])(?=\s*_)"),
+        r"\\hat{\1}",
+    ),  # E_1 is not read at all, I_1 and I_2 are both read as i
+    (re.compile(r"\\gamma(?![a-zA-Z])"), r"\\hat{g}"),  # read as an infinite value of the gamma function
+    (re.compile(r"\s*\^\s*\{\s*((?:\\prime\s*)+)\}|\s*\^\s*(\\prime)(?![a-z])"), lambda m: "'" * m[0].count("prime")),
+    (re.compile(r"(?<=[a-zA-Z])'+"), lambda m: f"_{{{'p' * len(m[0])}}}"),
+]
 _LETTERS = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 
 
@@ -40,8 +48,18 @@ def judge(gold: str, answer: str) -> Verdict:
         return Verdict.correct if _equal(gold, answer) else Verdict.wrong
     except Unreadable:
         return Verdict.unparsed
-    except (values.TooBig, RecursionError):
+    except values.TooBig:
         return Verdict.timeout
+    except RecursionError:
+        return Verdict.unparsed
+
+
+def plain(gold: str, answer: str) -> Verdict:
+    """What math-verify alone says, the reference boxed: for audits."""
+    right, given = (parse(rf"\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer))
+    if not given:
+        return Verdict.unparsed
+    return Verdict.correct if math_verify(right, given, timeout_seconds=None) else Verdict.wrong
 
 
 def warm_up() -> None:
@@ -51,6 +69,8 @@ def warm_up() -> None:
 
 
 def _equal(gold: str, answer: str) -> bool:
+    if gold.startswith(r"\approx"):
+        gold, answer = (text.removeprefix(r"\approx").strip() for text in (gold, answer))
     if (chosen := _choice(gold, answer)) is not None:
         return chosen
     if _string(gold) == _string(answer):
@@ -60,7 +80,7 @@ def _equal(gold: str, answer: str) -> bool:
     if (digits := quantities.based(answer)) is not None:
         return literals.value(gold) == int(*digits)
     right, given = forms.read(gold), forms.read(answer)
-    if forms.equal(right, given, _same, _same_equation):
+    if compare.equal(right, given, _same, _same_equation):
         return True
     if _both_sets(right, given):
         return _by_math_verify(gold, answer)
@@ -99,7 +119,7 @@ def _same_number(gold: str, answer: str) -> bool:
 
 
 def _natural(gold: str, answer: str) -> bool:
-    """Whether they are equal with log as the natural logarithm; math-verify takes it to base ten, mathematicians to e."""
+    """Whether they are equal with log as the natural logarithm; math-verify takes it to base ten."""
     if not _LOG.search(gold + answer):
         return False
     return _same_number(_LOG.sub(r"\\ln ", gold), _LOG.sub(r"\\ln ", answer))
@@ -132,12 +152,14 @@ def _read(text: str):
     """What math-verify makes of a text; None if nothing."""
     # boxed: passed raw, it reads 8\sqrt{10} as 8
     text = quantities.degrees_inside(text).replace("%", r"\%")
+    for what, by in _MISREAD:
+        text = what.sub(by, text)
     found = parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=None, fallback_mode="no_fallback")
     return found[0] if found and not isinstance(found[0], str | BooleanAtom | bool) else None
 
 
 def _choice(gold: str, answer: str) -> bool | None:
-    """(B), B and (B) 12 are one choice, and beside a reference 12 the (B) of (B) 12 is only a label. None if neither."""
+    """(B), B and (B) 12 are one choice; beside a reference 12 the (B) of (B) 12 is only a label. None if neither."""
     right, given = _CHOICE.match(gold), _CHOICE.match(answer)
     rest = given["rest"] if given else None
     if rest and not (given["open"] and given["close"] and not _MORE.search(rest)):
@@ -156,14 +178,15 @@ def _listed_thousands(gold: forms.Atom, given) -> bool:
     """The reference 100,200 may also be a list; it is one if the answer is written as one."""
     if not re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", gold.text) or not isinstance(given, forms.Many):
         return False
-    return forms.equal(forms.Many(tuple(map(forms.Atom, gold.text.split(",")))), given, _same, _same_equation)
+    return compare.equal(forms.Many(tuple(map(forms.Atom, gold.text.split(",")))), given, _same, _same_equation)
 
 
 def _both_sets(gold, given) -> bool:
-    return all(
-        isinstance(f, forms.Union | forms.Row | forms.Range) or r"\setminus" in getattr(f, "text", "")
-        for f in (gold, given)
-    ) and (any(isinstance(f, forms.Union) or r"\setminus" in getattr(f, "text", "") for f in (gold, given)))
+    """Whether math-verify should compare two sets of numbers, because one is a union or a difference."""
+    joined = [isinstance(f, forms.Union) or r"\setminus" in getattr(f, "text", "") for f in (gold, given)]
+    return any(joined) and all(
+        j or isinstance(f, forms.Row | forms.Range) for j, f in zip(joined, (gold, given), strict=True)
+    )
 
 
 def _same_case(gold: str, answer: str) -> bool:

@@ -7,6 +7,8 @@ reason where it is not plain; `tests/test_verifier.py` has a case for every step
 import re
 import unicodedata
 
+from dgpo.verifier.answer import MAX_DEPTH
+
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙₓ", "0123456789+-=()nx", strict=True))
 _SYMBOLS = {
@@ -28,71 +30,69 @@ _SYMBOLS = {
         "，": ",",
         "、": ",",
     },
-    **{"⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ", "∛": r"\cbrt ", "⟹": r"\implies "},
+    **{"⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ", "∛": r"\cbrt ", "≡": r"\equiv "},
 }
 _SYMBOLS_TABLE = str.maketrans(_SYMBOLS)
 
+_END = "(?![a-zA-Z])"  # of a command's name
+_OPERATORS = "arcsin|arccos|arctan|sinh?|cosh?|tanh?|sec|csc|cot|log|ln|exp|gcd|lcm|min|max"
+_TEXT = "text(?:rm|bf|it|sf|tt|normal|up)?|math(?:rm|sf|it|normal|bf)|operatorname|mbox|hbox|bf|rm|boldsymbol|bm"
+
 # (what, by what), in this order
 _REWRITES = [
-    (r"\\(?:d|t|c)frac(?![a-z])", r"\\frac"),
-    (r"\\(?:left|right|[bB]igg?[lrm]?|m?left|m?right|middle)(?=\s*(?:[\[\]()|./]|\\[{}|a-z]))\s*\.?", ""),
-    (r"\\(?:display|text|script|scriptscript)style(?![a-z])", ""),
-    (
-        r"\\(?:operatorname|mathop)\*?\s*\{\s*(arc(?:sin|cos|tan)|sinh?|cosh?|tanh?|sec|csc|cot|log|ln|exp|gcd|lcm|min|max)\s*\}",
-        r"\\\1 ",
-    ),
-    (
-        r"\\(?:text(?:rm|bf|it|sf|tt|normal|up)?|mathrm|mathbf|mathsf|mathit|mathnormal|operatorname|mbox|hbox|bf|rm|boldsymbol|bm)\s*\{",
-        r"\\text{",
-    ),
-    (r"\\text\{\s*\}", " "),
+    (r"\\[dtc]frac" + _END, r"\\frac"),
+    (r"\\[dt]binom" + _END, r"\\binom"),
+    (r"\\(?:m?left|m?right|[bB]igg?[lrm]?|middle)(?=\s*(?:[\[\]()|./]|\\[{}|a-z]))\s*\.?", ""),
+    (r"\\(?:display|text|script|scriptscript)style" + _END, ""),
+    (rf"\\(?:operatorname|mathop|mathrm|text)\*?\s*\{{\s*({_OPERATORS})\s*\}}", r"\\\1 "),
+    (r"\\(?:mathbf|boldsymbol|bm)\s*\{([a-zA-Z])\}", r"\1"),  # a vector
+    (rf"\\(?:{_TEXT})\s*\{{", r"\\text{"),
     (r"\{\s*\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}"),
-    (r"\\l?brace(?![a-z])|\\lbrace(?![a-z])", r"\\{"),
-    (r"\\rbrace(?![a-z])", r"\\}"),
-    (r"\\(?:l|r)?vert(?![a-z])", "|"),
-    (r"\\lbrack(?![a-z])", "["),
-    (r"\\rbrack(?![a-z])", "]"),
-    (r"\\leqslant(?![a-z])|\\leqq(?![a-z])|\\le(?![a-z])", r"\\leq "),
-    (r"\\geqslant(?![a-z])|\\geqq(?![a-z])|\\ge(?![a-z])", r"\\geq "),
-    (r"\\ne(?![a-z])|\\not\s*=", r"\\neq "),
-    (r"\\(?:varnothing|O)(?![a-z])", r"\\emptyset "),
-    (r"\\(?:lt)(?![a-z])", "<"),
-    (r"\\(?:gt)(?![a-z])", ">"),
-    (r"\\(?:dots|cdots|dotsc|ldots|dotsb)(?![a-z])|\.\.\.", r"\\ldots "),
-    (r"\\(?:var)(epsilon|phi|theta|rho)(?![a-z])", r"\\\1"),
+    (r"\\text\{\s*\}", " "),
+    (r"\\text\{([eid])\}", r"\1"),
+    (r"\\lbrace" + _END, r"\\{"),
+    (r"\\rbrace" + _END, r"\\}"),
+    (r"\\[lr]?vert" + _END, "|"),
+    (r"\\lbrack" + _END, "["),
+    (r"\\rbrack" + _END, "]"),
+    (rf"\\(?:leqslant|leqq|le){_END}", r"\\leq "),
+    (rf"\\(?:geqslant|geqq|ge){_END}", r"\\geq "),
+    (rf"\\ne{_END}|\\not\s*=", r"\\neq "),
+    (r"\\lt" + _END, "<"),
+    (r"\\gt" + _END, ">"),
+    (rf"\\(?:varnothing|O){_END}", r"\\emptyset "),
+    (rf"\\(?:dots|cdots|dotsc|ldots|dotsb){_END}|\.\.\.", r"\\ldots "),
+    (r"\\var(epsilon|phi|theta|rho)" + _END, r"\\\1"),
     (r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}"),
     (r"\{\s*\\(?:circ|degree)\s*\}", r"\\circ "),
-    (r"\s*\^\s*\\circ\s*\{\s*\}|\s*\^\s*\\circ(?![a-z])|\\degree(?![a-z])|\\textdegree(?![a-z])", r"^\\circ "),
+    (rf"\s*\^\s*\\circ(?:\s*\{{\s*\}}|{_END})|\\(?:text)?degree{_END}", r"^\\circ "),
     (r"\\%", "%"),
     (r"\\ldotp|\\mathpunct\{\.\}", "."),
     (r"\{\s*,\s*\}", ","),
     (r"\\\$|\$|\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", ""),  # math mode and dollars; `\\[` is a line break of a matrix
     (r"(?<=[0-9])\s*(?:(?<!\\)\\[,!;: ]|,\s*\\!)\s*(?=[0-9]{3}(?![0-9]))", ","),  # 1\,234\,567 and 11,\!111
-    (
-        r"(?<!\\)\\[,!;: ]|~|\\q?quad(?![a-z])|\\(?:thin|med|thick)space(?![a-z])|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\}",
-        " ",
-    ),
+    (rf"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|thinspace|medspace|thickspace){_END}", " "),
+    (r"\\(?:hspace|phantom)\s*(?:\{[^{}]*\}|.)", " "),
+    (r"(?<!\\)\{\s*([0-9]{1,3}(?:,[0-9]{3})+)\s*\}", lambda m: "{" + m[1].replace(",", "") + "}"),  # \frac{1}{1,000}
+    (r"\\frac\s*(\\[a-zA-Z]+)\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
+    (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
+    (r"\\pmod\s*([0-9a-z])", r"\\pmod{\1}"),
+    (r"\(\s*(?:\\text\{\s*)?\\?b?mod\s*\}?\s*([0-9a-z]+)\s*\)", r"\\pmod{\1}"),
     (r"\*\*([^*]+)\*\*$", r"\1"),
     (r"\s+", " "),
 ]
 _REWRITES = [(re.compile(what), by) for what, by in _REWRITES]
 
 # What a program would print, as LaTeX. A letter before means that it is part of a word.
-_FUNCTIONS = {
-    "asin": "arcsin",
-    "acos": "arccos",
-    "atan": "arctan",
-    "arcsin": "arcsin",
-    "arccos": "arccos",
-    "arctan": "arctan",
-}
-_FUNCTIONS |= {
-    name: name for name in ("sinh", "cosh", "tanh", "sin", "cos", "tan", "sec", "csc", "cot", "log", "ln", "exp")
-}
+_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+for _name in ("arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sin", "cos", "tan", "sec", "csc", "cot"):
+    _FUNCTIONS[_name] = _name
+_FUNCTIONS |= {"log": "log", "ln": "ln", "exp": "exp"}
 _CODE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])(?:(?:np|numpy|math|sympy)\.)?({'|'.join(_FUNCTIONS)})(?=\s*[(^_0-9])")
 _CODE_NUMBER = re.compile(r"(?<![\\a-zA-Z0-9.])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([+-]?[0-9]{1,6})(?![0-9a-zA-Z.])")
 _CODE_ROOT = re.compile(
-    r"(?<![\\a-zA-Z])(?:(?:np|numpy|math|sympy)\.)?sqrt\s*(?=\()|\\sqrt\s*(?=\()|\\cbrt\s*(?=[(0-9a-z])|√\s*(?=[(0-9a-z\\])"
+    r"(?<![\\a-zA-Z])(?:(?:np|numpy|math|sympy)\.)?sqrt\s*(?=\()|\\sqrt\s*(?=\()"
+    r"|\\cbrt\s*(?=[(0-9a-z])|√\s*(?=[(0-9a-z\\])"
 )
 _CODE_WORDS = [
     (re.compile(r"(?<![\\a-zA-Z])(?:np|numpy|math|sympy)\.(?=pi|e\b|inf)"), ""),
@@ -103,7 +103,6 @@ _CODE_WORDS = [
     (re.compile(r"(?<=[0-9a-zA-Z)}])\s*\*\s*(?=[0-9a-zA-Z({\\])"), r" \\cdot "),
     (re.compile(r"(?<![0-9a-zA-Z])([0-9]+)\.(?=\s*[/*+)\-^]|$)"), r"\1"),  # -1./3
 ]
-_WRAPPED = re.compile(r"^\\text\{([^{}]*)\}$")
 _TRAILING = re.compile(r"(?:\s|[.,;:!]|\\\\|\\(?=$))+$")
 
 
@@ -129,7 +128,7 @@ def hopeless(text: str) -> bool:
     for c in text:
         depth += (c in "{([") - (c in "})]")
         deepest = max(deepest, depth)
-    return deepest > 40
+    return deepest > MAX_DEPTH
 
 
 def _character(c: str) -> str:

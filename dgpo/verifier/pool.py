@@ -19,6 +19,7 @@ from dgpo.verifier import literals, notation
 from dgpo.verifier.answer import MAX_ANSWER, Verdict, final_answer
 
 _START_SECONDS = 120.0  # for importing math-verify on a machine that is busy with other things
+_PATIENCE = 10.0  # seconds beyond ten times its CPU limit before a silent worker is killed
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -36,7 +37,7 @@ class Verifier:
     Use it as a context manager or call `close`. Usable from any thread (calls take turns) and after a fork.
     """
 
-    def __init__(self, workers: int = 2, timeout: float = 1.0, memory_mb: int = 1024):
+    def __init__(self, workers: int = 2, timeout: float = 1.0, memory_mb: int = 512):
         for name, value, least in (("workers", workers, 1), ("timeout", timeout, 0.05), ("memory_mb", memory_mb, 256)):
             if not value >= least:
                 raise ValueError(f"Verifier: {name}={value!r} must be at least {least}")
@@ -54,20 +55,18 @@ class Verifier:
 
         Raises VerifierError when a worker does not start or the verifier is closed, TypeError for what is no string.
         """
-        pairs = list(pairs)
-        verdicts: list[Verdict | None] = []
-        jobs: dict[tuple[str, str], list[int]] = {}  # equal pairs are judged once
-        for index, (gold, completion) in enumerate(pairs):
-            quick = _without_worker(gold, completion)
-            if isinstance(quick, tuple):
-                jobs.setdefault(quick, []).append(index)
-            verdicts.append(None if isinstance(quick, tuple) else quick)
-        if jobs:
-            for job, verdict in self._judge(list(jobs)).items():
-                for index in jobs[job]:
-                    verdicts[index] = verdict
+        quick = [_without_worker(gold, completion) for gold, completion in pairs]
+        slow = [job for job in quick if isinstance(job, tuple)]
+        judged = self._judge(slow)
+        verdicts = [judged[job] if isinstance(job, tuple) else job for job in quick]
         self.counts.update(verdicts)
         return verdicts
+
+    def plain(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
+        """What math-verify alone says of (gold, completion) pairs, within the same limits: for audits. Not counted."""
+        jobs = [("plain", gold, final_answer(completion)) for gold, completion in pairs]
+        judged = self._judge([job for job in jobs if job[2]])
+        return [judged[job] if job[2] else Verdict.no_answer for job in jobs]
 
     def close(self) -> None:
         """End the workers. Closing twice is fine; verifying afterwards is not."""
@@ -90,24 +89,25 @@ class Verifier:
                 worker.kill()
         self._pool = []
 
-    def _judge(self, jobs) -> dict[tuple[str, str], Verdict]:
+    def _judge(self, jobs: list[tuple]) -> dict[tuple, Verdict]:
+        jobs = list(dict.fromkeys(jobs))  # equal ones are judged once
         with self._lock:
             if self._closed:
                 raise VerifierError("this Verifier is closed")
             if self._pid != os.getpid():  # after a fork the workers are the parent process's own
                 self._pool, self._pid = [], os.getpid()
+            if not jobs:
+                return {}
             while len(self._pool) < min(self.workers, len(jobs)):
                 self._pool.append(_Worker(self.timeout, self.memory_mb))
             try:
                 return self._run(jobs)
-            except (
-                BaseException
-            ):  # KeyboardInterrupt too: answers still on their way must not be taken for the next ones
-                self._stop()
+            except BaseException:  # KeyboardInterrupt too
+                self._stop()  # answers still on their way must not be taken for those of the next call
                 raise
 
-    def _run(self, jobs) -> dict[tuple[str, str], Verdict]:
-        todo, done = deque(jobs), {}
+    def _run(self, jobs) -> dict[tuple, Verdict]:
+        todo, done, repeated = deque(jobs), {}, set()
         with selectors.DefaultSelector() as selector:
             for worker in self._pool:
                 selector.register(worker.stdout, selectors.EVENT_READ, worker)
@@ -125,9 +125,12 @@ class Verifier:
                     elif worker in ready or worker.overdue():  # gone, or stuck beyond what its own limits allow
                         if not worker.started:
                             raise VerifierError(f"a verifier worker did not start: {worker.complaint()}")
-                        selector.unregister(worker.stdout)
-                        if worker.job is not None:
+                        if worker in ready and worker.job not in repeated:  # killed from outside: not the job's fault
+                            repeated.add(worker.job)
+                            todo.extend([worker.job] if worker.job else [])
+                        elif worker.job:
                             done[worker.job] = Verdict.timeout
+                        selector.unregister(worker.stdout)
                         worker.restart()
                         selector.register(worker.stdout, selectors.EVENT_READ, worker)
                     worker.next_job(todo)
@@ -160,7 +163,7 @@ class _Worker:
         """Send the next pair if this worker is free."""
         if self.job is None and self.started and todo:
             self.job = todo.popleft()
-            self.deadline = time.monotonic() + 10 * self.timeout + 10
+            self.deadline = time.monotonic() + 10 * self.timeout + _PATIENCE
             with contextlib.suppress(BrokenPipeError):  # gone: reading from it will tell
                 self._process.stdin.write(json.dumps(self.job).encode() + b"\n")
 
@@ -187,8 +190,8 @@ class _Worker:
             file.close()
 
 
-def _without_worker(gold: str, completion: str) -> Verdict | tuple[str, str]:
-    """The verdict where it is plain to see; otherwise the (gold, answer) pair that a worker must judge."""
+def _without_worker(gold: str, completion: str) -> Verdict | tuple[str, str, str]:
+    """The verdict where it is plain to see; otherwise the job for a worker."""
     if not isinstance(gold, str) or not isinstance(completion, str):
         raise TypeError(f"verify needs strings, not {type(gold).__name__} and {type(completion).__name__}")
     answer = final_answer(completion)
@@ -206,7 +209,7 @@ def _without_worker(gold: str, completion: str) -> Verdict | tuple[str, str]:
         return Verdict.correct if equal else Verdict.wrong
     if notation.hopeless(answer):
         return Verdict.unparsed
-    return gold, answer
+    return "judge", gold, answer
 
 
 _shared: Verifier | None = None

@@ -7,29 +7,38 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-# canonical name: (dimension, size), then other names
+# dimension: canonical name and size of its units
+_SIZES = {
+    "length": "mm 1/1000  cm 1/100  m 1  km 1000  in 254/10000  ft 3048/10000  yd 9144/10000  mi 1609344/1000",
+    "mass": "mg 1/1000000  g 1/1000  kg 1  lb 45359237/100000000",
+    "time": "s 1  min 60  h 3600  day 86400  week 604800",
+    "volume": "ml 1/1000  l 1",
+    "dollars": "$ 1  cent 1/100",
+    "euros": "€ 1",
+    "pounds": "£ 1",
+}
 _UNITS = {
-    "mm": ("length", "1/1000"), "cm": ("length", "1/100"), "m": ("length", "1"), "km": ("length", "1000"),
-    "in": ("length", "254/10000"), "ft": ("length", "3048/10000"), "yd": ("length", "9144/10000"), "mi": ("length", "1609344/1000"),
-    "mg": ("mass", "1/1000000"), "g": ("mass", "1/1000"), "kg": ("mass", "1"), "lb": ("mass", "45359237/100000000"),
-    "s": ("time", "1"), "min": ("time", "60"), "h": ("time", "3600"), "day": ("time", "86400"), "week": ("time", "604800"),
-    "ml": ("volume", "1/1000"), "l": ("volume", "1"),
-    "$": ("money", "1"), "cent": ("money", "1/100"), "€": ("euro", "1"), "£": ("pound", "1"),
-}  # fmt: skip
-_UNITS = {name: (dimension, Fraction(size)) for name, (dimension, size) in _UNITS.items()}
-_ALIASES = {
-    "mm": "millimeter millimetre", "cm": "centimeter centimetre cms", "m": "meter metre", "km": "kilometer kilometre kms",
-    "in": "inch inches", "ft": "foot feet", "yd": "yard yds", "mi": "mile", "mg": "milligram", "g": "gram", "kg": "kilogram kgs",
-    "lb": "pound lbs", "s": "sec second secs", "min": "minute mins", "h": "hr hour hrs", "day": "days", "week": "wk",
-    "ml": "milliliter millilitre mL", "l": "liter litre L", "$": "dollar usd", "cent": "¢", "€": "euro eur", "£": "gbp",
-    "mph": "mi/h", "kmh": "km/h kph kmph",
-}  # fmt: skip
-_CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()} | {u: u for u in _UNITS}
+    name: (dimension, Fraction(size))
+    for dimension, units in _SIZES.items()
+    for name, size in zip(units.split()[::2], units.split()[1::2], strict=True)
+}
+_NAMES = """
+    mm: millimeter millimetre; cm: centimeter centimetre cms; m: meter metre; km: kilometer kilometre kms
+    in: inch inches; ft: foot feet; yd: yard yds; mi: mile; mg: milligram; g: gram; kg: kilogram kgs; lb: pound lbs
+    s: sec second secs; min: minute mins; h: hr hour hrs; day: days; week: wk; ml: milliliter millilitre mL
+    l: liter litre L; $: dollar usd; cent: ¢; €: euro eur; £: gbp; mi/h: mph; km/h: kmh kph kmph
+"""
+_CANONICAL = {unit: unit for unit in _UNITS}
+for _name, _others in (entry.split(":") for entry in re.split(r"[;\n]", _NAMES.strip())):
+    _CANONICAL |= {other: _name.strip() for other in _others.split()}
 _NUMBER_WORDS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_BLOCKED = frozenset(
-    ["and", "or", "not", "if", "is", "are", "when", "where", "mod", "but", "about", "approximately", "either", "neither", "nor", "any", "all", "to", "from", "than", "less", "more", "half", "third", "quarter", "twice", "plus", "minus", "times", "over", "squared", "cubed"]
-)  # words that say more than a unit does
+_BLOCKED = re.compile(  # words that say more than a unit does
+    r"\b(?:and|or|not|if|is|are|when|where|mod|but|about|approximately|either|neither|nor|any|all|to|from|than|less|more"
+    r"|half|third|quarter|twice|plus|minus|times|over)\b|(?<!\^)(?<!\{)(?<!-)[0-9]",
+    re.IGNORECASE,
+)
 
+_UNIT_FRACTION = re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*\}")
 _TAIL = re.compile(r"(?<=\S)\s*(\\text\{[^{}]*\}(?:\s|/|\\cdot|\*|\^\s*\{?\s*-?[0-9]\s*\}?|\\text\{[^{}]*\}|[.])*)$")
 _BARE = re.compile(
     r"^([-+]?\s*(?:[0-9][0-9,]*(?:\.[0-9]+)?|\\frac\s*\{[^{}]*\}\s*\{[^{}]*\}|[0-9]+\s*/\s*[0-9]+|[0-9]*\\sqrt\s*\{[^{}]*\}))"
@@ -38,8 +47,9 @@ _BARE = re.compile(
 _DEGREE = re.compile(r"^(.*?\S)\s*\^\\circ\s*(?:(?:\\text\{\s*)?([CFK])\s*\}?)?$")
 _DEGREE_WORD = re.compile(r"^(.*?\S)\s*(?:\\text\{\s*)?(?<![a-zA-Z])degrees?\s*\}?$")
 _PERCENT = re.compile(r"^(.*?\S)\s*(?:%|(?:\\text\{\s*)?(?<![a-zA-Z])(?:percent|per cent|pct)\s*\}?)$")
-_BASE_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"] + [""] * 3 + ["sixteen"]
-_BASE = re.compile(r"^([0-9A-Z]+)\s*_\s*(?:\{\s*(?:\\text\{)?\s*([0-9]+|[a-z]+)\s*\}?\s*\}|([0-9]))$")
+_BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_BASE_WORDS |= {"eleven": 11, "twelve": 12, "sixteen": 16}
+_BASE = re.compile(r"^([0-9A-Z]+|[0-9a-f]+)\s*_\s*(?:\{\s*(?:\\text\{)?\s*([0-9]+|[a-z]+)\s*\}?\s*\}|([0-9]))$")
 _INSIDE_DEGREE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\\circ(?![a-zA-Z])")
 _CURRENCY = re.compile(r"^([-+]?)\s*([€£])\s*(?=[0-9.])")
 
@@ -55,7 +65,7 @@ class Quantity:
 
 def read(text: str) -> Quantity:
     """The number of a text and what stands behind it."""
-    text = text.strip()
+    text = _UNIT_FRACTION.sub(r"\\text{\1/\2}", text.strip())
     if match := _CURRENCY.match(text):
         return Quantity(match[1] + text[match.end() :], match[2])
     if match := _PERCENT.match(text):
@@ -104,8 +114,10 @@ def based(text: str) -> tuple[str, int] | None:
     if not match:
         return None
     name = match[2] or match[3]
-    base = int(name) if name.isdigit() else (_BASE_WORDS.index(name) if name in _BASE_WORDS else 0)
-    digits = match[1].lstrip("0") or "0"
+    base = int(name) if name.isdigit() else _BASE_WORDS.get(name, 0)
+    if match[1].isalpha() and (base != 16 or len(match[1]) == 1):
+        return None  # A_{12} is a variable
+    digits = match[1].lstrip("0").upper() or "0"
     return (digits, base) if 2 <= base <= 36 and all(int(d, 36) < base for d in digits) else None
 
 
@@ -128,16 +140,11 @@ def _percent_equal(gold: Quantity, given: Quantity, same) -> bool:
 
 
 def _with_unit(text: str, number: str, phrase: str, known_only: bool) -> Quantity:
-    words = re.sub(r"[.,]", " ", phrase).split()
+    words = re.sub(r"[.,]", "", phrase).split()
     factor = Fraction(1)
     while words and words[0].lower() in _NUMBER_WORDS:
         factor *= _NUMBER_WORDS[words.pop(0).lower()]
-    if any(
-        w.lower() in _BLOCKED - {"squared", "cubed"}
-        or (any(c.isdigit() and not w.startswith("^") for c in w)
-        and "^" not in w)
-        for w in words
-    ):
+    if _BLOCKED.search(" ".join(words)):
         return Quantity(text)
     unit = _canonical(words)
     if known_only and factor == 1 and unit not in _UNITS and unit not in ("mph", "kmh"):

@@ -32,6 +32,7 @@ _FUNCTIONS = {
     **{"im": mpmath.im, "conjugate": mpmath.conj, "arg": mpmath.arg, "floor": mpmath.floor, "ceiling": mpmath.ceil},
     **{"Max": max, "Min": min, "UnevaluatedExpr": lambda x: x, "erf": mpmath.erf, "zeta": mpmath.zeta},
 }
+_KNOWN = {*_FUNCTIONS, "factorial", "factorial2", "log", "Mod"}
 
 
 class Unknown(Exception):
@@ -125,7 +126,7 @@ def _value(e, point):
     if isinstance(e, AppliedUndef):  # an unknown function: some number that its name and argument determine
         key = repr([type(e).__name__, *(mpmath.nstr(_number(_value(a, point)), 25) for a in e.args)])
         return Fraction(int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"), 2**31)
-    if not isinstance(e, sympy.Expr):
+    if type(e).__name__ not in _KNOWN:
         raise Unknown(type(e).__name__)
     return _function(type(e).__name__, [_value(a, point) for a in e.args])
 
@@ -171,6 +172,14 @@ def _power(base, exponent):
         if isinstance(base, Fraction) and size < _BITS:
             return base ** int(exponent)
         return _number(base) ** int(exponent)
+    if (
+        isinstance(exponent, Fraction)
+        and exponent.denominator % 2
+        and isinstance(base, Fraction | mpmath.mpf)
+        and base < 0
+    ):
+        root = mpmath.root(-_number(base), exponent.denominator)  # the real root: ∛-8 is -2
+        return (-1) ** (exponent.numerator % 2) * root**exponent.numerator
     if exponent == Fraction(1, 2):
         return mpmath.sqrt(_number(base))
     return mpmath.power(_number(base), _number(exponent))
@@ -196,8 +205,6 @@ def _function(name, args):
         return Fraction(first.__floor__() if name == "floor" else first.__ceil__())
     if name in ("Max", "Min", "Abs") and all(isinstance(a, Fraction) for a in args):
         return _FUNCTIONS[name](*args)
-    if name not in _FUNCTIONS:
-        raise Unknown(name)
     return _FUNCTIONS[name](*(_number(a) for a in args))
 
 

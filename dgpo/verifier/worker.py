@@ -3,7 +3,7 @@
 Two processes. The outer one imports math-verify once and warms it up, then forks the inner one, which judges; when
 that one dies of a hostile answer, the next is forked in milliseconds instead of imported in a second.
 
-    stdin    one JSON array a line: [gold, answer]
+    stdin    one JSON array a line: ["judge" or "plain", gold, answer], names of functions in judge.py
     stdout   "ready" once, then one line for every pair: a verdict, or "died" when judging it killed the inner process
 
 The inner process is under a timer and a memory limit that the kernel enforces, also inside long C calls: nothing here
@@ -19,14 +19,18 @@ import select
 import signal
 import sys
 
+from dgpo.verifier.answer import Verdict
+
+_REPLACE = 3  # the exit status by which the inner process asks for a fresh one
+
 
 def main(cpu_seconds: float, memory_mb: int) -> None:
     logging.disable(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when we end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from dgpo.verifier.judge import judge, warm_up
+    from dgpo.verifier import judge  # here, because the limits come first
 
-    warm_up()
+    judge.warm_up()
     gc.collect()
     gc.freeze()  # keep the pages that the forks share untouched
     _write("ready")
@@ -40,23 +44,30 @@ def main(cpu_seconds: float, memory_mb: int) -> None:
         os.close(held)
         _wait(alive, child)
         os.close(alive)
-        if os.waitpid(child, 0)[1] == 0:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == 0:
             return  # the parent closed our stdin
-        _write("died")
+        if status != _REPLACE:
+            _write("died")
 
 
 def _serve(judge, cpu_seconds: float, memory_mb: int) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default action ends the process
-    limit = memory_mb * 2**20
+    limit, fresh = memory_mb * 2**20, _peak_mb()
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while line := _read_line():
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            verdict = judge(*json.loads(line))
+            how, gold, answer = json.loads(line)
+            verdict = (judge.plain if how == "plain" else judge.judge)(gold, answer)
         except MemoryError:
             os._exit(1)
+        except Exception:  # noqa: BLE001 (there is nothing that sympy does not raise on odd input)
+            verdict = Verdict.unparsed
         signal.setitimer(signal.ITIMER_PROF, 0)
         _write(verdict)
+        if _peak_mb() - fresh > memory_mb / 4:
+            os._exit(_REPLACE)  # what this answer left behind must not starve the next
 
 
 def _wait(alive: int, child: int) -> None:
@@ -66,6 +77,10 @@ def _wait(alive: int, child: int) -> None:
         if os.getppid() != parent:
             os.kill(child, signal.SIGKILL)
             os._exit(0)
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _read_line() -> bytes:

@@ -1,0 +1,63 @@
+"""Audit: where this verifier and math-verify alone disagree over a file.
+
+    python -m dgpo.verifier FILE [--answer-field answer] [--completion-field completion] [--workers 2]
+
+FILE is .jsonl, .json, .parquet or .csv. Rows with a completion are judged by it; in a file of problems, which has none,
+every reference answer is put in a box and judged against itself.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+
+from dgpo.tasks.math import DataError, answer_text, read_rows
+from dgpo.verifier import Verifier, final_answer
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print every disagreement as a line of JSON, then the counts; 0 if the file could be read."""
+    parser = argparse.ArgumentParser(prog="python -m dgpo.verifier", description=__doc__.splitlines()[0])
+    parser.add_argument("file")
+    parser.add_argument("--answer-field", default="answer")
+    parser.add_argument("--completion-field", default="completion")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args(arguments)
+    try:
+        numbers, pairs = _pairs(options.file, options.answer_field, options.completion_field)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    with Verifier(workers=options.workers) as verifier:
+        ours, plain = verifier.verify_many(pairs), verifier.plain(pairs)
+    for number, (gold, completion), mine, other in zip(numbers, pairs, ours, plain, strict=True):
+        if (mine == "correct") != (other == "correct"):
+            row = {"line": number, "gold": gold, "answer": final_answer(completion), "dgpo": mine, "math_verify": other}
+            print(json.dumps(row, ensure_ascii=False))
+    print(f"{len(pairs)} judged. dgpo: {_counts(ours)}. math-verify: {_counts(plain)}.")
+    return 0
+
+
+def _pairs(file: str, answer_field: str, completion_field: str):
+    numbers, pairs = [], []
+    for number, row in read_rows(file):
+        if isinstance(row, str):
+            raise DataError(f"{file}, line {number}: {row}")
+        if answer_field not in row:
+            raise DataError(
+                f"{file}, line {number}: no field {answer_field!r}; the row has {', '.join(map(repr, row))}"
+            )
+        if row[answer_field] in (None, ""):
+            continue
+        gold = answer_text(row[answer_field])
+        numbers.append(number)
+        pairs.append((gold, row.get(completion_field) or rf"\boxed{{{gold}}}"))
+    return numbers, pairs
+
+
+def _counts(verdicts) -> str:
+    return ", ".join(f"{n} {verdict}" for verdict, n in Counter(map(str, verdicts)).most_common())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
