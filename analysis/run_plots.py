@@ -18,7 +18,7 @@ _OUTSIDE = tuple(r for r in REGIONS if r != "IN")
 
 
 def learning_curves(runs: Run | list[Run], publication: bool = False):
-    """Six panels over steps: reward, held-out accuracy with 95 % intervals, entropy, KL to the start, ratio spread, gradient."""
+    """Six panels over steps: reward, held-out accuracy with 95 % interval, entropy, KL, ratios, gradient."""
     runs = runs if isinstance(runs, list) else [runs]
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(2, 3, figsize=(5.5, 3.6) if publication else (12, 6), sharex=True)
@@ -72,7 +72,11 @@ def region_shares(run: Run, publication: bool = False):
     What is missing to 100 % is inside (IN).
     """
     steps = run.steps
-    panels = (("tokens", "tokens"), ("w_log", "Σ |A · w_log|,  weight on ∇log π"), ("w_prob", "Σ |A · w_prob|,  weight on ∇π"))
+    panels = (
+        ("tokens", "tokens"),
+        ("w_log", "Σ |A · w_log|,  weight on ∇log π"),
+        ("w_prob", "Σ |A · w_prob|,  weight on ∇π"),
+    )
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(1, 3, figsize=(5.5, 2.2) if publication else (12, 3.6))
         for ax, (column, title) in zip(axes, panels, strict=True):
@@ -102,7 +106,9 @@ def weight_scatter(tokens: pd.DataFrame, method: Method, publication: bool = Fal
     spread = float(np.quantile(tokens["advantage"].abs(), 0.98)) if len(tokens) else 1.0
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(2, 2, figsize=(5.5, 4.6) if publication else (11, 8), sharex="col", sharey="row")
-        for i, (weight, ylabel) in enumerate((("w_log", "weight on ∇log π:  w_log"), ("w_prob", "weight on ∇π:  w_prob = w_log/π"))):
+        for i, (weight, ylabel) in enumerate(
+            (("w_log", "weight on ∇log π:  w_log"), ("w_prob", "weight on ∇π:  w_prob = w_log/π"))
+        ):
             for j, (x, xlabel) in enumerate((("ratio", "ratio r = π/π_old"), ("prob", "probability π"))):
                 ax = axes[i, j]
                 points = ax.scatter(
@@ -136,7 +142,9 @@ def _theory(ax, ratios: pd.Series, method: Method) -> None:
     """The curve that `method.weight` draws, for A > 0 and A < 0, where it depends on the token's ratio alone."""
     log_ratio = torch.linspace(math.log(ratios.min()), math.log(ratios.max()), 400, dtype=torch.float64)[:, None]
     for advantage, colour, name in ((1.0, style.POSITIVE, "A > 0"), (-1.0, style.NEGATIVE, "A < 0")):
-        common, rare = (method.weight(log_ratio + old, torch.full_like(log_ratio, old), advantage) for old in (-5.0, -9.0))
+        common, rare = (
+            method.weight(log_ratio + old, torch.full_like(log_ratio, old), advantage) for old in (-5.0, -9.0)
+        )
         neighbours = method.weight(log_ratio.T, torch.zeros_like(log_ratio.T), advantage).T
         if torch.allclose(common, rare) and torch.allclose(common, neighbours):
             ax.plot(log_ratio.exp(), common, color=colour, linewidth=1.2, label=f"the method's curve, {name}")

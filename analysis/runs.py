@@ -75,7 +75,9 @@ def before_after(run: Run, count: int = 4) -> pd.DataFrame:
     """The first `count` held-out problems, with a completion before the first step and one after the last."""
     frame = run.completions()
     frame["completion"] = frame["completion"] + frame["reward"].map(lambda r: "   ✓" if r >= 1 else "   ✗")
-    first, last = (frame[frame["step"] == s].head(count).reset_index(drop=True) for s in frame["step"].agg(["min", "max"]))
+    first, last = (
+        frame[frame["step"] == s].head(count).reset_index(drop=True) for s in frame["step"].agg(["min", "max"])
+    )
     return pd.DataFrame(
         {
             "problem": first["prompt"],

@@ -17,7 +17,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a policy")
-    train.add_argument("settings", nargs="*", metavar="[RECIPE] key=value", help="a recipe and settings that override it")
+    train.add_argument(
+        "settings", nargs="*", metavar="[RECIPE] key=value", help="a recipe and settings that override it"
+    )
     commands.add_parser("methods", help="list the methods")
     args = parser.parse_args(argv)
     try:
@@ -59,7 +61,10 @@ def parse(settings: list[str]) -> tuple[str, dict]:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise configs.ConfigError(f"{word!r} is not of the form key=value")
-        overrides[name] = yaml.safe_load(value)
+        try:
+            overrides[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise configs.ConfigError(f"{name}={value!r} is not a YAML value") from None
     return recipe, overrides
 
 

@@ -7,6 +7,7 @@ A name that is no setting but a parameter of the chosen method (`n`, `eps_low`, 
 
 import dataclasses
 import difflib
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -210,15 +211,19 @@ def _validate(config: Config) -> Config:
             f"does not divide into updates={config.updates} equal mini-batches"
         )
     if config.schedule == "cosine" and config.warmup_updates >= config.total_updates:
-        raise ConfigError(f"warmup_updates={config.warmup_updates} must be less than all {config.total_updates} updates")
+        raise ConfigError(
+            f"warmup_updates={config.warmup_updates} must be less than all {config.total_updates} updates"
+        )
     if config.task == "math" and not config.data:
         raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
     if config.task == "math" and config.model == "tiny":
         raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of task='chain'")
     if config.completions == 1 and config.advantage in ("grpo", "mean") and config.zero_variance != "keep":
         raise ConfigError(
-            f"completions=1 with zero_variance={config.zero_variance!r}: a group of one never varies, nothing would be left"
+            f"completions=1 with zero_variance={config.zero_variance!r}: a group of one never varies, so none is left"
         )
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")
     aggregation = method.aggregation if config.aggregation == "method" else config.aggregation
     return config.model_copy(update={"method_params": method.params(), "aggregation": aggregation})
 

@@ -40,7 +40,7 @@ class Engine:
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(config)),
             config={
-                "train_micro_batch_size_per_gpu": 1,  # unused: micro-batches are cut here, their losses are not rescaled
+                "train_micro_batch_size_per_gpu": 1,  # unused: micro-batches are cut by the caller
                 "gradient_accumulation_steps": 1,
                 "gradient_clipping": config.grad_clip,
                 "zero_optimization": {"stage": config.zero_stage},

@@ -14,7 +14,8 @@ from dgpo.tasks.base import Problem, Task
 def pass_at_k(correct: np.ndarray, n: int, k: int) -> np.ndarray:
     """Unbiased estimate of the chance that one of k samples is right, from c right ones of n: 1 − C(n−c, k)/C(n, k).
 
-    `correct` holds c per problem, `[P]` → `[P]`. Source: Chen et al. 2021, arXiv 2107.03374. Raises ValueError for k > n.
+    `correct` holds c per problem, `[P]` → `[P]`. Raises ValueError for k > n.
+    Source: Chen et al. 2021, arXiv 2107.03374.
     """
     if not 1 <= k <= n:
         raise ValueError(f"pass@k needs 1 ≤ k ≤ n, given k={k}, n={n}")
@@ -26,16 +27,18 @@ def pass_at_k(correct: np.ndarray, n: int, k: int) -> np.ndarray:
     return 1.0 - np.array(miss)
 
 
-def mean_interval(values: np.ndarray, z: float = 1.96) -> tuple[float, float, float]:
-    """(mean, low, high) of per-problem scores `[P]` in [0, 1]: the normal 95 % interval over problems."""
+def mean_interval(values: np.ndarray, z: float = 1.96) -> tuple[float, float | None, float | None]:
+    """(mean, low, high) of scores `[P]` in [0, 1]: the normal 95 % interval over problems, None for a single one."""
     mean = float(np.mean(values))
-    half = z * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    if len(values) < 2:
+        return mean, None, None
+    half = z * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rewards `[P, k]` of k completions of each held-out problem, the texts `[P][k]` and how long they were, in tokens."""
+    """Rewards `[P, k]` of k completions of P held-out problems, their texts and their lengths in tokens."""
 
     problems: Sequence[Problem]
     rewards: np.ndarray
@@ -43,7 +46,7 @@ class Evaluation:
     lengths: np.ndarray
     finished: np.ndarray
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | None]:
         """avg@k and pass@k with 95 % intervals over problems, mean length, truncated fraction."""
         k = self.rewards.shape[1]
         right = (self.rewards >= 1).sum(1)

@@ -88,7 +88,7 @@ def token_logprobs(
 
 
 class Policy(nn.Module):
-    """A `transformers` causal LM that reads a `Batch` and returns (logp, entropy), float32 `[B, T]`, 0 on masked tokens."""
+    """A `transformers` causal LM that maps a `Batch` to (logp, entropy), float32 `[B, T]`, 0 on masked tokens."""
 
     def __init__(self, lm: nn.Module, temperature: float = 1.0):
         super().__init__()
@@ -120,7 +120,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def _check_head(self):
-        """Some architectures scale or cap their logits behind the output layer; their log-probabilities would be wrong."""
+        """Some architectures scale or cap their logits behind the output layer: their values would be wrong."""
         head = self.lm.get_output_embeddings()
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         ours = F.linear(self.lm.base_model(input_ids=ids).last_hidden_state, head.weight, getattr(head, "bias", None))

@@ -17,7 +17,18 @@ from safetensors.torch import save_file
 from dgpo import config as configs
 from dgpo.config import Config, ConfigError
 
-_OWN = ("config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json", "tokens", "checkpoints", "policy", "tensorboard", "failed", "figures")
+_OWN = (
+    "config.yaml",
+    "metrics.jsonl",
+    "completions.jsonl",
+    "summary.json",
+    "tokens",
+    "checkpoints",
+    "policy",
+    "tensorboard",
+    "failed",
+    "figures",
+)
 
 
 class RunFolder:
@@ -33,14 +44,19 @@ class RunFolder:
             raise ConfigError("resume=True and overwrite=True exclude each other")
         if exists and not (config.resume or config.overwrite):
             raise ConfigError(
-                f"run_dir={config.run_dir!r} holds a run already: resume=True continues it, overwrite=True starts it afresh"
+                f"run_dir={config.run_dir!r} holds a run already: "
+                "resume=True continues it, overwrite=True starts it afresh"
             )
         if not exists and self.path.exists() and any(self.path.iterdir()):
-            raise ConfigError(f"run_dir={config.run_dir!r} is not empty and not a run folder; nothing there was touched")
+            raise ConfigError(
+                f"run_dir={config.run_dir!r} is not empty and not a run folder; nothing there was touched"
+            )
         if exists and config.resume:
             before = configs.make(configs.read_recipe(self.path / "config.yaml"))
             if changed := configs.differences(before, config):
-                raise ConfigError(f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}")
+                raise ConfigError(
+                    f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}"
+                )
 
     def open(self) -> dict | None:
         """Make the folder, or bring it back to its newest checkpoint. Returns that checkpoint's state, or None."""
@@ -58,6 +74,8 @@ class RunFolder:
 
     def append_metrics(self, row: dict) -> None:
         _append(self.path / "metrics.jsonl", [row])
+        if self.config.tensorboard:
+            self._tensorboard(row)
 
     def append_completions(self, rows: list[dict]) -> None:
         _append(self.path / "completions.jsonl", rows)
@@ -100,6 +118,14 @@ class RunFolder:
     def save_policy(self, write: Callable[[Path], None]) -> None:
         """The trained policy as a checkpoint folder of `transformers`."""
         _whole(self.path / "policy", lambda scratch: (scratch.mkdir(), write(scratch)))
+
+    def _tensorboard(self, row: dict) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.path / "tensorboard"), purge_step=row["step"]) as writer:
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    writer.add_scalar(name, value, row["step"])
 
     def _rewind(self, step: int) -> None:
         """Drop what was recorded after `step`, and what a kill left unfinished."""

@@ -19,8 +19,8 @@ class TokenTelemetry:
     """Collects the live tokens of every update of one step.
 
     Shares are of the sums over the step's updates of |A·w_log| and |A·w_prob|, w_prob = w_log/π; sums in float64, since
-    1/π overflows float32. `records` is a random sample: of the `expected` tokens inside the trust region about `sample`,
-    of the rarer ones outside, which methods disagree about, `_OUTSIDE` times that share.
+    1/π overflows float32. `records` is a random sample: about `sample` of the `expected` tokens where they are inside
+    the trust region, and 8 times that share of the rarer ones outside, which methods disagree about.
     """
 
     def __init__(self, method: Method, sample: int, expected: int, generator: torch.Generator):
@@ -74,7 +74,7 @@ class TokenTelemetry:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Ratio spread, the largest weights, and for each region its fraction of tokens and shares of the weight sums."""
+        """Ratio spread, the largest weights, and each region's fraction of tokens and shares of the weight sums."""
         tokens = float(self.tokens.sum())
         if tokens == 0:
             return {}
@@ -99,7 +99,7 @@ class TokenTelemetry:
         columns["region"] = np.array(REGIONS)[columns["region"]]
         frame = pd.DataFrame({"step": step, **columns})
         floats = frame.select_dtypes("float64").columns.difference(["w_prob"])  # 1/π leaves float32's range
-        return frame.astype({c: "float32" for c in floats} | {"step": "int32", "update": "int32"})
+        return frame.astype(dict.fromkeys(floats, "float32") | {"step": "int32", "update": "int32"})
 
 
 class Seconds:

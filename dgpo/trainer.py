@@ -81,7 +81,7 @@ class Trainer:
         self.heldout: float | None = None  # the latest avg@k
 
     def restore(self) -> int:
-        """Open the run folder and load its newest checkpoint, if there is one. Returns the number of steps already made."""
+        """Open the run folder and load its newest checkpoint, if any. Returns the number of steps already made."""
         state = self.run.open()
         if state is None:
             return 0
@@ -167,7 +167,7 @@ class Trainer:
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Evaluate when it is due, write the step's row, checkpoint when it is due."""
         config, last = self.config, step == self.config.steps
-        if last or config.eval_every and step % config.eval_every == 0:
+        if last or (config.eval_every and step % config.eval_every == 0):
             with self.seconds.phase("evaluate"):
                 sampling = Sampling(config.max_new_tokens, config.eval_temperature)
                 result = evaluate(self.sampler, self.tokenizer, self.task, config.eval_completions, sampling)
@@ -175,7 +175,7 @@ class Trainer:
             self.heldout = metrics[f"eval/avg@{config.eval_completions}"]
             self.run.append_completions(result.examples(step, _SHOWN))
         self.run.append_metrics({"step": step, **metrics, **self.seconds.take()})
-        if step and (last or config.checkpoint_every and step % config.checkpoint_every == 0):
+        if step and (last or (config.checkpoint_every and step % config.checkpoint_every == 0)):
             with self.seconds.phase("checkpoint"):  # counted in the next step's row
                 self.run.save_checkpoint({"step": step, "position": self.position}, self.engine.save)
 

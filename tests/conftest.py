@@ -6,7 +6,6 @@ import tempfile
 # Before the first import of a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["DGPO_CACHE"] = os.environ.get("DGPO_TEST_CACHE") or tempfile.mkdtemp(prefix="dgpo-tests-")
 
 import pytest

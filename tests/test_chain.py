@@ -1,5 +1,6 @@
 """The generated task and the small policy that is warmed up for it."""
 
+import itertools
 import random
 import re
 
@@ -65,7 +66,12 @@ def test_rewards_are_exact():
     task = ChainTask(1, 0, 2)
     problem = task.train(0)
     wrong = str((int(problem.answer) + 1) % 10)
-    completions = [rf"\boxed{{{problem.answer}}}", rf"\boxed{{{wrong}}}", rf"\boxed{{0{problem.answer}}}", problem.answer]
+    completions = [
+        rf"\boxed{{{problem.answer}}}",
+        rf"\boxed{{{wrong}}}",
+        rf"\boxed{{0{problem.answer}}}",
+        problem.answer,
+    ]
     assert task.rewards([problem] * 4, completions) == [1.0, 0.0, 0.0, 0.0]
 
 
@@ -75,12 +81,15 @@ def test_worked_examples_slip_as_often_as_asked_and_go_on_from_the_slip():
     for _ in range(500):
         problem = chain.draw(rng, 4, heldout=False)
         steps = chain.solve(problem.id, rng, slip=0.3)
-        for before, after in zip(steps, steps[1:], strict=False):
+        for before, after in itertools.pairwise(steps):
             assert after[0] == before[-1]
         right += sum(chain.solve(s[:3])[0] == s for s in steps)
         total += len(steps)
     assert right / total == pytest.approx(0.7, abs=0.03)
-    assert chain.worked_example(problem, rng, 0.0) == f"<think>{';'.join(chain.solve(problem.id))}</think>\\boxed{{{problem.answer}}}"
+    assert (
+        chain.worked_example(problem, rng, 0.0)
+        == f"<think>{';'.join(chain.solve(problem.id))}</think>\\boxed{{{problem.answer}}}"
+    )
 
 
 def test_the_tokenizer_survives_saving_and_loses_nothing(tmp_path):

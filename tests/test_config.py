@@ -31,7 +31,15 @@ def test_a_resolved_config_survives_writing_and_reading(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"metod": "grpo"}, ["unknown setting metod='grpo'", "did you mean 'method'", "run_dir", "parameters of method 'dgpo': eps_low"]),
+        (
+            {"metod": "grpo"},
+            [
+                "unknown setting metod='grpo'",
+                "did you mean 'method'",
+                "run_dir",
+                "parameters of method 'dgpo': eps_low",
+            ],
+        ),
         ({"method": "grop"}, ["method='grop'", "did you mean 'grpo'", "cispo"]),
         ({"method": "grpo", "n": 2}, ["unknown setting n=2", "dual_clip"]),
         ({"n": 0}, ["n=0", "(0, inf]"]),
@@ -63,7 +71,11 @@ def test_what_is_refused_is_named_with_what_is_allowed(overrides, words):
 def test_recipes_that_are_none(tmp_path):
     with pytest.raises(ConfigError, match=r"recipe 'tiney' is neither a YAML file nor one of: .*tiny"):
         configs.load("tiney")
-    for text, words in (("a: [", "not valid YAML"), ("- 1", "must be a mapping of settings, not list"), ("", "not NoneType")):
+    for text, words in (
+        ("a: [", "not valid YAML"),
+        ("- 1", "must be a mapping of settings, not list"),
+        ("", "not NoneType"),
+    ):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(ConfigError, match=words):
             configs.load(tmp_path / "r.yaml")

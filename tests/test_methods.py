@@ -16,7 +16,9 @@ from dgpo.objective import surrogate, token_coefficients
 
 ROWS = json.loads((Path(__file__).parent / "data/weights.json").read_text())["rows"]
 F64 = torch.float64
-RATIOS = torch.tensor([1e-3, 0.1, 0.5, 0.79, 0.81, 0.9, 1.0, 1.1, 1.19, 1.21, 1.27, 1.29, 1.5, 2.9, 3.1, 4.0, 9.9, 20.0], dtype=F64)
+RATIOS = torch.tensor(
+    [1e-3, 0.1, 0.5, 0.79, 0.81, 0.9, 1.0, 1.1, 1.19, 1.21, 1.27, 1.29, 1.5, 2.9, 3.1, 4.0, 9.9, 20.0], dtype=F64
+)
 
 
 def weigh(method, ratio, advantage, pi_old=0.05, dtype=F64):
@@ -54,7 +56,9 @@ def test_surrogate_gradient_is_that_of_the_published_loss(key, advantage):
 
     theirs = gradient(lambda lp: published.LOSSES[key](lp, old, A, **method.params()).sum())
     torch.testing.assert_close(gradient(ours), theirs, rtol=1e-10, atol=1e-14)
-    closed = -A[:, None] * weigh(method, RATIOS, advantage, 0.04)[:, None] * (torch.eye(40, dtype=F64)[0] - logits.exp())
+    closed = (
+        -A[:, None] * weigh(method, RATIOS, advantage, 0.04)[:, None] * (torch.eye(40, dtype=F64)[0] - logits.exp())
+    )
     torch.testing.assert_close(gradient(ours), closed, rtol=1e-10, atol=1e-14)
 
 
@@ -180,7 +184,7 @@ def test_masked_garbage_reaches_neither_weights_nor_gradients(key, garbage):
 
 
 def test_the_nan_trap_of_a_masked_branch():
-    """Written with torch.where over the two expressions, DGPO's unselected LN branch overflows and its gradient is 0·inf."""
+    """With torch.where over the two expressions DGPO's unselected LN branch overflows, and its gradient is 0·inf."""
     log_ratio = torch.tensor([60.0], requires_grad=True)
     naive = torch.where(log_ratio < math.log(0.8), torch.exp(2 * log_ratio) / 0.8, torch.exp(log_ratio))
     assert torch.autograd.grad(naive, log_ratio)[0].isnan().all()
@@ -194,7 +198,9 @@ def test_the_nan_trap_of_a_masked_branch():
 def test_weights_carry_no_gradient_and_keep_dtype_and_shape(key):
     for dtype in (torch.float32, F64):
         logp = torch.full((2, 3), -1.0, dtype=dtype, requires_grad=True)
-        w = methods.get(key).weight(logp, torch.full((2, 3), -1.5, dtype=dtype), torch.tensor([[1.0], [-1.0]], dtype=dtype))
+        w = methods.get(key).weight(
+            logp, torch.full((2, 3), -1.5, dtype=dtype), torch.tensor([[1.0], [-1.0]], dtype=dtype)
+        )
         assert not w.requires_grad
         assert (w.dtype, w.shape) == (dtype, (2, 3))
 

@@ -117,7 +117,9 @@ def test_selecting_sequences_trims_padding_and_keeps_the_numbers(lm):
 
 def test_other_architectures_work(tmp_path):
     torch.manual_seed(0)
-    lm = GPT2LMHeadModel(GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=1)).eval()
+    lm = GPT2LMHeadModel(
+        GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=1)
+    ).eval()
     prompts, completions = [[5, 6], [7, 8, 9]], [[12, 13], [3]]
     logp, _ = Policy(lm)(make_batch(prompts, completions))
     expected = lm(torch.tensor([[5, 6, 12, 13]])).logits[0].log_softmax(-1)

@@ -24,7 +24,9 @@ from dgpo.objective import (
 def test_group_advantages_by_hand():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.5, 0.5]], dtype=torch.float64)
     std = math.sqrt((0.75**2 + 3 * 0.25**2) / 3)  # the sample standard deviation
-    assert group_advantages(rewards, "grpo")[0].tolist() == pytest.approx([0.75 / (std + 1e-6)] + [-0.25 / (std + 1e-6)] * 3)
+    assert group_advantages(rewards, "grpo")[0].tolist() == pytest.approx(
+        [0.75 / (std + 1e-6)] + [-0.25 / (std + 1e-6)] * 3
+    )
     assert group_advantages(rewards, "mean")[0].tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25])
     assert group_advantages(rewards, "rloo")[0].tolist() == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
     assert torch.equal(group_advantages(rewards, "none"), rewards)
@@ -106,7 +108,10 @@ def test_kl_estimators_average_to_the_kl_of_two_softmax_policies():
 def test_gradients_of_the_kl_estimators_are_what_the_docstring_says():
     """Expected over tokens sampled from π: k1 has none, k2 that of KL(π‖ref), k3 that of KL(ref‖π)."""
     generator = torch.Generator().manual_seed(0)
-    z, reference = torch.randn(6, generator=generator, dtype=torch.float64), torch.randn(6, generator=generator, dtype=torch.float64)
+    z, reference = (
+        torch.randn(6, generator=generator, dtype=torch.float64),
+        torch.randn(6, generator=generator, dtype=torch.float64),
+    )
     reference = reference.log_softmax(0)
 
     def gradient(f):
@@ -152,7 +157,7 @@ def batch():
 @pytest.mark.parametrize("key", ["dgpo", "grpo", "gspo"])
 @pytest.mark.parametrize("how", AGGREGATIONS)
 def test_one_by_eight_accumulation_equals_eight_by_one(policy, batch, key, how):
-    """The gradient of an optimizer batch is the same however it is cut; lengths differ, so a mean of means would not be."""
+    """A batch's gradient is the same however it is cut; lengths differ, so a mean of means would not be."""
     method = methods.get(key, eps_low=0.2, eps_high=0.2)
     whole = batch.replace(coefficient=token_coefficients(batch.mask, how, length=9))
 

@@ -24,7 +24,10 @@ from dgpo.trainer import TrainingDiverged, train
 
 def rows(folder):
     """Metrics without the wall times, which two runs do not share."""
-    return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in read_rows(Path(folder) / "metrics.jsonl")]
+    return [
+        {k: v for k, v in row.items() if not k.startswith("seconds/")}
+        for row in read_rows(Path(folder) / "metrics.jsonl")
+    ]
 
 
 def run(small, **overrides):
@@ -41,7 +44,7 @@ def test_a_run_leaves_what_is_promised(small):
     assert [row["step"] for row in got] == [0, 1, 2, 3, 4]
     assert [("eval/avg@2" in row) for row in got] == [True, False, True, False, True]
     promised = {
-        "reward/mean", "reward/std", "length/mean", "truncated", "entropy", "kl_to_start", "grad_norm/mean", "grad_norm/max",
+        "reward/mean", "reward/std", "length/mean", "truncated", "entropy", "kl_to_start", "grad_norm/max",
         "lr", "ratio/min", "ratio/mean", "ratio/max", "groups/zero_variance", "mismatch/mean_abs",
         *(f"{kind}/{region}" for kind in ("tokens", "w_log", "w_prob") for region in methods.REGIONS),
     }  # fmt: skip
@@ -61,7 +64,9 @@ def test_a_run_leaves_what_is_promised(small):
         *(torch.tensor(tokens[c].to_numpy()).double()[:, None] for c in ("logp", "old_logp", "advantage"))
     )
     assert tokens["w_log"].to_numpy() == pytest.approx(again.squeeze(1).numpy(), rel=1e-4, abs=1e-8)
-    assert (tokens["w_prob"] * tokens["prob"]).to_numpy() == pytest.approx(tokens["w_log"].to_numpy(), rel=1e-3, abs=1e-8)
+    assert (tokens["w_prob"] * tokens["prob"]).to_numpy() == pytest.approx(
+        tokens["w_log"].to_numpy(), rel=1e-3, abs=1e-8
+    )
 
     AutoModelForCausalLM.from_pretrained(folder / "policy")
     AutoTokenizer.from_pretrained(folder / "policy")
@@ -100,13 +105,20 @@ def test_zero_stages_agree(small, tmp_path, stage):
 
 
 def test_bfloat16_with_every_extra_term_runs(small):
-    last = rows(run(small, steps=2, dtype="bfloat16", kl_coef=0.01, entropy_coef=0.001, schedule="cosine", warmup_updates=2))[-1]
+    last = rows(
+        run(small, steps=2, dtype="bfloat16", kl_coef=0.01, entropy_coef=0.001, schedule="cosine", warmup_updates=2)
+    )[-1]
     assert math.isfinite(last["grad_norm/max"])
     assert last["lr"] < 3e-4
 
 
 def test_schedule_warms_up_and_decays(small):
-    lrs = [row["lr"] for row in rows(run(small, steps=4, updates=1, schedule="cosine", warmup_updates=1, lr=1e-3, micro_batch=16))[1:]]
+    lrs = [
+        row["lr"]
+        for row in rows(run(small, steps=4, updates=1, schedule="cosine", warmup_updates=1, lr=1e-3, micro_batch=16))[
+            1:
+        ]
+    ]
     assert lrs == pytest.approx([5e-4, 1e-3, 7.5e-4, 2.5e-4])
 
 
@@ -124,7 +136,9 @@ class TestZeroVariance:
         assert state["position"] == sum(row["groups"] for row in got[1:])
 
     def test_a_step_without_any_signal_changes_nothing(self, small, monkeypatch):
-        monkeypatch.setattr("dgpo.tasks.chain.ChainTask.rewards", lambda self, problems, completions: [0.0] * len(problems))
+        monkeypatch.setattr(
+            "dgpo.tasks.chain.ChainTask.rewards", lambda self, problems, completions: [0.0] * len(problems)
+        )
         folder = run(small, zero_variance="drop", steps=1)
         assert rows(folder)[1]["updates"] == 0
         start = AutoModelForCausalLM.from_pretrained(trainer.tiny.checkpoint(configs.make(small).tiny)).state_dict()
@@ -139,7 +153,9 @@ class TestContinuing:
         joined = run(small, run_dir=parted, steps=6, resume=True)
         # The evaluation after a last step is the only trace of where the first part ended.
         assert rows(joined) == rows(undisturbed)
-        assert all(torch.equal(a, b) for a, b in zip(weights(joined).values(), weights(undisturbed).values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(weights(joined).values(), weights(undisturbed).values(), strict=True)
+        )
         assert sorted(p.name for p in joined.glob("tokens/*")) == sorted(p.name for p in undisturbed.glob("tokens/*"))
 
     @pytest.mark.parametrize("moment", ["before_first_checkpoint", "in_update", "in_checkpoint"])
@@ -148,7 +164,9 @@ class TestContinuing:
         undisturbed = run(small, steps=5, run_dir=str(tmp_path / "undisturbed"))
         script = KILL.format(moment=moment)
         words = [f"{k}={json.dumps(v)}" for k, v in {**small, "steps": 5}.items()]
-        killed = subprocess.run([sys.executable, "-c", script, "train", *words], capture_output=True, text=True, env=_env())
+        killed = subprocess.run(
+            [sys.executable, "-c", script, "train", *words], capture_output=True, text=True, env=_env()
+        )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert not (Path(small["run_dir"]) / "summary.json").exists()
         again = subprocess.run(
@@ -229,7 +247,9 @@ class TestFailures:
             def weight(self, logp, old_logp, advantage, mask=None):
                 calls.append(1)
                 w = (logp - old_logp).exp()
-                return torch.where(advantage != 0, poison, w) if len(calls) == 21 else w  # two micro-batches an update: step 3, update 2
+                return (
+                    torch.where(advantage != 0, poison, w) if len(calls) == 21 else w
+                )  # two micro-batches an update: step 3, update 2
 
         def varied(self, problems, completions):
             return [float(i % 2) for i in range(len(problems))]

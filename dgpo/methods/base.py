@@ -66,7 +66,9 @@ class Region:
         return self.select(inside, left=0, right=1, reverse_left=2, reverse_right=3)
 
 
-def regions(log_ratio: Tensor, advantage: Tensor, eps_low: float = DEFAULT_EPS, eps_high: float = DEFAULT_EPS) -> Region:
+def regions(
+    log_ratio: Tensor, advantage: Tensor, eps_low: float = DEFAULT_EPS, eps_high: float = DEFAULT_EPS
+) -> Region:
     """Sort tokens by log r and A (same shape) into the five regions of the trust region [1−εl, 1+εh]."""
     below, above = log_ratio < math.log(1 - eps_low), log_ratio > math.log(1 + eps_high)
     negative, positive = advantage < 0, advantage > 0
@@ -90,17 +92,24 @@ def _guarded(weight):
         if logp.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name}.weight: logp is {logp.dtype}; probabilities must be float32 or float64")
         advantage = torch.as_tensor(advantage, dtype=logp.dtype, device=logp.device)
-        mask = torch.ones_like(logp, dtype=torch.bool) if mask is None else torch.as_tensor(mask, device=logp.device).bool()
+        mask = (
+            torch.ones_like(logp, dtype=torch.bool)
+            if mask is None
+            else torch.as_tensor(mask, device=logp.device).bool()
+        )
         inputs = {"old_logp": old_logp, "advantage": advantage, "mask": mask}
         for field, x in inputs.items():
             try:
                 inputs[field] = x.expand(logp.shape)
             except RuntimeError:
                 raise ValueError(
-                    f"{name}.weight: {field} has shape {tuple(x.shape)}, which does not broadcast to logp's {tuple(logp.shape)}"
+                    f"{name}.weight: {field} has shape {tuple(x.shape)}, which does not broadcast to "
+                    f"logp's {tuple(logp.shape)}"
                 ) from None
         live = inputs["mask"]
-        logp, old_logp, advantage = (torch.where(live, x.to(logp.dtype), 0) for x in (logp, inputs["old_logp"], inputs["advantage"]))
+        logp, old_logp, advantage = (
+            torch.where(live, x.to(logp.dtype), 0) for x in (logp, inputs["old_logp"], inputs["advantage"])
+        )
         w = weight(self, logp, old_logp, advantage, live)
         if not isinstance(w, Tensor) or w.shape != logp.shape or w.dtype != logp.dtype:
             got = f"{w.dtype} {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
@@ -140,8 +149,9 @@ class Method:
             _check_param(self, f)
 
     def weight(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor:
-        """w_log of every token, no gradient. `advantage` and `mask` broadcast to `logp`, `[B, T]`; mask is 1 on live tokens.
+        """w_log of every token, without gradient. `advantage` and `mask` broadcast to `logp`, `[B, T]`.
 
+        `mask` is 1 on live tokens; None means all are.
         Raises ValueError for shapes that do not broadcast or a dtype other than float32 and float64.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define weight(logp, old_logp, advantage, mask=None)")

@@ -25,7 +25,8 @@ class GRPO(TrustRegion):
         HN       r, or 0 where r > c (dual clip; off unless asked for)
         else     r
 
-    Source: arXiv 2402.03300 with PPO's clip (arXiv 1707.06347); dual clip as in verl (c = 3) and DAPO (c = 10, εh = 0.28).
+    Source: arXiv 2402.03300 with PPO's clip (arXiv 1707.06347); dual clip as in verl (c = 3) and DAPO (c = 10, with
+    εh = 0.28).
     """
 
     dual_clip: float | None = param(None, above=1, optional=True)

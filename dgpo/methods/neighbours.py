@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dgpo.methods.base import Method, TrustRegion, param, register, regions, sequence_mean
+from dgpo.methods.base import Method, TrustRegion, param, regions, register, sequence_mean
 
 _SEQUENCE = "seq-mean-token-mean"
 

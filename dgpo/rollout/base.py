@@ -10,7 +10,7 @@ from dgpo.batch import Batch
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn: from softmax(logits / temperature) over the whole vocabulary, until a stop token or the limit.
+    """How completions are drawn: from softmax(logits / temperature) over all words, until a stop token or the limit.
 
     There is no top-p or top-k: a sampler that renormalises makes ratios drift from 1 without an error.
     """
@@ -21,10 +21,10 @@ class Sampling:
 
 class Sampler(Protocol):
     def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
-        """One completion of each prompt (token ids); completion i depends on its prompt and `seeds[i]`, not on its neighbours.
+        """One completion of each prompt, given as token ids; the caller repeats prompts for several completions.
 
-        Prompts are repeated by the caller for several completions. Returns a Batch with `rollout_logp` under the
-        sampling distribution; `row` numbers them.
+        Completion i depends on its prompt and `seeds[i]`, not on its neighbours. In the Batch, `rollout_logp` is under
+        the sampling distribution, and `row` numbers the sequences.
         """
 
     def load(self, policy: nn.Module) -> None:

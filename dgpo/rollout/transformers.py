@@ -61,7 +61,7 @@ class TransformersSampler:
 
     @contextmanager
     def _plain_generation(self):
-        """`generate` fills what it is not told from the checkpoint's generation_config: top-p, repetition penalty, ..."""
+        """What `generate` is not told it takes from the checkpoint's generation_config, top-p for one."""
         was_training, saved = self.lm.training, self.lm.generation_config
         self.lm.generation_config = GenerationConfig()
         self.lm.eval()
@@ -73,15 +73,20 @@ class TransformersSampler:
 
 
 class _Draw(LogitsProcessor):
-    """Chooses the next token itself, by inverting the cumulative distribution at a number drawn from the row's own seed.
+    """Chooses the next token itself, inverting the cumulative distribution at a number from the row's own seed.
 
     `generate` then takes the arg-max of what is returned. So a completion does not depend on its batch, and the
     log-probability of the token is at hand without keeping the logits of every step.
     """
 
     def __init__(self, seeds: list[int], sampling: Sampling, device):
-        rows = [torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
-        self.uniform = torch.stack(rows, 1).to(device)  # [T, B]; float64 reaches probabilities that 24 bits would round off
+        rows = [
+            torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
+            for s in seeds
+        ]
+        self.uniform = torch.stack(rows, 1).to(
+            device
+        )  # [T, B]; float64 reaches probabilities that 24 bits would round off
         self.temperature, self.logp = sampling.temperature, []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

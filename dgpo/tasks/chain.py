@@ -64,7 +64,7 @@ def is_heldout(text: str) -> bool:
 
 
 def solve(text: str, rng: random.Random | None = None, slip: float = 0.0) -> list[str]:
-    """The worked steps of a problem. With probability `slip` a step's result is another digit, and the work goes on from it."""
+    """The worked steps. With probability `slip` a step's result is another digit, and the work goes on from it."""
     value, steps = int(text[0]), []
     for sign, digit in zip(text[1::2], text[2::2], strict=True):
         result = OPERATIONS[sign](value, int(digit))
@@ -102,4 +102,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNK))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"</?think>|\\boxed\{|."), behavior="isolated")
     inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
+    )

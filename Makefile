@@ -1,0 +1,51 @@
+# make train   train the embedded default and leave an executed notebook
+# make test    run all tests
+# Both set up .venv first. Variables: METHOD, ARGS (more papermill parameters), PYTHON, VENV.
+
+PYTHON ?= python3
+VENV   ?= .venv
+METHOD ?= dgpo
+ARGS   ?=
+BIN    := $(VENV)/bin
+
+.PHONY: setup train test lint format bench notebooks clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and f"dgpo needs Python 3.11 or 3.12, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+train: setup
+	@mkdir -p runs
+	$(BIN)/papermill notebooks/train.ipynb runs/$(METHOD).ipynb --log-output --no-progress-bar \
+	    -p method $(METHOD) -p run_dir runs/$(METHOD) -p overwrite true $(ARGS)
+	@echo "Open runs/$(METHOD).ipynb: $(BIN)/jupyter lab runs/$(METHOD).ipynb"
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.logprobs
+
+notebooks: setup
+	@mkdir -p runs/notebooks
+	@for notebook in notebooks/*.ipynb; do \
+	    $(BIN)/papermill $$notebook runs/$$notebook --no-progress-bar -p run_dir runs/notebooks/train -p overwrite true || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,47 @@
+"""python -m dgpo: what it accepts, what it prints, and with which exit status it fails."""
+
+import pytest
+
+from dgpo import __main__ as cli
+from dgpo.runfolder import read_rows
+
+
+def test_recipe_and_settings():
+    assert cli.parse([]) == ("tiny", {})
+    assert cli.parse(["method=grpo", "dual_clip=3.0", "resume=true", "data=null"]) == (
+        "tiny",
+        {"method": "grpo", "dual_clip": 3.0, "resume": True, "data": None},
+    )
+    assert cli.parse(["x.yaml", 'tiny={"steps": 20}']) == ("x.yaml", {"tiny": {"steps": 20}})
+
+
+def test_train_prints_the_run_folder(small, capsys):
+    words = [f"{k}={v}" for k, v in {**small, "steps": 1}.items()]
+    assert cli.main(["train", "tiny", *words]) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == small["run_dir"]
+    assert len(read_rows(__import__("pathlib").Path(small["run_dir"]) / "metrics.jsonl")) == 2
+    assert cli.main(["train", "tiny", *words]) == 2
+    assert "resume=True continues it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "tiny", "method=grop"], "did you mean 'grpo'"),
+        (["train", "tiny", "stepz=3"], "unknown setting stepz=3"),
+        (["train", "nowhere"], "recipe 'nowhere'"),
+        (["train", "tiny", "oops"], "'oops' is not of the form key=value"),
+        (["train", "tiny", "steps=[1"], "steps='[1'"),
+    ],
+)
+def test_mistakes_end_before_anything_is_loaded(words, said, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "dgpo.trainer", None)  # importing it would raise another error
+    assert cli.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_methods_are_listed_with_their_parameters(capsys):
+    assert cli.main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert "ce_gppo" in out
+    assert "beta_low=0.75" in out

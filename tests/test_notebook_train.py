@@ -1,0 +1,65 @@
+"""The train notebook as its users run it: through papermill, in a kernel of its own."""
+
+import json
+from pathlib import Path
+
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+from analysis import runs
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "train.ipynb"
+
+
+def execute(tmp_path, **parameters):
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(str(NOTEBOOK), str(out), parameters=parameters, cwd=str(tmp_path), progress_bar=False)
+    return json.loads(out.read_text())
+
+
+def test_it_trains_and_draws_and_leaves_a_run_folder(small, tmp_path):
+    parameters = {**small, "steps": 3, "n": 2.0, "eps_low": 0.1}
+    notebook = execute(tmp_path, **parameters)
+    outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
+    assert not any(o["output_type"] == "error" for o in outputs)
+    text = "".join("".join(o.get("text", "")) for o in outputs)
+    assert "dgpo(eps_low=0.1, eps_high=0.2, n=2, m=2)" in text
+    assert "step 3/3" in text
+    run = runs.read(small["run_dir"])
+    assert run.config.method_params["n"] == 2.0
+    assert len(run.steps) == 3
+    assert {p.stem for p in (run.path / "figures").iterdir()} == {"weights", "learning", "regions", "tokens"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"metod": "grpo"}, "unknown setting metod='grpo' (did you mean 'method'?)"),
+        ({"method": "grop"}, "unknown method 'grop'"),
+        ({"method": "grpo", "m": 2}, "unknown setting m=2"),
+    ],
+)
+def test_mistakes_stop_it_before_any_training(tmp_path, small, parameters, said):
+    with pytest.raises(PapermillExecutionError) as error:
+        execute(tmp_path, run_dir=small["run_dir"], **parameters)
+    assert said in str(error.value)
+    assert not Path(small["run_dir"]).exists()
+
+
+class TestParameters:
+    def test_names_come_from_the_marked_cells_only(self):
+        from dgpo import notebook
+
+        cells = ["", "# Parameters\nmethod = 'grpo'\nsteps: int = 3", "x = 1", "# Parameters\nseed = 4\n"]
+        namespace = {"In": cells, "method": "grpo", "steps": 3, "x": 1, "seed": 4}
+        assert notebook.parameter_names(namespace) == ["method", "steps", "seed"]
+        assert notebook.config({**namespace, "steps": None}).seed == 4
+
+    def test_without_a_parameters_cell_it_says_what_to_do(self):
+        from dgpo import notebook
+        from dgpo.config import ConfigError
+
+        with pytest.raises(ConfigError, match="run the parameters cell first"):
+            notebook.config({"In": ["x = 1"]})

@@ -1,0 +1,93 @@
+"""The files that describe the package agree with each other."""
+
+import ast
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_the_conda_environment_has_the_content_of_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, section = environment["dependencies"]
+    assert python == f"python {PROJECT['requires-python']}"
+    assert pip == "pip"
+    assert sorted(section["pip"]) == sorted({*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]})
+
+
+def test_what_is_pinned_is_what_is_allowed():
+    pins = [
+        Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    ]
+    pinned = {pin.name.lower().replace("_", "-"): next(iter(pin.specifier)).version for pin in pins}
+    for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]):
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(pinned[wanted.name.lower()]), text
+
+
+def test_every_import_is_a_dependency():
+    """Third-party imports of the packages, by name, against the declared dependencies."""
+    declared = {Requirement(t).name.lower().replace("-", "_") for t in PROJECT["dependencies"]}
+    declared |= {
+        "yaml",
+        "IPython",
+        "tokenizers",
+        "safetensors",
+        "jinja2",
+    }  # pyyaml; and what transformers and jupyter bring
+    declared |= {
+        Requirement(t).name.lower() for extra in ("gpu", "dev") for t in PROJECT["optional-dependencies"][extra]
+    }
+    for path in [*ROOT.glob("dgpo/**/*.py"), *ROOT.glob("analysis/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            for name in {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - {"dgpo", "analysis"}:
+                assert name in declared, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_arrows_point_one_way():
+    """notebooks → analysis → dgpo; methods and objective know torch alone."""
+    for path in ROOT.glob("dgpo/**/*.py"):
+        assert not re.search(r"^\s*(from|import) (analysis|notebooks)", path.read_text(), re.M), path
+    for path in [*ROOT.glob("dgpo/methods/*.py"), ROOT / "dgpo/objective.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                for name in names:
+                    top = name.split(".")[0]
+                    assert top in sys.stdlib_module_names or top == "torch" or name.startswith("dgpo.methods"), (
+                        path,
+                        name,
+                    )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_thin_and_bare(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert cells[0]["cell_type"] == "markdown"
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
+    for cell in code:
+        assert not cell["outputs"]
+        assert cell["execution_count"] is None
+        assert len("".join(cell["source"]).splitlines()) <= (
+            20 if "parameters" in cell["metadata"].get("tags", []) else 15
+        )
+
+
+def test_the_readme_names_the_commands_that_exist():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z]+)", readme)):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    assert "make train" in readme
+    assert "make test" in readme

@@ -1,0 +1,102 @@
+"""Reading run folders, and the figures made of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis import run_plots, runs
+from analysis.runs import RunError
+from dgpo import config as configs
+from dgpo.trainer import train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from conftest import SMALL
+
+    return train(configs.make({**SMALL, "run_dir": str(tmp_path_factory.mktemp("runs") / "a")}))
+
+
+@pytest.fixture
+def run(folder):
+    return runs.read(folder)
+
+
+def test_what_is_read_is_what_was_written(run):
+    assert len(run.steps) == run.config.steps == 4
+    assert list(run.evaluations["step"]) == [0, 2, 4]
+    assert set(run.tokens()["step"]) == {1, 2, 3, 4}
+    assert run.method.key == "dgpo"
+
+
+def test_before_and_after_stand_side_by_side(run):
+    frame = runs.before_after(run, count=3)
+    assert list(frame.columns) == ["problem", "answer", "before (step 0)", "after (step 4)"]
+    assert len(frame) == 3
+    assert frame.iloc[:, 2].str.contains("[✓✗]$", regex=True).all()
+
+
+def test_the_table_has_the_numbers_of_the_summary(run):
+    table = runs.numbers(run)
+    after = run.summary["after"]["eval/avg@2"]
+    assert table["held-out avg@2 after, 95 % interval"].startswith(f"{after:.3f}")
+    assert table["steps"] == 4
+
+
+def test_figures_are_drawn_and_saved(run):
+    tokens = run.tokens()
+    figures = {
+        "learning": run_plots.learning_curves(run),
+        "pair": run_plots.learning_curves([run, run]),
+        "regions": run_plots.region_shares(run),
+        "tokens": run_plots.weight_scatter(tokens, run.method),
+    }
+    for path in runs.save_figures(run, figures):
+        assert path.stat().st_size > 10_000
+    points = figures["tokens"].axes[0].collections[0].get_offsets()
+    assert len(points) == (tokens["advantage"] != 0).sum()
+    curves = figures["tokens"].axes[0].get_lines()
+    assert any(len(line.get_xdata()) == 400 for line in curves)
+    stacked = sum(layer.get_paths()[0].vertices[:, 1].max() >= 0 for layer in figures["regions"].axes[0].collections)
+    assert stacked == 4
+
+
+@pytest.mark.parametrize("key", ["grpo", "drpo", "gspo", "dppo"])
+def test_zero_and_negative_weights_are_drawn_too(run, key):
+    import torch
+
+    from dgpo import methods
+
+    tokens, method = run.tokens(), methods.get(key, **({"eps": 0.01} if key == "drpo" else {}))
+    inputs = (torch.tensor(tokens[c].to_numpy()).double()[:, None] for c in ("logp", "old_logp", "advantage"))
+    tokens["w_log"] = method.weight(*inputs).squeeze(1).numpy()
+    tokens["w_prob"] = tokens["w_log"] / tokens["prob"]
+    figure = run_plots.weight_scatter(tokens, method)
+    offsets = np.asarray(figure.axes[0].collections[0].get_offsets())
+    assert np.isfinite(offsets).all()
+
+
+def test_folders_that_are_no_runs_are_named(tmp_path, folder):
+    with pytest.raises(RunError, match=r"is not the folder of a run: it has no config\.yaml"):
+        runs.read(tmp_path)
+    for name in ("config.yaml", "metrics.jsonl"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    bare = runs.read(tmp_path)
+    with pytest.raises(RunError, match="has no token records: it ran with token_records=64"):
+        bare.tokens()
+    with pytest.raises(RunError, match="has not finished"):
+        _ = bare.summary
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(RunError, match="no rows yet"):
+        runs.read(tmp_path)
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path, folder):
+    text = (folder / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 5, "rew')
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    assert runs.read(tmp_path).metrics["step"].max() == 4
+    (tmp_path / "metrics.jsonl").write_text('{"step"\n' + text)
+    with pytest.raises(json.JSONDecodeError):
+        runs.read(tmp_path)
