@@ -32,13 +32,14 @@ def main(argv: list[str] | None = None) -> int:
 def _train(args) -> int:
     recipe, overrides = parse(args.settings)
     config = configs.load(recipe, **overrides)
-    from dgpo.trainer import TrainingDiverged, train  # after validation: this import takes seconds
+    from dgpo.tasks.math import DataError  # after validation: these imports take seconds
+    from dgpo.trainer import TrainingDiverged, train
 
     try:
         folder = train(config)
-    except TrainingDiverged as error:
+    except (DataError, TrainingDiverged) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 3
+        return 3 if isinstance(error, TrainingDiverged) else 2
     print(folder)
     return 0
 

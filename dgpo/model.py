@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from dgpo.config import ConfigError
+
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -126,22 +128,22 @@ class Policy(nn.Module):
         ours = F.linear(self.lm.base_model(input_ids=ids).last_hidden_state, head.weight, getattr(head, "bias", None))
         if not torch.allclose(ours, self.lm(input_ids=ids).logits, rtol=1e-3, atol=1e-3):
             kind = self.lm.config.model_type
-            raise ValueError(f"model_type={kind!r} changes its logits after the output layer, which is not supported")
+            raise ConfigError(f"model_type={kind!r} changes its logits after the output layer, which is not supported")
 
 
 def load_lm(path: str | Path, dtype: str = "float32", device: str = "cpu"):
     """(causal LM, tokenizer) of a checkpoint folder or hub name; the tokenizer pads on the left.
 
-    Raises ValueError for a folder that is not a causal-LM checkpoint or has no tokenizer, or no stop token.
+    Raises ConfigError for a folder that is not a causal-LM checkpoint or has no tokenizer, or no stop token.
     """
     local = os.path.isdir(path)
     if local and not (Path(path) / "config.json").exists():
-        raise ValueError(f"model={str(path)!r} has no config.json: not a transformers checkpoint folder")
+        raise ConfigError(f"model={str(path)!r} has no config.json: not a transformers checkpoint folder")
     if not local and (str(path).startswith((".", "/", "~")) or str(path).count("/") > 1):
-        raise ValueError(f"model={str(path)!r} does not exist")
+        raise ConfigError(f"model={str(path)!r} does not exist")
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"model={str(path)!r}: its tokenizer has no eos_token, so a completion could not end")
+        raise ConfigError(f"model={str(path)!r}: its tokenizer has no eos_token, so a completion could not end")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     disable_progress_bar()  # a bar that a stored notebook shows as rubbish

@@ -8,7 +8,9 @@
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -39,9 +41,9 @@ def train(config: Config) -> Path:
     """Run `config` to its end, or on from its newest checkpoint. Returns the run folder."""
     trainer = Trainer(config)
     start = trainer.restore()
-    if start == 0:
-        trainer.report(0, {})
-    with Progress(start, config.steps) as progress:
+    with Progress(start, config.steps) as progress, closing(trainer.task):
+        if start == 0:
+            trainer.report(0, {})
         for step in range(start + 1, config.steps + 1):
             torch.manual_seed(derive(config.seed, "torch", step))
             batch, rewards, rolled = trainer.rollout()
@@ -97,6 +99,7 @@ class Trainer:
         in their place, for `resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
         """
         config, batches, scores = self.config, [], []
+        known = Counter(self.task.verdicts)
         while True:
             batch, rewards = self._sample()
             batches.append(batch)
@@ -115,6 +118,8 @@ class Trainer:
             "groups": len(silent),
             "groups/zero_variance": int(silent.sum()),
         }
+        verdicts = self.task.verdicts - known
+        metrics |= {f"verdict/{name}": count / verdicts.total() for name, count in sorted(verdicts.items())}
         if config.zero_variance != "keep":
             kept = (~silent).nonzero().squeeze(1)[: config.prompts]
             rows = (~silent).repeat_interleave(config.completions).nonzero().squeeze(1)

@@ -1,5 +1,6 @@
 """Where problems and rewards come from: the protocol that `chain` and `math` share."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,15 +18,20 @@ class Problem:
 class Task(Protocol):
     """A stream of training problems, a fixed held-out set, and the reward of a completion.
 
-    heldout   evaluated in full, the same for every run of the task
-    notes     counts of what loading left out, written into the run's summary
+    heldout    evaluated in full, the same for every run of the task
+    notes      counts of what loading left out, written into the run's summary
+    verdicts   what completions were found to be so far (correct, wrong, no_answer, ...), counted
     """
 
     heldout: Sequence[Problem]
     notes: dict[str, int]
+    verdicts: Counter
 
     def train(self, position: int) -> Problem:
         """The problem at `position` of an endless stream; a pure function of the task's settings and `position`."""
 
     def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
         """The reward of each completion, in [0, 1]; `problems` and `completions` are parallel."""
+
+    def close(self) -> None:
+        """End whatever processes the task started."""

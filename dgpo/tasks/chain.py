@@ -10,11 +10,13 @@ the problem's text says which side it is on, at every difficulty.
 import random
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from dgpo.config import ConfigError
 from dgpo.tasks.base import Problem
 
 OPERATIONS = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
@@ -31,10 +33,10 @@ class ChainTask:
     """
 
     def __init__(self, difficulty: int, seed: int, heldout: int):
-        self.difficulty, self.seed, self.notes = difficulty, seed, {}
+        self.difficulty, self.seed, self.notes, self.verdicts = difficulty, seed, {}, Counter()
         available = 10 * 30**difficulty // (2 * _HELDOUT_SHARE)  # half of the held-out share: drawing stays quick
         if heldout > available:
-            raise ValueError(f"eval_problems={heldout} must be at most {available} at difficulty={difficulty}")
+            raise ConfigError(f"eval_problems={heldout} must be at most {available} at difficulty={difficulty}")
         found: dict[str, Problem] = {}
         rng = random.Random("held-out")
         while len(found) < heldout:
@@ -46,7 +48,14 @@ class ChainTask:
         return draw(random.Random(f"{self.seed}:{position}"), self.difficulty, heldout=False)
 
     def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        return [float(final_answer(c) == p.answer) for p, c in zip(problems, completions, strict=True)]
+        answers = [final_answer(c) for c in completions]
+        right = [a == p.answer for p, a in zip(problems, answers, strict=True)]
+        found = ("correct" if r else "no_answer" if a is None else "wrong" for r, a in zip(right, answers, strict=True))
+        self.verdicts.update(found)
+        return [float(r) for r in right]
+
+    def close(self) -> None:
+        """Nothing to end: rewards are computed in this process."""
 
 
 def draw(rng: random.Random, difficulty: int, heldout: bool) -> Problem:
