@@ -4,6 +4,7 @@ Order counts in points and intervals and not in lists and sets; brackets count i
 sides give one. What the shapes hold is compared by two functions that the caller passes in.
 """
 
+import re
 from collections.abc import Callable
 
 from dgpo.verifier.forms import MAX_ITEMS, Atom, Equation, Many, Matrix, Named, Range, Ratio, Row, Union, Word
@@ -47,6 +48,8 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
             return _match(gold.items, given.parts, eq, loose=False)
         case Ratio(), Ratio():
             a, b = gold.items, given.items
+            if any(re.match("0[0-9]|0+$", i.text) for i in (*a, *b)):  # 05:00 is a time
+                return each(a, b)
             cross = zip(a, b, strict=False)
             return len(a) == len(b) and all(
                 same(f"({x.text}) \\cdot ({b[0].text})", f"({y.text}) \\cdot ({a[0].text})") for x, y in cross
@@ -73,6 +76,8 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
             return eq(items[0], given)
         case _, Many(items) if len(items) == 1:
             return eq(gold, items[0])
+        case Equation(_, (first, *_, last)), Atom():  # 0.56 = 56%
+            return same(first, last) and eq(Atom(first), given)
         case _, Equation(_, sides):  # 2+3 = 5: an answer only if it is true
             return all(eq(gold, Atom(s)) for s in sides)
         case ((Atom() | Word() | Ratio()), (Atom() | Word() | Ratio())):

@@ -30,6 +30,7 @@ _MATRIX = re.compile(
 _RELATION = {r"\leq": "<=", r"\geq": ">=", "<": "<", ">": ">"}
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _WORD = re.compile(r"^[a-zA-Z][a-zA-Z'\- ]*$")
+_ARTICLE = re.compile(r"^(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 _REALS = re.compile(r"^(?:\\mathbb\s*\{?R\}?|\\text\{\s*(?:all )?(?:real numbers|reals)\s*\}|all real numbers)$")
 
 
@@ -114,10 +115,12 @@ def read(text: str):
     text = _peel(text)
     if literals.value(text) is not None:
         return Atom(text)
-    if word := as_word(text):
-        return _PLAIN_WORDS.get(word.text, word)
     if _REALS.match(text):
         return Row("(", ")", (Atom(r"-\infty"), Atom(r"\infty")))
+    if word := as_word(text):
+        return _PLAIN_WORDS.get(word.text, word)
+    if text.startswith(r"\text{") and _closes(text, 6, "}"):  # set in another type: \textbf{5}
+        return read(text[6:-1])
     if len(parts := split(text, r"\cup")) > 1:
         return Union(tuple(read(p) for p in parts))
     parts = split_list(text)
@@ -148,7 +151,7 @@ def read(text: str):
 
 def as_word(text: str) -> Word | None:
     """The text as a word of two letters or more, if it is one."""
-    plain = re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip(" .")
+    plain = _ARTICLE.sub("", re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip(" ."))
     if len(plain) < 2 or not _WORD.match(plain):
         return None
     sure = r"\text{" in text or " " in plain

@@ -35,6 +35,7 @@ _MISREAD = [  # names that math-verify takes for something else, or whose marks 
     (re.compile(r"\s*\^\s*\{\s*((?:\\prime\s*)+)\}|\s*\^\s*(\\prime)(?![a-z])"), lambda m: "'" * m[0].count("prime")),
     (re.compile(r"(?<=[a-zA-Z])'+"), lambda m: f"_{{{'p' * len(m[0])}}}"),
 ]
+_UNDONE = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-zA-Z])")  # the question once more, and no answer to it
 _LETTERS = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 
 
@@ -79,6 +80,8 @@ def _equal(gold: str, answer: str) -> bool:
         return digits == quantities.based(answer)
     if (digits := quantities.based(answer)) is not None:
         return literals.value(gold) == int(*digits)
+    if _UNDONE.search(answer) and not _UNDONE.search(gold):
+        return False
     right, given = forms.read(gold), forms.read(answer)
     if compare.equal(right, given, _same, _same_equation):
         return True
@@ -132,7 +135,8 @@ def _same_equation(gold: str, answer: str) -> bool:
         raise Unreadable(answer)
     if not isinstance(left, Eq) or not isinstance(right, Eq):
         return False
-    if values.symbols(left) != values.symbols(right) or not _same_case(gold, answer):
+    names = values.symbols(left)
+    if not names or names != values.symbols(right) or not _same_case(gold, answer):
         return False
     try:
         if values.proportional(left.lhs - left.rhs, right.lhs - right.rhs) is not None:

@@ -35,7 +35,7 @@ _SYMBOLS = {
 _SYMBOLS_TABLE = str.maketrans(_SYMBOLS)
 
 _END = "(?![a-zA-Z])"  # of a command's name
-_OPERATORS = "arcsin|arccos|arctan|sinh?|cosh?|tanh?|sec|csc|cot|log|ln|exp|gcd|lcm|min|max"
+_OPERATORS = "arcsin|arccos|arctan|sinh?|cosh?|tanh?|csc|cot|log|ln|exp|gcd|lcm"
 _TEXT = "text(?:rm|bf|it|sf|tt|normal|up)?|math(?:rm|sf|it|normal|bf)|operatorname|mbox|hbox|bf|rm|boldsymbol|bm"
 
 # (what, by what), in this order
@@ -45,6 +45,7 @@ _REWRITES = [
     (r"\\(?:m?left|m?right|[bB]igg?[lrm]?|middle)(?=\s*(?:[\[\]()|./]|\\[{}|a-z]))\s*\.?", ""),
     (r"\\(?:display|text|script|scriptscript)style" + _END, ""),
     (rf"\\(?:operatorname|mathop|mathrm|text)\*?\s*\{{\s*({_OPERATORS})\s*\}}", r"\\\1 "),
+    (r"\\(?:operatorname|mathop)\*?\s*\{\s*(sec|min|max)\s*\}", r"\\\1 "),  # as text, these are units
     (r"\\(?:mathbf|boldsymbol|bm)\s*\{([a-zA-Z])\}", r"\1"),  # a vector
     (rf"\\(?:{_TEXT})\s*\{{", r"\\text{"),
     (r"\{\s*\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}"),
@@ -114,7 +115,7 @@ def normalise(text: str) -> str:
         text = what.sub(by, text)
     if not text.lstrip().startswith(r"\text"):
         text = _code(text)
-    text = text.strip()
+    text = text.strip().removeprefix("=")
     if text.endswith("!") and not text.endswith(("! !", " !")):  # a factorial
         return _TRAILING.sub("", text[:-1]) + "!" if text[-2:-1] not in "!" else text
     return _TRAILING.sub("", text)

@@ -49,7 +49,7 @@ _DEGREE_WORD = re.compile(r"^(.*?\S)\s*(?:\\text\{\s*)?(?<![a-zA-Z])degrees?\s*\
 _PERCENT = re.compile(r"^(.*?\S)\s*(?:%|(?:\\text\{\s*)?(?<![a-zA-Z])(?:percent|per cent|pct)\s*\}?)$")
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _BASE_WORDS |= {"eleven": 11, "twelve": 12, "sixteen": 16}
-_BASE = re.compile(r"^([0-9A-Z]+|[0-9a-f]+)\s*_\s*(?:\{\s*(?:\\text\{)?\s*([0-9]+|[a-z]+)\s*\}?\s*\}|([0-9]))$")
+_BASE = re.compile(r"^(-?)([0-9A-Z]+|[0-9a-f]+)\s*_\s*(?:\{\s*(?:\\text\{)?\s*([0-9]+|[a-z]+)\s*\}?\s*\}|([0-9]))$")
 _INSIDE_DEGREE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\\circ(?![a-zA-Z])")
 _CURRENCY = re.compile(r"^([-+]?)\s*([€£])\s*(?=[0-9.])")
 
@@ -113,12 +113,13 @@ def based(text: str) -> tuple[str, int] | None:
     match = _BASE.match(text.strip())
     if not match:
         return None
-    name = match[2] or match[3]
+    sign, digits, *names = match.groups()
+    name = names[0] or names[1]
     base = int(name) if name.isdigit() else _BASE_WORDS.get(name, 0)
-    if match[1].isalpha() and (base != 16 or len(match[1]) == 1):
+    if digits.isalpha() and (base != 16 or len(digits) == 1):
         return None  # A_{12} is a variable
-    digits = match[1].lstrip("0").upper() or "0"
-    return (digits, base) if 2 <= base <= 36 and all(int(d, 36) < base for d in digits) else None
+    digits = digits.lstrip("0").upper() or "0"
+    return (sign + digits, base) if 2 <= base <= 36 and all(int(d, 36) < base for d in digits) else None
 
 
 def degrees_inside(text: str) -> str:

@@ -18,7 +18,6 @@ from sympy.core.function import AppliedUndef
 DIGITS, CONFIRM_DIGITS = 60, 320
 _BITS = 60_000  # of exact numbers; more are rounded to DIGITS
 _MAGNITUDE = 10**7  # largest exponent of ten of any value
-_POINTS = 6
 
 _FUNCTIONS = {
     **{
@@ -32,6 +31,9 @@ _FUNCTIONS = {
     **{"im": mpmath.im, "conjugate": mpmath.conj, "arg": mpmath.arg, "floor": mpmath.floor, "ceiling": mpmath.ceil},
     **{"Max": max, "Min": min, "UnevaluatedExpr": lambda x: x, "erf": mpmath.erf, "zeta": mpmath.zeta},
 }
+_LARGEST = dict.fromkeys(("exp", "sinh", "cosh", "tanh"), _MAGNITUDE)  # arguments worth computing
+_LARGEST |= dict.fromkeys(("sin", "cos", "tan", "cot", "sec", "csc"), 10**1000)
+_ROUNDED = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "tanh")
 _KNOWN = {*_FUNCTIONS, "factorial", "factorial2", "log", "Mod"}
 
 
@@ -49,10 +51,10 @@ def symbols(*expressions: sympy.Basic) -> list[str]:
 
 
 def points(names: list[str]) -> list[dict[str, Fraction]]:
-    """Where to compare: fixed random rationals, the first half positive; one place for constants."""
+    """Where to compare: fixed random rationals, small and larger and of either sign; one place for constants."""
     rng = random.Random(",".join(names))
-    lowest = [50] * (_POINTS // 2) + [-400] * (_POINTS - _POINTS // 2)
-    return [{name: Fraction(rng.randint(low, 400), 131) for name in names} for low in lowest] if names else [{}]
+    ranges = [(50, 400)] * 3 + [(-400, 400)] * 3 + [(1_000, 6_000)] * 4
+    return [{name: Fraction(rng.randint(*span), 131) for name in names} for span in ranges] if names else [{}]
 
 
 def whole_points(names: list[str]) -> list[dict[str, Fraction]]:
@@ -93,7 +95,14 @@ def proportional(gold: sympy.Basic, given: sympy.Basic) -> complex | None:
 
 def _agree(gold, given, places, digits) -> bool:
     """Equal at every place where the first is real; at all of them if it is nowhere real."""
-    left = [(value(gold, place, digits), place) for place in places]
+    left, too_big = [], None
+    for place in places:
+        try:
+            left.append((value(gold, place, digits), place))
+        except TooBig as error:  # at this place; a smaller one may do
+            too_big = error
+    if too_big and not left:
+        raise too_big
     left = [(x, place) for x, place in left if not mpmath.isnan(_number(x))]
     real = [(x, place) for x, place in left if abs(mpmath.im(_number(x))) <= mpmath.mpf(10) ** -30]
     return bool(left) and all(_close(x, value(given, place, digits), digits) for x, place in real or left)
@@ -190,6 +199,8 @@ def _function(name, args):
     whole = isinstance(first, Fraction) and first.denominator == 1
     if name in ("factorial", "factorial2", "binomial", "gamma") and abs(_number(first)) > _MAGNITUDE // 100:
         raise TooBig(name)
+    if name in _LARGEST and abs(_number(first)) > _LARGEST[name]:
+        raise TooBig(name)
     if name == "factorial":
         small = whole and 0 <= first < 3000
         return _exact(Fraction(math.factorial(int(first)))) if small else mpmath.factorial(_number(first))
@@ -205,7 +216,8 @@ def _function(name, args):
         return Fraction(first.__floor__() if name == "floor" else first.__ceil__())
     if name in ("Max", "Min", "Abs") and all(isinstance(a, Fraction) for a in args):
         return _FUNCTIONS[name](*args)
-    return _FUNCTIONS[name](*(_number(a) for a in args))
+    out = _FUNCTIONS[name](*(_number(a) for a in args))
+    return Fraction(0) if 0 < abs(out) < mpmath.mpf(10) ** (5 - mp.dps) and name in _ROUNDED else out  # sin π
 
 
 def _exact(x: Fraction):
