@@ -120,6 +120,13 @@ class Runs:
     step: np.ndarray
     data: dict[str, np.ndarray] = field(repr=False)
 
+    def pick(self, *settings: str) -> "Runs":
+        """The runs of some settings alone; ValueError for a name that is not among them."""
+        if unknown := [s for s in settings if s not in self.settings]:
+            raise ValueError(f"no setting {unknown[0]!r}; there are: {', '.join(self.settings)}")
+        where = [self.settings.index(s) for s in settings]
+        return replace(self, settings=settings, data={k: v[:, where] for k, v in self.data.items()})
+
     def frame(self) -> pd.DataFrame:
         """Tidy: method, name, setting, seed, step and one column per metric."""
         shape = self.data["regret"].shape

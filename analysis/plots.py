@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgb
 from matplotlib.ticker import FixedLocator
 
 from analysis import style
@@ -74,11 +75,26 @@ def _sign_name(advantage):
 
 
 def _lines(frame):
-    """(name, rows) per line of a panel. A key with several settings is labelled by its full name."""
-    variants = frame.groupby("method")["name"].nunique()
-    for name, part in frame.groupby("name", sort=False):
-        key = part["method"].iloc[0]
-        yield key, (style.label(key) if variants[key] == 1 else name), part
+    """(look, rows) per line of a panel, `look` the keyword arguments of `plot`."""
+    names = list(dict.fromkeys(zip(frame["method"], frame["name"], strict=True)))
+    looks = _looks([k for k, _ in names], [n for _, n in names])
+    for look, (_, name) in zip(looks, names, strict=True):
+        yield look, frame[frame["name"] == name]
+
+
+def _looks(keys, names):
+    """Colour, dash and label of each line. Several settings of one method share its colour, lighter and lighter."""
+    looks = []
+    for i, (key, name) in enumerate(zip(keys, names, strict=True)):
+        nth, look = keys[:i].count(key), style.line(key)
+        if keys.count(key) > 1:
+            look["label"] = name
+        if nth:
+            white = 1 - 0.65**nth
+            look["color"] = tuple(c + (1 - c) * white for c in to_rgb(look["color"]))
+            look["linestyle"] = (0, (2 + 2 * nth, 1))
+        looks.append(look | {"zorder": 2.1 if look["linestyle"] == "-" else 2.2})
+    return looks
 
 
 def landscape(
@@ -114,8 +130,7 @@ def landscape(
             for j, panel in enumerate(panels):
                 ax, space = axes[i, j], spaces[0] if per_method else panel
                 part = rows[rows["name"] == panel] if per_method else rows
-                for key, label, line in _lines(part):
-                    look = {**style.line(key), "label": label, "zorder": 2.1 if style.dash(key) == "-" else 2.2}
+                for look, line in _lines(part):
                     handles += ax.plot(line[x], line[space], **look)
                 if per_method and reference:
                     handles += [_reference(ax, part, x, space)]
@@ -125,7 +140,7 @@ def landscape(
                 if j == 0 or not per_method:
                     ax.set_ylabel((f"{_sign_name(advantage)}\n" if j == 0 else "") + SPACE_LABELS[space])
                 if i == 0:
-                    ax.set_title(style.label(part["method"].iloc[0]) if per_method else _SPACE_TITLES[space])
+                    ax.set_title(next(_lines(part))[0]["label"] if per_method else _SPACE_TITLES[space])
                 if i == len(signs) - 1:
                     ax.set_xlabel(_X_LABELS[x])
         for i, advantage in enumerate(signs):  # last, since a limit set earlier would cut off what comes after
@@ -167,6 +182,7 @@ FLOW_LABELS = {
     "logit_speed": "logit speed  dz_a/dt",
     "gradient": "logit gradient norm",
     "log_pi": "log π",
+    "drift": "drift of the other tokens (total variation)",
 }
 
 
@@ -178,17 +194,16 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
     rng = np.random.default_rng(0) if rng is None else rng
     if unknown := [m for m in metrics if m not in runs.data]:
         raise ValueError(f"unknown metric {unknown[0]!r}; recorded: {', '.join(runs.data)}")
-    labels = _names(runs)
+    looks = _looks(list(runs.methods), list(runs.names))
     with style.figure_style(publication) as plt:
         fig, axes = _figure(plt, len(runs.settings), len(metrics), publication, width=3.7, height=2.7, sharex=True)
         handles = []
         for i, setting in enumerate(runs.settings):
             for j, metric in enumerate(metrics):
                 ax = axes[i, j]
-                for k, (key, label) in enumerate(zip(runs.methods, labels, strict=True)):
+                for k, look in enumerate(looks):
                     values = runs.data[metric][k, i]
                     mean, low, high = curve(values, rng) if len(values) > 1 else (values[0],) * 3
-                    look = {**style.line(key), "label": label}
                     handles += ax.plot(runs.step, mean, **look)
                     ax.fill_between(runs.step, low, high, color=look["color"], alpha=0.15, linewidth=0)
                 if metric in log_y:
@@ -200,15 +215,10 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
         return _finish(plt, fig, handles)
 
 
-def _names(runs):
-    keys = list(runs.methods)
-    return [style.label(k) if keys.count(k) == 1 else n for k, n in zip(keys, runs.names, strict=True)]
-
-
 def region_shares(runs, setting: int = 0, *, publication=False):
     """Area plots of the share of tokens outside the trust region, by region: a panel per method, mean over seeds."""
     keys = [k for k in style.REGION_COLOURS if k != "IN"]
-    labels = _names(runs)
+    labels = [look["label"] for look in _looks(list(runs.methods), list(runs.names))]
     columns = min(3, len(labels))
     rows = math.ceil(len(labels) / columns)
     with style.figure_style(publication) as plt:
@@ -235,12 +245,14 @@ def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, r
         fig, axes = _figure(plt, 1, len(panels), publication)
         handles = []
         for ax, panel in zip(axes[0], panels, strict=True):
-            for key, label, line in _lines(frame):
-                handles += ax.plot(line["time"], line[panel], **{**style.line(key), "label": label})
+            for look, line in _lines(frame):
+                handles += ax.plot(line["time"], line[panel], **look)
             _scale(ax, "x", frame["time"], log_x)
-            _scale(ax, "y", frame[panel], {"pi": True, "rest": True, "logit_speed": False}.get(panel))
+            if panel not in ("pi", "rest"):
+                _scale(ax, "y", frame[panel], False if panel == "logit_speed" else None)
             ax.set(xlabel="time  (steps · learning rate)", ylabel=FLOW_LABELS.get(panel, panel))
             if panel in ("pi", "rest"):
+                ax.set_yscale("log")  # a token that has underflowed to 0 leaves at the bottom
                 ax.set_ylim(max(frame[panel].min() / 2, 1e-12), frame[panel].max() * 2)
         for label, time, value in reference:
             axes[0, 0].plot(time, value, color="#333333", linewidth=0.9, zorder=3)

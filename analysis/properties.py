@@ -118,6 +118,8 @@ def describe(method, pi_old: float = 0.05) -> Properties:
     bias, size = _bias(curve, past, low, high)
     mean_gate = {k: curve.window(*past[k], LAGGING)[1].mean() for k in ("reverse_left", "reverse_right")}
     slopes = {k: curve.exponent(*past[k]) for k in ("left", "right")}
+    exponents = {f"w_prob_{k}": math.nan if math.isnan(s) else s - 1 for k, s in slopes.items()}
+    exponents |= {f"w_log_{k}": s for k, s in slopes.items()}
     return Properties(
         method=str(method),
         pi_old=float(pi_old),
@@ -126,7 +128,7 @@ def describe(method, pi_old: float = 0.05) -> Properties:
         right=sides["right"],
         bias=bias,
         lagging={k: "normal" if abs(g - 1) <= NORMAL else "large" if g > 1 else "small" for k, g in mean_gate.items()},
-        exponents={f"w_prob_{k}": s - 1 for k, s in slopes.items()} | {f"w_log_{k}": s for k, s in slopes.items()},
+        exponents=exponents,
         max_logit={"inside": max(curve.peak(s, low, high) for s in (-1, 1))}
         | {k: curve.peak(*where) for k, where in past.items()},
         jumps=jumps,

@@ -1,0 +1,42 @@
+"""Notebooks 01 to 06 run from top to bottom, carry no outputs, and know their parameters."""
+
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+SMALL = {
+    "01_two_gradients": {},
+    "02_what_diverges": {"steps": 600},
+    "03_bandit": {"seeds": 3, "steps": 20},
+    "04_softmax_policies": {"seeds": 3, "steps": 10, "leak_steps": 20},
+    "05_explorer": {"n": 2.0},
+    "06_your_own_method": {"seeds": 3, "steps": 20},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_it_runs(name, tmp_path):
+    source, out = str(FOLDER / f"{name}.ipynb"), str(tmp_path / "out.ipynb")
+    done = papermill.execute_notebook(source, out, SMALL[name], progress_bar=False, kernel_name="python3")
+    kinds = {k for c in done.cells if c.cell_type == "code" for o in c.outputs for k in o.get("data", {})}
+    assert "image/png" in kinds
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_its_form(name):
+    book = nbformat.read(FOLDER / f"{name}.ipynb", 4)
+    code = [c for c in book.cells if c.cell_type == "code"]
+    assert not any(c.outputs or c.execution_count for c in code), "outputs are stored"
+    tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    known = {line.split("=")[0].strip() for line in tagged[0].source.splitlines()}
+    assert set(SMALL[name]) <= known, "papermill only warns about an unknown parameter"
+    assert all(len(c.source.splitlines()) < 16 for c in code)
+    assert book.cells[0].cell_type == "markdown"
+    last = book.cells[-1].source
+    assert "## Summary" in last
+    assert [f"\n{i}. " in last for i in (1, 2, 3, 4)] == [True, True, True, False]
+    assert book.metadata.kernelspec.name == "python3"

@@ -1,0 +1,107 @@
+"""analysis.plots and explorer: every figure draws, axes are labelled, nothing is left open."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from analysis import bandit, flow, plots, stats
+from analysis.explorer import Dials, Explorer
+from analysis.landscape import landscape
+from dgpo.methods import PAPER, get, names
+
+
+@pytest.fixture(scope="module")
+def runs():
+    settings = [bandit.Setting(name=n, arms=4) for n in "ab"]
+    return bandit.run(["dgpo", "grpo", get("dgpo", n=2.0)], settings, seeds=3, steps=8)
+
+
+def check(figure, named_rows=False):
+    """A figure to show: closed, drawn, every panel with data, axes named unless the rows of one panel are."""
+    assert isinstance(figure, Figure)
+    assert not plt.get_fignums(), "a figure was left open"
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert all(ax.has_data() for ax in shown)
+    assert any(ax.get_xlabel() for ax in shown)
+    assert named_rows or any(ax.get_ylabel() for ax in shown)
+    figure.canvas.draw()
+    return figure
+
+
+@pytest.mark.parametrize("publication", [False, True])
+def test_landscapes(publication):
+    frame = landscape(PAPER, points=51)
+    for columns, spaces in (("space", ("w_log", "gate", "logit")), ("method", ("gate",))):
+        figure = check(plots.landscape(frame, columns=columns, spaces=spaces, publication=publication))
+        assert len(figure.axes) == 2 * (3 if columns == "space" else 6)
+    assert figure.get_size_inches()[0] == (5.5 if publication else pytest.approx(16.2))
+    check(plots.landscape(frame, x="pi", log_x=False, log_y=False))
+
+
+def test_method_curves_of_every_method_and_of_variants():
+    check(plots.method_curves(names()))
+    figure = check(plots.method_curves([get("dgpo"), get("dgpo", n=3.0)]))
+    labels = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert len(labels) == 3
+    assert any("n=3" in label for label in labels)
+    first, second = figure.axes[0].lines[:2]
+    assert (first.get_color(), first.get_linestyle()) != (second.get_color(), second.get_linestyle())
+
+
+def test_negative_weights_are_visible():
+    figure = check(plots.method_curves(get("drpo", eps=0.3)))
+    assert figure.axes[0].get_ylim()[0] < -1
+
+
+def test_bandit_figures(runs):
+    figure = check(plots.curves(runs))
+    assert len(figure.axes) == 6
+    check(plots.region_shares(runs))
+    rng = np.random.default_rng(0)
+    table = stats.summary({"a": rng.random((4, 1)), "b": rng.random((4, 1))}, rng, "a")
+    check(plots.intervals(table), named_rows=True)
+    check(plots.intervals(table, "mean", label="score"), named_rows=True)
+
+
+def test_the_others():
+    check(plots.dynamics(flow.flow(["dgpo", "gppo"], np.geomspace(0.1, 50, 30))))
+    check(plots.heat_map(np.eye(2), [1, 2], ["a", "b"], row_label="n", column_label="m", value_label="v"))
+    check(plots.weight_scatter(landscape(["dgpo", "pg"], points=21)))
+
+
+def test_bad_inputs(runs):
+    frame = landscape("pg", points=5)
+    with pytest.raises(ValueError, match="columns='panel'"):
+        plots.landscape(frame, columns="panel")
+    with pytest.raises(ValueError, match="unknown space 'w'"):
+        plots.landscape(frame, spaces=("w",))
+    with pytest.raises(ValueError, match="unknown metric 'x'"):
+        plots.curves(runs, ("x",))
+    with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
+        plots.heat_map(np.eye(2), [1], [1, 2])
+    with pytest.raises(ValueError, match="no column"):
+        plots.intervals(stats.summary({"a": [[1], [2]]}, np.random.default_rng(0)))
+
+
+def test_explorer_redraws_what_a_dial_changes():
+    explorer = Explorer(seeds=3, steps=6)
+    before = explorer.pngs()
+    assert all(p.startswith(b"\x89PNG") for p in before)
+    assert explorer.update() == before
+    for change in ({"n": 3.0}, {"eps_low": 0.4}, {"sign": 1}, {"space": "gate"}, {"log": False}, {"pi_old": 1e-3}):
+        after = explorer.update(**change)
+        assert after[0] != before[0], change
+        before = after
+    with pytest.raises(ValueError, match="n=-1"):
+        Dials(n=-1.0).methods()
+
+
+def test_explorer_has_a_slider_for_every_dial():
+    pytest.importorskip("ipywidgets")
+    box = Explorer(seeds=2, steps=3).widget()
+    controls, images = box.children
+    assert len(controls.children) == len(Dials.__dataclass_fields__)
+    before = [i.value for i in images.children]
+    controls.children[2].value = 4.0  # n
+    assert next(i.value for i in images.children) != before[0]
