@@ -18,7 +18,7 @@ from analysis.bandit import Setting, run
 from analysis.landscape import ratio_grid, score_norm, trust_region_of, weigh
 from dgpo import methods
 
-KEYS = ("dgpo", "grpo", "cispo", "gppo", "ce_gppo", "aspo", "pg")
+KEYS = ("pg", "dgpo", "grpo", "cispo", "gppo", "ce_gppo", "aspo")
 SPACES = {"on ∇log π": "w_log", "on ∇π (units of 1/π_old)": "gate", "on the logits": "logit"}
 LIVE = ("dgpo", "grpo", "gppo")
 
@@ -184,8 +184,8 @@ class Explorer:
             "eps_high": slider("eps_high", 0.01, 0.9, 0.01, "ε_high"),
             "n": slider("n", 0.1, 6, 0.1, "n"),
             "m": slider("m", 0.5, 8, 0.1, "m"),
-            "beta": slider("beta", 0.05, 1.5, 0.05, "β (CE-GPPO)"),
-            "c": slider("c", 1.5, 20, 0.5, "c (dual clip)"),
+            "beta": slider("beta", 0.05, 1.5, 0.05, "β"),
+            "c": slider("c", 1.5, 20, 0.5, "c"),
             "pi_old": slider("pi_old", -4, -0.5, 0.1, "π_old", log=True),
             "sign": w.ToggleButtons(options=[("A < 0", -1), ("A > 0", 1)], value=self.dials.sign),
             "space": w.Dropdown(options=SPACES, value=self.dials.space, description="weight"),
@@ -204,4 +204,5 @@ class Explorer:
                     images[1].value = self.live.draw(self.dials)
 
             control.observe(changed, "value")
-        return w.HBox([w.VBox(list(controls.values())), w.VBox(images)])
+        dials = w.VBox(list(controls.values()), layout=w.Layout(min_width="340px"))
+        return w.HBox([dials, w.VBox(images)])
