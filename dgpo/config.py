@@ -45,10 +45,10 @@ class TinyPolicy(BaseModel):
     heads: Positive = 4
     max_difficulty: Positive = 4
     slip: Annotated[float, Field(ge=0, le=1)] = 0.3
-    steps: Annotated[int, Field(ge=20)] = 1200
+    steps: Annotated[int, Field(ge=20)] = 1800
     batch: Positive = 32
     lr: Annotated[float, Field(gt=0)] = 3e-3
-    init: Annotated[float, Field(gt=0)] = 0.06
+    init: Annotated[float, Field(gt=0)] = 0.08
     seed: Count = 0
 
 

@@ -57,6 +57,14 @@ class TestParameters:
         assert notebook.parameter_names(namespace) == ["method", "steps", "seed"]
         assert notebook.config({**namespace, "steps": None}).seed == 4
 
+    def test_other_notebooks_know_the_names_of_their_own_cell(self):
+        from dgpo import notebook
+        from dgpo.config import ConfigError
+
+        notebook.check({"In": ["# Parameters\nseeds = 3\nsteps = 2", "# Parameters\nsteps = 5"]})
+        with pytest.raises(ConfigError, match="unknown parameter 'step'; this notebook has: seeds, steps"):
+            notebook.check({"In": ["# Parameters\nseeds = 3\nsteps = 2", "# Parameters\nstep = 5"]})
+
     def test_without_a_parameters_cell_it_says_what_to_do(self):
         from dgpo import notebook
         from dgpo.config import ConfigError

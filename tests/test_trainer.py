@@ -314,3 +314,13 @@ def test_it_learns(tmp_path):
     before, after = summary["before"], summary["after"]
     assert 0.15 < before["eval/avg@8"] < 0.5
     assert after["eval/avg@8_low"] > before["eval/avg@8_high"] + 0.1
+
+
+def test_tensorboard_gets_the_same_numbers(small):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run(small, tensorboard=True)
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    logged = {event.step: event.value for event in events.Scalars("reward/mean")}
+    assert logged == pytest.approx({row["step"]: row["reward/mean"] for row in rows(folder)[1:]})
