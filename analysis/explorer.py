@@ -128,7 +128,7 @@ class Live(Picture):
 
     metrics = ("entropy", "p_best")
 
-    def __init__(self, setting=None, seeds=12, steps=30):
+    def __init__(self, setting=None, seeds=12, steps=24):
         super().__init__(2)
         self.lines = {}
         self.setting = setting or Setting(arms=16, p_best=0.02, lr=2.0, groups=1)
@@ -143,7 +143,7 @@ class Live(Picture):
         self.legend(self.axes[0], len(LIVE))
 
     def draw(self, dials: Dials) -> bytes:
-        found = run(dials.methods(LIVE), self.setting, seeds=self.seeds, steps=self.steps, points=10)
+        found = run(dials.methods(LIVE), self.setting, seeds=self.seeds, steps=self.steps, points=8)
         for metric in self.metrics:
             for i, key in enumerate(LIVE):
                 self.lines[metric, key].set_data(found.step, found.data[metric][i, 0].mean(0))
