@@ -163,7 +163,7 @@ def run(
     seed: int = 0,
     device: str = "cpu",
     dtype=torch.float64,
-    block: int = 512,
+    block: int = 2048,
 ) -> Runs:
     """Learn every setting with every method from `seeds` seeds; record at `points` evenly spaced steps.
 
@@ -296,9 +296,10 @@ def _simulate(methods, settings, steps, record, generator, device, dtype):
         cut = [x.view(m, bandits, s.minibatches, -1).movedim(2, 0).contiguous() for x in (arm, advantage, old)]
         for epoch in range(s.epochs):
             for i, (a, adv, before) in enumerate(zip(*cut, strict=True)):
+                logp = before
                 if epoch or i:
                     total = exponentials()
-                logp = (e.gather(-1, a) / total).clamp_(min=1e-300).log_()
+                    logp = (e.gather(-1, a) / total).clamp_(min=1e-300).log_()
                 w = weights(logp, before, adv)
                 push = w * adv * rate
                 spread = push.sum(-1, keepdim=True) / total

@@ -79,7 +79,7 @@ def main(argv=None):
     parser.add_argument("--loop-bandits", type=int, default=3, help="bandits of each method that the loop runs")
     parser.add_argument("--loop-steps", type=int, default=300)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--block", type=int, default=512)
+    parser.add_argument("--block", type=int, default=2048)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     setting, methods, rng = Setting(arms=args.arms, groups=1), [get(k) for k in PAPER], np.random.default_rng(0)
