@@ -60,7 +60,7 @@ class Config(BaseModel):
     # run
     run_dir: str = "runs/tiny"
     seed: Count = 0
-    steps: Count = 100
+    steps: Count = 60
     resume: bool = False
     overwrite: bool = False
 
