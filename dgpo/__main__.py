@@ -1,4 +1,5 @@
 """python -m dgpo train [RECIPE] [key=value ...]     train; RECIPE is a name or a YAML file, `tiny` by default
+python -m dgpo data check FILE [--against TEST ...]  what is in a file of problems, and what of it other files hold
 python -m dgpo methods                             the methods, their parameters and defaults
 """
 
@@ -21,7 +22,11 @@ def main(argv: list[str] | None = None) -> int:
         "settings", nargs="*", metavar="[RECIPE] key=value", help="a recipe and settings that override it"
     )
     commands.add_parser("methods", help="list the methods")
-    args = parser.parse_args(argv)
+    commands.add_parser("data", help="report on files of problems")
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["data"]:  # has options of its own
+        return _data(words[1:])
+    args = parser.parse_args(words)
     try:
         return {"train": _train, "methods": _methods}[args.command](args)
     except configs.ConfigError as error:
@@ -42,6 +47,12 @@ def _train(args) -> int:
         return 3 if isinstance(error, TrainingDiverged) else 2
     print(folder)
     return 0
+
+
+def _data(words: list[str]) -> int:
+    from dgpo import data
+
+    return data.main(words)
 
 
 def _methods(_args) -> int:

@@ -90,6 +90,7 @@ class Config(BaseModel):
     problem_field: str = "problem"
     answer_field: str = "answer"
     skip_bad_rows: bool = False
+    drop_contaminated: bool = False
     max_prompt_tokens: Positive = 64
     max_new_tokens: Positive = 40
 
@@ -218,6 +219,8 @@ def _validate(config: Config) -> Config:
         raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
     if config.task == "math" and config.model == "tiny":
         raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of task='chain'")
+    if config.drop_contaminated and not (config.task == "math" and config.eval_data):
+        raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
     if config.completions == 1 and config.advantage in ("grpo", "mean") and config.zero_variance != "keep":
         raise ConfigError(
             f"completions=1 with zero_variance={config.zero_variance!r}: a group of one never varies, so none is left"

@@ -21,6 +21,7 @@ def make(config: Config, tokenizer) -> Task:
             seed=config.seed,
             eval_data=config.eval_data,
             heldout=config.eval_problems,
+            drop_contaminated=config.drop_contaminated,
         )
     from dgpo.tasks import chain
 

@@ -35,11 +35,15 @@ class MathTask:
     data, eval_data     a .jsonl, .json, .parquet or .csv file, or the hub name `owner/name[:split]` of a dataset
     heldout             from `eval_data` its first rows; without it, the rows of `data` whose texts have the smallest
                         checksums: the same for every seed, and with all copies of a text on one side
-    notes               skipped_rows, long_prompts, duplicate_rows, conflicting_answers, rows_also_heldout
+    drop_contaminated   leave out training rows that are a held-out problem, exactly or but for punctuation
+                        (`dgpo.data`); with `eval_data` only, since a split of one file keeps copies together
+    notes               skipped_rows, long_prompts, duplicate_rows, conflicting_answers, rows_also_heldout,
+                        contaminated_rows
     verdicts            what the verifier said so far, counted
 
     Raises DataError for a row without a problem or an answer and for a broken line (`skip_bad_rows` leaves them out
-    instead), for an empty file, no prompt of at most `max_prompt_tokens`, and fewer rows than `heldout` asks for.
+    instead), for an empty file, no prompt of at most `max_prompt_tokens`, and fewer rows than `heldout` asks for, or
+    none that is not contaminated.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class MathTask:
         seed: int = 0,
         eval_data: str | Path | None = None,
         heldout: int = 0,
+        drop_contaminated: bool = False,
         verifier: Verifier | None = None,
     ):
         self.seed, self.notes, self.verdicts = seed, {}, Counter()
@@ -66,9 +71,11 @@ class MathTask:
             others = self._load(eval_data, tokenizer, fields, skip_bad_rows, limit, "heldout_")
             if len(others) < heldout:
                 raise DataError(f"{eval_data}: {heldout} held-out problems asked for, {len(others)} usable rows there")
-            self._problems, self.heldout = tuple(p for _, p in rows), tuple(p for _, p in others[:heldout])
             aside = {text for text, _ in others[:heldout]}
             self.notes["rows_also_heldout"] = sum(text in aside for text, _ in rows)
+            if drop_contaminated:
+                rows = self._drop_contaminated(rows, aside, data, eval_data)
+            self._problems, self.heldout = tuple(p for _, p in rows), tuple(p for _, p in others[:heldout])
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
     def __len__(self):
@@ -91,6 +98,16 @@ class MathTask:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self._problems))
+
+    def _drop_contaminated(self, rows, aside: set[str], data, eval_data):
+        from dgpo.data import loose_key  # which reads rows with this module
+
+        loose = {loose_key(text) for text in aside} - {""}
+        kept = [row for row in rows if row[0] not in aside and loose_key(row[0]) not in loose]
+        if not kept:
+            raise DataError(f"{data}: drop_contaminated=true leaves no row: {eval_data} holds them all")
+        self.notes["contaminated_rows"] = len(rows) - len(kept)
+        return kept
 
     def _load(self, data, tokenizer, fields, skip_bad_rows, limit, prefix) -> list[tuple[str, Problem]]:
         """The usable rows as (text, problem), what was left out counted under `prefix`."""

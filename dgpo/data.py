@@ -1,0 +1,218 @@
+"""What is in a file of problems, and which of them another file holds too.
+
+    python -m dgpo data check FILE [--against TEST ...]
+
+Three ways for a row of FILE to be the same problem as a row of TEST, each wider than the one before:
+
+    exact    the same text once runs of whitespace are one space
+    loose    the same letters and digits, in any case: punctuation, signs and LaTeX braces do not count
+    gram10   at least half of the test problem's different 10-grams of words occur in the one training problem
+
+A word is a run of a-z and 0-9 or a single CJK character; a text of fewer than ten words has no 10-grams.
+"""
+
+import argparse
+import re
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgpo.tasks.math import DataError, answer_text, read_rows
+
+KINDS = ("exact", "loose", "gram10")
+_SHOWN = 5  # examples of a finding
+_GRAM, _SHARE = 10, 0.5
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+_WORD = re.compile(rf"[a-z0-9]+|[{_CJK}]")
+_HAS_CJK = re.compile(f"[{_CJK}]")
+_NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
+_LEADING_ZERO = re.compile(r"-?0\d+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row that could be read: its name, its problem as text ("" if there is none), its answer as it stands."""
+
+    name: str
+    text: str
+    answer: object
+
+
+@dataclass(frozen=True)
+class Report:
+    """Findings in one file; the pairs are (what was found, names of the first rows where it was)."""
+
+    rows: int
+    unreadable: list[str]
+    fields: Counter
+    empty_problems: list[str]
+    empty_answers: list[str]
+    answer_types: Counter
+    leading_zeros: list[str]
+    duplicates: int
+    conflicting: list[list[str]]
+    scripts: Counter
+
+    def lines(self) -> Iterable[str]:
+        """The report as text."""
+        yield f"rows                   {self.rows}"
+        yield from _counted("unreadable lines", self.unreadable)
+        whole = [name for name, count in self.fields.items() if count == self.rows]
+        partly = [f"{name} ({count})" for name, count in self.fields.items() if count < self.rows]
+        yield f"fields                 {', '.join(whole) or 'none'}" + (
+            f"; in some rows: {', '.join(partly)}" if partly else ""
+        )
+        yield from _counted("empty problems", self.empty_problems)
+        yield from _counted("empty answers", self.empty_answers)
+        other = {name: count for name, count in self.answer_types.items() if name != "str"}
+        yield f"non-string answers     {sum(other.values())}{_listed(f'{v} {k}' for k, v in other.items())}"
+        yield from _counted("leading zeros", self.leading_zeros)
+        yield f"duplicates             {self.duplicates} rows repeat the problem of an earlier one"
+        yield from _counted("conflicting duplicates", ["=".join(names) for names in self.conflicting])
+        yield f"scripts                {', '.join(f'{k} {v}' for k, v in self.scripts.most_common()) or 'none'}"
+
+
+def load(data: str | Path, problem_field: str = "problem", answer_field: str = "answer") -> tuple[list[Row], Report]:
+    """The readable rows of a file or dataset, and what is to be said of it.
+
+    Raises DataError for a file that is not there or is no data file, one without rows, and fields that no row has.
+    """
+    rows, unreadable, fields, types = [], [], Counter(), Counter()
+    for number, row in read_rows(data):
+        if isinstance(row, str):
+            unreadable.append(f"line {number}")
+            continue
+        fields.update(row.keys())
+        text, answer = row.get(problem_field), row.get(answer_field)
+        rows.append(Row(str(row.get("id", f"line {number}")), text if isinstance(text, str) else "", answer))
+        types.update([] if _is_empty(answer) else [type(answer).__name__])
+    if not rows and not unreadable:
+        raise DataError(f"{data}: the file is empty")
+    for wanted in (problem_field, answer_field):
+        if wanted not in fields:
+            raise DataError(f"{data}: no row has a field {wanted!r}; there are: {', '.join(fields) or 'none'}")
+    copies: dict[str, list[Row]] = {}
+    for row in rows:
+        copies.setdefault(exact_key(row.text), []).append(row)
+    copies.pop("", None)
+    return rows, Report(
+        rows=len(rows),
+        unreadable=unreadable,
+        fields=fields,
+        empty_problems=[row.name for row in rows if not row.text.strip()],
+        empty_answers=[row.name for row in rows if _is_empty(row.answer)],
+        answer_types=types,
+        leading_zeros=[row.name for row in rows if _LEADING_ZERO.fullmatch(str(row.answer).strip())],
+        duplicates=sum(len(same) - 1 for same in copies.values()),
+        conflicting=[[r.name for r in same] for same in copies.values() if len({_answer(r) for r in same}) > 1],
+        scripts=Counter(script(row.text) for row in rows),
+    )
+
+
+def contamination(rows: Sequence[Row], tests: Sequence[Row]) -> list[tuple[str, str, str, float]]:
+    """(kind, test name, row name, share of the test's 10-grams) of every pair that matches, by its strictest kind."""
+    texts = [test.text for test in tests]
+    exact, loose = _index(map(exact_key, texts)), _index(map(loose_key, texts))
+    grams = [_grams(text) for text in texts]
+    by_gram = _index(grams, many=True)
+    found = []
+    for row in rows:
+        mine = Counter(i for gram in _grams(row.text) for i in by_gram.get(gram, ()))
+        same = {i: "gram10" for i, shared in mine.items() if shared >= _SHARE * len(grams[i])}
+        same |= dict.fromkeys(loose.get(loose_key(row.text), ()), "loose")
+        same |= dict.fromkeys(exact.get(exact_key(row.text), ()), "exact")
+        for i, kind in same.items():
+            share = mine[i] / len(grams[i]) if grams[i] else 1.0
+            found.append((kind, tests[i].name, row.name, share))
+    return found
+
+
+def matched(pairs: list[tuple[str, str, str, float]]) -> dict[str, int]:
+    """How many test problems have a match of each kind or a stricter one."""
+    out, names = {}, set()
+    for kind in KINDS:
+        names |= {test for found, test, _, _ in pairs if found == kind}
+        out[kind] = len(names)
+    return out
+
+
+def exact_key(text: str) -> str:
+    return " ".join(text.split())
+
+
+def loose_key(text: str) -> str:
+    """Letters and digits of any script; "" where there are none, which matches nothing."""
+    return _NOT_ALPHANUMERIC.sub("", text.lower())
+
+
+def script(text: str) -> str:
+    """`cjk` if one such character occurs (LaTeX outnumbers them), else the script of most letters, or `none`."""
+    if _HAS_CJK.search(text):
+        return "cjk"
+    if text.isascii():
+        return "latin" if re.search(r"[A-Za-z]", text) else "none"
+    letters = Counter(unicodedata.name(c, "?").split()[0].lower() for c in text if c.isalpha())
+    return letters.most_common(1)[0][0] if letters else "none"
+
+
+def _grams(text: str) -> set[tuple[str, ...]]:
+    words = _WORD.findall(text.lower())
+    return set(zip(*(words[i:] for i in range(_GRAM)), strict=False))
+
+
+def _index(keys, many: bool = False) -> dict:
+    index: dict = {}
+    for i, key in enumerate(keys):
+        for one in key if many else [key] if key else []:
+            index.setdefault(one, []).append(i)
+    return index
+
+
+def _is_empty(answer) -> bool:
+    return answer is None or (isinstance(answer, str) and not answer.strip())
+
+
+def _answer(row: Row) -> str:
+    return answer_text(row.answer) if isinstance(row.answer, str | int | float) else repr(row.answer)
+
+
+def _counted(label: str, names: list[str]) -> Iterable[str]:
+    yield f"{label:22s} {len(names)}{_listed(names)}"
+
+
+def _listed(items) -> str:
+    items = list(items)
+    more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f": {', '.join(items[:_SHOWN])}{more}" if items else ""
+
+
+def main(argv: list[str]) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dgpo data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    check = parser.add_subparsers(dest="command", required=True).add_parser("check", help="report on a file")
+    check.add_argument("file", metavar="FILE", help="a .jsonl, .json, .parquet or .csv file, or owner/name[:split]")
+    check.add_argument("--against", nargs="+", default=[], metavar="TEST", help="files that FILE should not overlap")
+    check.add_argument("--problem-field", default="problem")
+    check.add_argument("--answer-field", default="answer")
+    check.add_argument("--pairs", action="store_true", help="list every matching pair")
+    args = parser.parse_args(argv)
+    fields = args.problem_field, args.answer_field
+    try:
+        rows, report = load(args.file, *fields)
+        print("\n".join([args.file, *report.lines()]))
+        for test in args.against:
+            tests, _ = load(test, *fields)
+            pairs = contamination(rows, tests)
+            counts = ", ".join(f"{kind} {count}" for kind, count in matched(pairs).items())
+            print(f"in {test}: of {len(tests)} problems also here, each kind with the stricter ones: {counts}")
+            for kind, name, row, share in sorted(pairs, key=lambda p: (KINDS.index(p[0]), p[1:])) if args.pairs else ():
+                print(f"  {kind:7s} {name}  {row}  {share:.0%}")
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
