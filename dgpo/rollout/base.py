@@ -10,13 +10,16 @@ from dgpo.batch import Batch
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn: from softmax(logits / temperature) over all words, until a stop token or the limit.
+    """How completions are drawn: from softmax(logits / temperature), until a stop token or the limit.
 
-    There is no top-p or top-k: a sampler that renormalises makes ratios drift from 1 without an error.
+    `top_p` below 1 keeps the fewest most probable words that make up that probability. It is for evaluation: training
+    never sets it, since a sampler that renormalises makes ratios drift from 1 without an error. The `rollout_logp` of
+    a Batch is under the softmax over all words in either case.
     """
 
     max_new_tokens: int
     temperature: float = 1.0
+    top_p: float = 1.0
 
 
 class Sampler(Protocol):

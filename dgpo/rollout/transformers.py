@@ -87,12 +87,20 @@ class _Draw(LogitsProcessor):
         self.uniform = torch.stack(rows, 1).to(
             device
         )  # [T, B]; float64 reaches probabilities that 24 bits would round off
-        self.temperature, self.logp = sampling.temperature, []
+        self.temperature, self.top_p, self.logp = sampling.temperature, sampling.top_p, []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         logp = torch.log_softmax(scores.float() / self.temperature, -1)
-        cumulative = logp.double().exp().cumsum(-1)
+        weights = logp.double().exp()
+        cumulative = (_nucleus(weights, self.top_p) if self.top_p < 1 else weights).cumsum(-1)
         u = self.uniform[len(self.logp)].unsqueeze(1) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, u, right=True).clamp(max=scores.shape[-1] - 1)
         self.logp.append(logp.gather(1, token).squeeze(1))
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+def _nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """`weights` `[B, V]`, those outside the smallest set that holds `top_p` of them set to 0; the first always stays."""
+    ordered, index = weights.sort(-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    return torch.zeros_like(weights).scatter_(-1, index, ordered.where(before < top_p, 0))
