@@ -8,7 +8,7 @@ METHOD ?= dgpo
 ARGS   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: setup train test lint format bench notebooks clean
+.PHONY: setup train test test-browser lint format bench notebooks clean
 
 setup: $(VENV)/.ready
 
@@ -27,7 +27,13 @@ train: setup
 	@echo "Open runs/$(METHOD).ipynb: $(BIN)/jupyter lab runs/$(METHOD).ipynb"
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/browser
+
+# The explorer in a real JupyterLab and a headless Chromium.
+test-browser: setup
+	@command -v chromedriver >/dev/null && command -v chromium >/dev/null || \
+	    { echo "test-browser needs Chromium and its driver: apt-get install chromium chromium-driver"; exit 1; }
+	DGPO_BROWSER=1 $(BIN)/python -m pytest -s tests/browser
 
 lint: setup
 	$(BIN)/ruff check .

@@ -23,8 +23,7 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, scale, with_entropy):
         N, chunk = len(hidden), _chunk(weight)
-        logp, lse = hidden.new_empty(N, dtype=torch.float32), hidden.new_empty(N, dtype=torch.float32)
-        entropy = hidden.new_zeros(N, dtype=torch.float32)
+        logp, lse, entropy = hidden.new_zeros(3, N, dtype=_wide(hidden.dtype))
         for i in range(0, N, chunk):
             s = slice(i, i + chunk)
             z = _logits(hidden[s], weight, bias, scale)
@@ -42,8 +41,8 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx, grad_logp, grad_entropy):
         hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        # accumulated in float32: nineteen bfloat16 additions would lose what one matrix product keeps
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        # accumulated at least in float32: nineteen bfloat16 additions would lose what one matrix product keeps
+        grad_weight = torch.zeros_like(weight, dtype=_wide(weight.dtype)) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         chunk = _chunk(weight)
         for i in range(0, len(hidden), chunk):
@@ -58,7 +57,7 @@ class _TokenLogProbs(torch.autograd.Function):
             g.scatter_add_(-1, targets[s, None], grad_logp[s, None])
             g = g.mul_(ctx.scale).to(hidden.dtype)
             grad_hidden[s] = g @ weight
-            if grad_weight is not None and weight.dtype == torch.float32:
+            if grad_weight is not None and grad_weight.dtype == weight.dtype:
                 grad_weight.addmm_(g.T, hidden[s])
             elif grad_weight is not None:
                 grad_weight += g.T @ hidden[s]
@@ -69,8 +68,14 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 def _logits(hidden, weight, bias, scale):
-    z = F.linear(hidden, weight, bias).float()
+    z = F.linear(hidden, weight, bias)
+    z = z.to(_wide(z.dtype))
     return z if scale == 1.0 else z.mul_(scale)
+
+
+def _wide(dtype) -> torch.dtype:
+    """float32 for the half precisions, else the type itself."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _chunk(weight) -> int:
@@ -82,15 +87,15 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """log softmax((hidden Wᵀ + bias)/T)[targets] and the entropy of the same softmax, in nats.
 
-    hidden `[N, H]`, weight `[V, H]`, targets `[N]` → two float32 `[N]`. Logits are made in the model's dtype, the rest
-    in float32. Peak memory is O(chunk · V) with chunk · V · 4 bytes ≤ 64 MiB, forward and backward. Without
-    `with_entropy` the entropy is zeros and has no gradient.
+    hidden `[N, H]`, weight `[V, H]`, targets `[N]` → two `[N]`. Logits are made in the model's dtype, the rest in
+    float32 (float64 for a float64 model). Peak memory is O(chunk · V) with chunk · V · 4 bytes ≤ 64 MiB, forward and
+    backward. Without `with_entropy` the entropy is zeros and has no gradient.
     """
     return _TokenLogProbs.apply(hidden, weight, bias, targets, 1.0 / temperature, with_entropy)
 
 
 class Policy(nn.Module):
-    """A `transformers` causal LM that maps a `Batch` to (logp, entropy), float32 `[B, T]`, 0 on masked tokens."""
+    """A `transformers` causal LM that maps a `Batch` to (logp, entropy), `[B, T]`, 0 on masked tokens."""
 
     def __init__(self, lm: nn.Module, temperature: float = 1.0):
         super().__init__()
@@ -117,7 +122,7 @@ class Policy(nn.Module):
             temperature=self.temperature,
             with_entropy=with_entropy,
         )
-        empty = torch.zeros(live.shape, dtype=torch.float32, device=live.device)
+        empty = logp.new_zeros(live.shape)
         return empty.masked_scatter(live, logp), empty.masked_scatter(live, entropy)
 
     @torch.no_grad()

@@ -99,8 +99,8 @@ def test_cutting_the_updates_into_micro_batches_changes_nothing(small, tmp_path)
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_stages_agree(small, tmp_path, stage):
     base, other = run(small, steps=1), run(small, steps=1, zero_stage=stage, run_dir=str(tmp_path / "other"))
-    for a, b in zip(weights(base).values(), weights(other).values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    a, b = (torch.cat([w.flatten() for w in weights(folder).values()]) for folder in (base, other))
+    assert (a - b).norm() <= 1e-5 * a.norm()
     assert rows(base)[1]["grad_norm/max"] == pytest.approx(rows(other)[1]["grad_norm/max"], rel=1e-4)
 
 
