@@ -1,4 +1,7 @@
 """python -m dgpo train [RECIPE] [key=value ...]     train; RECIPE is a name or a YAML file, `tiny` by default
+python -m dgpo eval [key=value ...]                evaluate a checkpoint on benchmarks; goes on where it was interrupted
+python -m dgpo eval --rescore FOLDER               judge the stored completions again
+python -m dgpo eval --compare FOLDER FOLDER        the paired differences of two evaluations
 python -m dgpo data check FILE [--against TEST ...]  what is in a file of problems, and what of it other files hold
 python -m dgpo methods                             the methods, their parameters and defaults
 """
@@ -22,13 +25,17 @@ def main(argv: list[str] | None = None) -> int:
         "settings", nargs="*", metavar="[RECIPE] key=value", help="a recipe and settings that override it"
     )
     commands.add_parser("methods", help="list the methods")
+    evaluation = commands.add_parser("eval", help="evaluate a checkpoint")
+    evaluation.add_argument("settings", nargs="*", metavar="key=value", help="settings of dgpo.evaluation.settings")
+    evaluation.add_argument("--rescore", metavar="FOLDER", help="judge the completions of an evaluation again")
+    evaluation.add_argument("--compare", nargs=2, metavar="FOLDER", help="paired differences, first minus second")
     commands.add_parser("data", help="report on files of problems")
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["data"]:  # has options of its own
         return _data(words[1:])
     args = parser.parse_args(words)
     try:
-        return {"train": _train, "methods": _methods}[args.command](args)
+        return {"train": _train, "methods": _methods, "eval": _eval}[args.command](args)
     except configs.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -45,6 +52,32 @@ def _train(args) -> int:
     except (DataError, TrainingDiverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 3 if isinstance(error, TrainingDiverged) else 2
+    print(folder)
+    return 0
+
+
+def _eval(args) -> int:
+    if args.settings and (args.rescore or args.compare):
+        raise configs.ConfigError("--rescore and --compare take no settings: they read them from the folder")
+    recipe, values = parse(args.settings)
+    if args.settings and "=" not in args.settings[0]:
+        raise configs.ConfigError(f"{recipe!r} is not of the form key=value; an evaluation has no recipes")
+    from dgpo.evaluation import settings
+
+    config = settings.load(**values)
+    from dgpo.evaluation import report, run
+    from dgpo.evaluation.folder import EvaluationError
+    from dgpo.tasks.math import DataError
+
+    try:
+        if args.compare:
+            print(report.differences(*args.compare))
+            return 0
+        folder = run.rescore(args.rescore) if args.rescore else run.evaluate(config)
+    except (DataError, EvaluationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report.table(folder))
     print(folder)
     return 0
 

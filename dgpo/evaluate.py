@@ -1,8 +1,10 @@
-"""How good is a policy: avg@k and the unbiased pass@k on held-out problems, with intervals over problems."""
+"""How good is a policy in training: avg@k and the unbiased pass@k on held-out problems, with intervals over problems.
+
+`dgpo.evaluation` is the evaluation of a finished checkpoint: benchmarks, stored completions, comparisons.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import lgamma
 
 import numpy as np
 
@@ -20,11 +22,9 @@ def pass_at_k(correct: np.ndarray, n: int, k: int) -> np.ndarray:
     if not 1 <= k <= n:
         raise ValueError(f"pass@k needs 1 ≤ k ≤ n, given k={k}, n={n}")
 
-    def log_choose(a, b):
-        return lgamma(a + 1) - lgamma(b + 1) - lgamma(a - b + 1)
-
-    miss = [0.0 if n - c < k else np.exp(log_choose(n - c, k) - log_choose(n, k)) for c in np.asarray(correct).tolist()]
-    return 1.0 - np.array(miss)
+    steps = np.arange(k)
+    misses = np.clip(n - np.asarray(correct, float)[..., None] - steps, 0, None) / (n - steps)
+    return 1.0 - misses.prod(-1)
 
 
 def mean_interval(values: np.ndarray, z: float = 1.96) -> tuple[float, float | None, float | None]:

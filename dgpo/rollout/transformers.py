@@ -100,7 +100,7 @@ class _Draw(LogitsProcessor):
 
 
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:
-    """`weights` `[B, V]`, those outside the smallest set that holds `top_p` of them set to 0; the first always stays."""
-    ordered, index = weights.sort(-1, descending=True, stable=True)
+    """`weights` `[B, V]`, with 0 outside the smallest set that holds `top_p` of them; the first always stays."""
+    ordered, index = weights.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     return torch.zeros_like(weights).scatter_(-1, index, ordered.where(before < top_p, 0))

@@ -113,7 +113,7 @@ class MathTask:
         """The usable rows as (text, problem), what was left out counted under `prefix`."""
         rows, skipped = [], 0
         for number, row in read_rows(data):
-            fault = row if isinstance(row, str) else _fault(row, *fields)
+            fault = row if isinstance(row, str) else row_fault(row, *fields)
             if fault and not skip_bad_rows:
                 raise DataError(f"{data}, line {number}: {fault}; skip_bad_rows=true leaves such rows out")
             skipped += bool(fault)
@@ -173,7 +173,7 @@ def _split(rows, heldout: int, data) -> tuple[tuple[Problem, ...], tuple[Problem
     return tuple(p for text, p in rows if text not in chosen), tuple(first[text] for text in aside)
 
 
-def _fault(row: dict, problem_field: str, answer_field: str) -> str:
+def row_fault(row: dict, problem_field: str, answer_field: str) -> str:
     """What is wrong with a row; empty if nothing is."""
     for field in (problem_field, answer_field):
         value = row.get(field)

@@ -1,0 +1,113 @@
+"""Benchmarks by name: files of problems in a folder, and the held-out problems of `chain`; and their judge."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgpo.config import ConfigError
+from dgpo.evaluation.settings import EvalConfig
+from dgpo.tasks import chain
+from dgpo.tasks.base import Problem
+from dgpo.tasks.math import FORMATS, DataError, answer_text, prompt, read_rows, row_fault
+from dgpo.verifier import Verdict, Verifier, final_answer
+
+SHORT_NAMES = {
+    "aime24": "aime2024",
+    "aime25": "aime2025",
+    "amc23": "amc2023",
+    "minerva": "minerva_math",
+    "olympiadbench": "olympiadbench_maths_en",
+    "gsm8k": "gsm8k_test",
+}
+_MAX_KEPT = 1_000  # characters of an extracted answer
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`sha256` is of the file, or of the generated problems; `limit` of the tokens of a completion."""
+
+    name: str
+    sha256: str
+    problems: tuple[Problem, ...]
+    limit: int
+
+
+def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
+    """A benchmark with the prompts of this tokenizer.
+
+    Raises ConfigError for an unknown name and settings that leave no room, DataError for rows without the fields.
+    """
+    if name == "chain":
+        return _chain(config)
+    path = find(name, config.data_dir)
+    problems = []
+    for number, row in read_rows(path):
+        fault = row if isinstance(row, str) else row_fault(row, config.problem_field, config.answer_field)
+        if fault:
+            raise DataError(f"{path}, line {number}: {fault}")
+        text, answer = row[config.problem_field], answer_text(row[config.answer_field])
+        problems.append(Problem(str(row.get("id", f"{name}:{number}")), prompt(text, tokenizer), answer))
+        if len(problems) == config.limit:
+            break
+    if not problems:
+        raise DataError(f"{path}: the file is empty")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Benchmark(name, digest, tuple(problems), config.max_new_tokens)
+
+
+def find(name: str, data_dir: str | None) -> Path:
+    """The file of a benchmark. Raises ConfigError that lists those found."""
+    folder = Path(data_dir) if data_dir else None
+    if folder and not folder.is_dir():
+        raise ConfigError(f"data_dir={data_dir!r} is no folder")
+    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in FORMATS} if folder else {}
+    path = files.get(name) or files.get(SHORT_NAMES.get(name, ""))
+    if path is None:
+        short = {long: f" ({short})" for short, long in SHORT_NAMES.items()}
+        found = ["chain", *(f"{stem}{short.get(stem, '')}" for stem in files)]
+        where = f"in data_dir={data_dir!r}" if folder else "without data_dir=FOLDER"
+        raise ConfigError(f"unknown benchmark {name!r}; {where} there are: {', '.join(found)}")
+    return path
+
+
+def _chain(config: EvalConfig) -> Benchmark:
+    needed = chain.completion_tokens(config.difficulty)
+    if config.chain_max_new_tokens < needed:
+        raise ConfigError(
+            f"chain_max_new_tokens={config.chain_max_new_tokens} must be at least {needed}: "
+            f"that many tokens has a chain of difficulty={config.difficulty}"
+        )
+    problems = chain.ChainTask(config.difficulty, 0, config.chain_problems).heldout
+    text = json.dumps([(p.prompt, p.answer) for p in problems])
+    return Benchmark("chain", hashlib.sha256(text.encode()).hexdigest(), problems, config.chain_max_new_tokens)
+
+
+class Judge:
+    """Verdicts and extracted answers, as training has them: `chain` by text, files by the verifier."""
+
+    def __init__(self):
+        self._verifier: Verifier | None = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self._verifier is not None:
+            self._verifier.close()
+
+    def __call__(self, benchmark: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str | None]]:
+        """(verdicts, answers) of (reference, completion) pairs; an answer is None where no box is closed."""
+        if benchmark == "chain":
+            answers = [chain.final_answer(text) for _, text in pairs]
+            found = [_exact(gold, answer) for (gold, _), answer in zip(pairs, answers, strict=True)]
+        else:
+            self._verifier = self._verifier or Verifier()
+            answers = [final_answer(text) for _, text in pairs]
+            found = self._verifier.verify_many(pairs)
+        return [v.value for v in found], [a if a is None else a[:_MAX_KEPT] for a in answers]
+
+
+def _exact(gold: str, answer: str | None) -> Verdict:
+    return Verdict.no_answer if answer is None else Verdict.correct if answer == gold else Verdict.wrong

@@ -1,0 +1,215 @@
+"""An evaluation is a folder: `config.yaml manifest.json problems.parquet completions/<benchmark>/rows_000000.parquet
+results.json`.
+
+    manifest.json      hashes of the policy, of every benchmark and of problems.parquet
+    problems.parquet   benchmark, index, id, prompt, answer
+    completions        index, sample, seed, text, tokens, length, finished, verdict, answer; problem by problem. Every
+                       file carries the hashes of the policy and the benchmark it was made with
+    results.json       the summary of each benchmark; written when all is there
+
+A file is whole or absent, so an interrupted evaluation goes on with the first file that is missing.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.parquet as parquet
+import yaml
+
+from dgpo.config import ConfigError
+from dgpo.evaluation import settings
+from dgpo.evaluation.benchmarks import Benchmark
+from dgpo.evaluation.scores import Samples
+from dgpo.evaluation.settings import EvalConfig
+from dgpo.runfolder import _remove as remove
+from dgpo.runfolder import _whole as whole
+
+_OWN = ("completions", "results.json", "figures", "manifest.json", "problems.parquet", "config.yaml")  # removed so
+_WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+COLUMNS = ("index", "sample", "seed", "text", "tokens", "length", "finished", "verdict", "answer")
+
+
+class EvaluationError(ValueError):
+    """A folder that is no evaluation, is incomplete, or belongs to another policy or other problems."""
+
+
+class EvaluationFolder:
+    """The folder of one evaluation, that exists (`EvaluationFolder(path)`) or is to be made (`create`)."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not (self.path / "manifest.json").exists():
+            raise EvaluationError(f"{self.path} is not an evaluation: it has no manifest.json")
+        self.config = settings.load(**yaml.safe_load((self.path / "config.yaml").read_text()))
+        self.manifest = json.loads((self.path / "manifest.json").read_text())
+        if file_hash(self.path / "problems.parquet") != self.manifest["problems"]:
+            raise EvaluationError(f"{self.path}/problems.parquet is not the file this evaluation was made with")
+
+    @classmethod
+    def create(cls, config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> "EvaluationFolder":
+        """Make the folder, or open the one that is there to go on with it.
+
+        Raises EvaluationError when what is there is of another policy, of other problems or of other settings, and
+        ConfigError for a folder that holds something else.
+        """
+        path = Path(config.eval_dir)
+        exists = (path / "manifest.json").exists()
+        if not exists and (path / "config.yaml").exists() and not (path / "problems.parquet").exists():
+            raise ConfigError(f"eval_dir={config.eval_dir!r} holds a training run: evaluate it into another folder")
+        there = {p.name for p in path.iterdir() if not p.name.endswith(".partial")} if path.exists() else set()
+        if not exists and there - {"problems.parquet", "config.yaml"}:  # these a kill can leave before the manifest
+            raise ConfigError(f"eval_dir={config.eval_dir!r} is not empty and not an evaluation; nothing was touched")
+        if exists and not config.overwrite:
+            folder = cls(path)
+            folder._check(config, model, benchmarks)
+            return folder
+        for name in _OWN:
+            remove(path / name)
+        rows = [(b.name, i, p.id, p.prompt, p.answer) for b in benchmarks for i, p in enumerate(b.problems)]
+        frame = pd.DataFrame(rows, columns=["benchmark", "index", "id", "prompt", "answer"])
+        whole(path / "problems.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
+        dumped = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+        whole(path / "config.yaml", lambda scratch: scratch.write_text(dumped))
+        manifest = {
+            "model": model,
+            "benchmarks": {b.name: {"sha256": b.sha256, "problems": len(b.problems)} for b in benchmarks},
+            "problems": file_hash(path / "problems.parquet"),
+        }
+        whole(path / "manifest.json", lambda scratch: scratch.write_text(json.dumps(manifest, indent=2) + "\n"))
+        return cls(path)
+
+    def _check(self, config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> None:
+        where = f"eval_dir={config.eval_dir!r}"
+        if model != self.manifest["model"]:
+            raise EvaluationError(
+                f"{where} holds completions of another model: {self.config.model!r} with hash "
+                f"{self.manifest['model'][:16]}, and {config.model!r} has {model[:16]}; overwrite=True starts afresh"
+            )
+        for benchmark in benchmarks:
+            before = self.manifest["benchmarks"].get(benchmark.name)
+            if before and before["sha256"] != benchmark.sha256:
+                raise EvaluationError(
+                    f"{where} holds completions of another revision of {benchmark.name}: hash {before['sha256'][:16]}, "
+                    f"and the one found now has {benchmark.sha256[:16]}; overwrite=True starts afresh"
+                )
+        if changed := settings.differences(self.config, config):
+            raise EvaluationError(
+                f"{where} was made with other settings: {'; '.join(changed)}; overwrite=True starts afresh"
+            )
+
+    @property
+    def benchmarks(self) -> list[str]:
+        return list(self.manifest["benchmarks"])
+
+    def problems(self, benchmark: str) -> pd.DataFrame:
+        """index, id, prompt, answer of a benchmark's problems."""
+        frame = pd.read_parquet(self.path / "problems.parquet")
+        return frame[frame["benchmark"] == benchmark].reset_index(drop=True)
+
+    def chunks(self, benchmark: str) -> list[tuple[Path, range]]:
+        """The completion files a benchmark is to have, each with its rows; row r is sample r % n of problem r // n."""
+        rows, size = self.manifest["benchmarks"][benchmark]["problems"] * self.config.n, self.config.chunk_rows
+        folder = self.path / "completions" / benchmark
+        return [(folder / f"rows_{s:06d}.parquet", range(s, min(s + size, rows))) for s in range(0, rows, size)]
+
+    def write(self, benchmark: str, path: Path, columns: dict[str, list]) -> None:
+        """One file of completions, whole or not at all."""
+        table = pyarrow.table({name: columns[name] for name in COLUMNS})
+        table = table.replace_schema_metadata(self._stamp(benchmark))
+        whole(path, lambda scratch: parquet.write_table(table, scratch))
+
+    def read(self, benchmark: str, path: Path, rows: range, columns: Sequence[str] = COLUMNS) -> dict[str, list]:
+        """Columns of one file. Raises EvaluationError when it is empty, broken, short, or of another policy."""
+        remedy = "remove it and evaluate again to sample it anew"
+        try:
+            table = parquet.read_table(path, columns=list(columns))
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            what = "is empty" if path.stat().st_size == 0 else f"is not a whole Parquet file ({error})"
+            raise EvaluationError(f"{path} {what}; {remedy}") from None
+        stamp, found = self._stamp(benchmark), table.schema.metadata or {}
+        for name, what in ((b"model", "model"), (b"benchmark", f"revision of {benchmark}")):
+            if found.get(name) != stamp[name]:
+                raise EvaluationError(
+                    f"{path} holds completions of another {what}: hash {found.get(name, b'none').decode()[:16]}, "
+                    f"and this evaluation has {stamp[name].decode()[:16]}; {remedy}"
+                )
+        if len(table) != len(rows):
+            raise EvaluationError(f"{path} has {len(table)} completions and should have {len(rows)}; {remedy}")
+        return table.to_pydict()
+
+    def samples(self, benchmark: str) -> Samples:
+        """The judged completions of a benchmark. Raises EvaluationError when a problem has fewer than n of them."""
+        names = ("verdict", "answer", "length", "finished")
+        columns: dict[str, list] = {name: [] for name in names}
+        for path, rows in self.chunks(benchmark):
+            if not path.exists():
+                raise EvaluationError(self._missing(benchmark))
+            for name, values in self.read(benchmark, path, rows, names).items():
+                columns[name] += values
+        ids = tuple(self.problems(benchmark)["id"])
+        array = {name: _matrix(values, len(ids)) for name, values in columns.items()}
+        return Samples(
+            benchmark=benchmark,
+            sha256=self.manifest["benchmarks"][benchmark]["sha256"],
+            problems=ids,
+            verdicts=array["verdict"],
+            answers=array["answer"],
+            lengths=array["length"].astype(float),
+            finished=array["finished"].astype(bool),
+        )
+
+    def completions(self, benchmark: str) -> Iterator[pd.DataFrame]:
+        """Every completion, a frame a file, with the problem's id and reference."""
+        problems = self.problems(benchmark).set_index("index")[["id", "answer"]]
+        problems.columns = ["problem", "reference"]
+        for path, rows in self.chunks(benchmark):
+            if path.exists():
+                frame = pd.DataFrame(self.read(benchmark, path, rows, [c for c in COLUMNS if c != "tokens"]))
+                yield frame.join(problems, on="index")
+
+    def write_results(self, rows: list[dict]) -> None:
+        rows = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN is not JSON
+        text = json.dumps(rows, indent=2, allow_nan=False) + "\n"
+        whole(self.path / "results.json", lambda scratch: scratch.write_text(text))
+
+    def _stamp(self, benchmark: str) -> dict[bytes, bytes]:
+        sha256 = self.manifest["benchmarks"][benchmark]["sha256"]
+        return {b"model": self.manifest["model"].encode(), b"benchmark": sha256.encode()}
+
+    def _missing(self, benchmark: str) -> str:
+        counts: dict[int, int] = dict.fromkeys(range(self.manifest["benchmarks"][benchmark]["problems"]), 0)
+        for path, rows in self.chunks(benchmark):
+            for r in rows if path.exists() else ():
+                counts[r // self.config.n] += 1
+        short = [i for i, count in counts.items() if count < self.config.n]
+        first = self.problems(benchmark)["id"][short[0]]
+        return (
+            f"{self.path}: {len(short)} of {len(counts)} problems of {benchmark} have fewer than n={self.config.n} "
+            f"completions; the first, {first}, has {counts[short[0]]}. The same command goes on where it stopped"
+        )
+
+
+def model_hash(source: str | Path, lm=None) -> str:
+    """A hash of a checkpoint folder's weights, configuration and tokenizer; of a hub model its revision."""
+    if not Path(source).is_dir():
+        return f"{source}@{getattr(lm.config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for path in sorted(p for p in Path(source).iterdir() if p.suffix in _WEIGHTS and p.name != "README.txt"):
+        digest.update(f"{path.name}\n{file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _matrix(values: list, problems: int) -> np.ndarray:
+    out = np.empty(len(values), dtype=object)
+    out[:] = values
+    return out.reshape(problems, -1)

@@ -1,0 +1,127 @@
+"""Sample, judge and store; judge again without sampling."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from dgpo import tiny
+from dgpo.config import ConfigError
+from dgpo.evaluate import decode, encode
+from dgpo.evaluation import benchmarks
+from dgpo.evaluation.benchmarks import Benchmark, Judge
+from dgpo.evaluation.folder import EvaluationError, EvaluationFolder, file_hash, model_hash
+from dgpo.evaluation.scores import Samples, summary
+from dgpo.evaluation.settings import EvalConfig
+from dgpo.model import Policy, load_lm
+from dgpo.progress import Progress
+from dgpo.rollout import SAMPLERS, Sampling
+from dgpo.seeds import derive
+
+_ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other longer than they work
+
+
+def evaluate(config: EvalConfig) -> Path:
+    """Run an evaluation to its end, or on from where it was interrupted. Returns its folder.
+
+    Completion i of a problem has a seed of its own, made of `seed`, the benchmark, the problem's place and i: it is the
+    same however the work is cut up. Raises ConfigError, DataError and EvaluationError.
+    """
+    if config.rollout not in SAMPLERS:
+        raise ConfigError(f"rollout={config.rollout!r} must be one of: {', '.join(SAMPLERS)}")
+    for name in config.benchmarks:
+        if name != "chain":
+            benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    source = tiny.checkpoint(config.tiny) if config.model == "tiny" else config.model
+    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    lm, tokenizer = load_lm(source, config.dtype, device)
+    if not config.threads and lm.num_parameters() < _ONE_THREAD:
+        torch.set_num_threads(1)
+    loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
+    folder = EvaluationFolder.create(config, model_hash(source, lm), loaded)
+    sampler = SAMPLERS[config.rollout](Policy(lm, config.temperature), tokenizer, config.rollout_rows)
+    with Judge() as judge:
+        _fill(folder, loaded, sampler, tokenizer, judge)
+    _report(folder, config.k)
+    return folder.path
+
+
+def rescore(path: str | Path) -> Path:
+    """Judge every stored completion again, by the verifier as it is now. Returns the folder.
+
+    Raises EvaluationError for a folder that is incomplete, and where the benchmark's file has changed since: its
+    completions answer other problems.
+    """
+    folder = EvaluationFolder(path)
+    for name in folder.benchmarks:
+        _same_revision(folder, name)
+        folder.samples(name)  # whole before anything is touched
+    with Judge() as judge:
+        for name in folder.benchmarks:
+            answers = folder.problems(name)["answer"].tolist()
+            for chunk, rows in folder.chunks(name):
+                columns = folder.read(name, chunk, rows)
+                pairs = [(answers[i], text) for i, text in zip(columns["index"], columns["text"], strict=True)]
+                columns["verdict"], columns["answer"] = judge(name, pairs)
+                folder.write(name, chunk, columns)
+    _report(folder, folder.config.k)
+    return folder.path
+
+
+def read(path: str | Path) -> Iterator[Samples]:
+    """The judged completions of each benchmark of a folder. Raises EvaluationError."""
+    folder = EvaluationFolder(path)
+    return (folder.samples(name) for name in folder.benchmarks)
+
+
+def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer, judge: Judge) -> None:
+    config = folder.config
+    todo = [(b, chunk, rows) for b in loaded for chunk, rows in folder.chunks(b.name)]
+    total = sum(len(rows) for *_, rows in todo)
+    there = sum(len(rows) for _, chunk, rows in todo if chunk.exists())
+    with Progress(there, total, "completion") as progress:
+        for benchmark, chunk, rows in todo:
+            if chunk.exists():
+                folder.read(benchmark.name, chunk, rows, ("verdict",))  # its hashes and its length
+                continue
+            places = [divmod(r, config.n) for r in rows]
+            problems = [benchmark.problems[i] for i, _ in places]
+            seeds = [derive(config.seed, "eval", benchmark.name, i, sample) for i, sample in places]
+            sampling = Sampling(benchmark.limit, config.temperature, config.top_p)
+            batch = sampler.generate(encode(tokenizer, [p.prompt for p in problems]), seeds, sampling)
+            texts = decode(tokenizer, batch)
+            verdicts, answers = judge(benchmark.name, [(p.answer, t) for p, t in zip(problems, texts, strict=True)])
+            columns = {
+                "index": [i for i, _ in places],
+                "sample": [sample for _, sample in places],
+                "seed": seeds,
+                "text": texts,
+                "tokens": [ids[mask].tolist() for ids, mask in zip(batch.completion, batch.mask, strict=True)],
+                "length": batch.mask.sum(1).tolist(),
+                "finished": batch.finished.tolist(),
+                "verdict": verdicts,
+                "answer": answers,
+            }
+            folder.write(benchmark.name, chunk, columns)
+            there += len(rows)
+            progress.update(there, right=verdicts.count("correct") / len(verdicts))
+
+
+def _same_revision(folder: EvaluationFolder, name: str) -> None:
+    if name == "chain":
+        return
+    try:
+        path = benchmarks.find(name, folder.config.data_dir)
+    except ConfigError:  # not here any more: the references are in the folder
+        return
+    before, now = folder.manifest["benchmarks"][name]["sha256"], file_hash(path)
+    if before != now:
+        raise EvaluationError(
+            f"{folder.path} holds completions of another revision of {name}: hash {before[:16]}, "
+            f"and {path} has {now[:16]}"
+        )
+
+
+def _report(folder: EvaluationFolder, ks: list[int]) -> None:
+    folder.write_results([summary(folder.samples(name), ks) for name in folder.benchmarks])

@@ -1,0 +1,238 @@
+"""Numbers from judged completions: avg@k, pass@k, maj@k, two kinds of interval, paired differences.
+
+Two questions have two intervals. *Over samples*: would this policy score so again on these very problems? The problems
+are fixed strata, the completions vary. *Over problems*: would it score so on other problems like these? The problems
+are a sample, and the interval is much wider. Neither covers the seed of training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from dgpo.evaluate import pass_at_k
+from dgpo.verifier import Verdict, notation
+
+VERDICTS = tuple(str(v.value) for v in Verdict)
+
+
+class Interval(NamedTuple):
+    """An estimate and its bounds; NaN bounds where there is nothing to tell them from (a single problem)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """a − b on the same problems: `samples` and `problems` are its intervals, `p_*` the two-sided p-values."""
+
+    samples: Interval
+    p_samples: float
+    problems: Interval
+    p_problems: float
+
+
+@dataclass(frozen=True)
+class Samples:
+    """n judged completions of each of P problems of a benchmark; arrays are `[P, n]`.
+
+    sha256     of the benchmark: comparisons are made on equal ones
+    verdicts   names of `dgpo.verifier.Verdict`
+    answers    what stood in the box, None where nothing did
+    """
+
+    benchmark: str
+    sha256: str
+    problems: tuple[str, ...]
+    verdicts: np.ndarray
+    answers: np.ndarray
+    lengths: np.ndarray
+    finished: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return self.verdicts.shape[1]
+
+    @property
+    def right(self) -> np.ndarray:
+        """Correct completions of each problem, `[P]`."""
+        return (self.verdicts == Verdict.correct.value).sum(1)
+
+
+def powers(n: int) -> list[int]:
+    """1, 2, 4, ... and n."""
+    return sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n})
+
+
+def pass_at(samples: Samples | Sequence[Samples], k: int, confidence: float = 0.95) -> tuple[Interval, Interval]:
+    """pass@k (k = 1: avg@n) with its intervals over samples and over problems; of several benchmarks, of their mean.
+
+    Over samples: normal, from the exact variance of the estimate at each problem's own share of right answers, times
+    n/(n − 1), which makes it unbiased at k = 1. Over problems: Student's t. Where a variance comes out as 0 (every
+    answer wrong, say) the interval is Wilson's for as many trials as there were, not a point.
+    Raises ValueError for k > n.
+    """
+    group = [samples] if isinstance(samples, Samples) else list(samples)
+    values, within, between, trials = [], 0.0, [], 0
+    for one in group:
+        scores, variance = _scores(one, k)
+        P = len(scores)
+        values.append(scores.mean())
+        within += variance.sum() / P**2 / len(group) ** 2
+        between.append((np.var(scores, ddof=1) / P / len(group) ** 2 if P > 1 else np.nan, P - 1))
+        trials += P * (one.n // k)
+    value, problems = float(np.mean(values)), sum(len(one.problems) for one in group)
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    over_samples = _bounded(value, z * within**0.5) if within > 0 else _wilson(value, trials, z)
+    return over_samples, _over_problems(value, between, confidence, problems, z)
+
+
+def pass_curve(samples: Samples | Sequence[Samples], ks: Sequence[int] | None = None) -> pd.DataFrame:
+    """k, pass, samples_low, samples_high, problems_low, problems_high: a row for every k ≤ n, or for `ks`."""
+    n = samples.n if isinstance(samples, Samples) else min(one.n for one in samples)
+    rows = []
+    for k in ks or range(1, n + 1):
+        over_samples, over_problems = pass_at(samples, k)
+        rows.append((k, over_samples.value, *over_samples[1:], *over_problems[1:]))
+    return pd.DataFrame(rows, columns=["k", "pass", "samples_low", "samples_high", "problems_low", "problems_high"])
+
+
+def majority_at(samples: Samples, ks: Sequence[int], draws: int = 200) -> dict[int, np.ndarray]:
+    """maj@k of each problem, `{k: [P]}`: the chance that the most frequent of k answers is right, ties shared.
+
+    Right answers are one candidate, wrong ones one for each way they are written (normalised); completions without an
+    answer that could be read do not vote. Exact for k = n, else the mean over `draws` random subsets, always the same.
+    """
+    if bad := [k for k in ks if not 1 <= k <= samples.n]:
+        raise ValueError(f"maj@k needs 1 ≤ k ≤ n, given k={bad[0]}, n={samples.n}")
+    rng = np.random.default_rng(0)
+    out = {k: np.zeros(len(samples.problems)) for k in ks}
+    for p in np.flatnonzero(samples.right):
+        ballots = _ballots(samples.verdicts[p], samples.answers[p])
+        orders = rng.permuted(np.tile(np.arange(samples.n), (draws, 1)), axis=1)
+        for k in ks:
+            votes = ballots[orders[:, :k]].sum(1) if k < samples.n else ballots.sum(0)[None]
+            top = votes == votes.max(1, keepdims=True)
+            out[k][p] = np.mean(np.where(votes[:, 0] > 0, top[:, 0] / top.sum(1), 0.0))
+    return out
+
+
+def per_problem(samples: Samples, ks: Sequence[int] | None = None) -> pd.DataFrame:
+    """A row for each problem: right, avg, pass@k and maj@k for `ks` (powers of two), length, truncated, verdicts."""
+    ks = list(ks or powers(samples.n))
+    majority = majority_at(samples, ks)
+    columns = {"problem": samples.problems, "right": samples.right, "avg": samples.right / samples.n}
+    columns |= {f"pass@{k}": pass_at_k(samples.right, samples.n, k) for k in ks}
+    columns |= {f"maj@{k}": majority[k] for k in ks}
+    columns |= {"length": samples.lengths.mean(1), "truncated": 1 - samples.finished.mean(1)}
+    return pd.DataFrame(columns | {v: (samples.verdicts == v).mean(1) for v in VERDICTS})
+
+
+def summary(samples: Samples, ks: Sequence[int] | None = None) -> dict:
+    """Of one benchmark: avg@n with both intervals, pass@k likewise and maj@k for `ks`, length, truncation, verdicts.
+
+    Raises ValueError for a k beyond n.
+    """
+    ks = list(ks or powers(samples.n))
+    majority = majority_at(samples, ks)
+    row = {"benchmark": samples.benchmark, "problems": len(samples.problems), "n": samples.n}
+    row |= _columns(f"avg@{samples.n}", *pass_at(samples, 1))
+    for k in ks:
+        row |= _columns(f"pass@{k}", *pass_at(samples, k))
+    row |= {f"maj@{k}": float(majority[k].mean()) for k in ks}
+    row |= {"length": float(samples.lengths.mean()), "truncated": float(1 - samples.finished.mean())}
+    return row | {f"verdict/{v}": float((samples.verdicts == v).mean()) for v in VERDICTS}
+
+
+def compare(a: Samples, b: Samples, k: int = 1, draws: int = 10_000, confidence: float = 0.95) -> Difference:
+    """pass@k (k = 1: avg) of `a` minus that of `b`, problem by problem.
+
+    p over samples: the labels a and b of a problem's completions are exchanged within that problem. p over problems:
+    the signs of the problems' differences are. Raises ValueError for other problems, another revision, and k > n.
+    """
+    if (a.benchmark, a.sha256, a.problems) != (b.benchmark, b.sha256, b.problems):
+        raise ValueError(
+            f"not the same problems: {a.benchmark} ({a.sha256[:12]}, {len(a.problems)} problems) "
+            f"and {b.benchmark} ({b.sha256[:12]}, {len(b.problems)} problems)"
+        )
+    rng = np.random.default_rng(0)
+    (first, variance), (second, other) = _scores(a, k), _scores(b, k)
+    d, P = first - second, len(first)
+    value, se = float(d.mean()), float((variance + other).sum() ** 0.5 / P)
+    half = stats.norm.ppf(0.5 + confidence / 2) * se
+    samples = Interval(value, value - half, value + half)
+    spread = float(np.std(d, ddof=1)) / P**0.5 * stats.t.ppf(0.5 + confidence / 2, P - 1) if P > 1 else np.nan
+    problems = Interval(value, value - spread, value + spread)
+    tables = [pass_at_k(np.arange(s.n + 1), s.n, k) for s in (a, b)]
+    total = a.right + b.right
+    moved, flipped = 0, 0
+    for _ in range(0, draws, 500):  # in blocks, to bound the memory
+        taken = rng.hypergeometric(total, a.n + b.n - total, a.n, size=(500, P))
+        moved += int((np.abs((tables[0][taken] - tables[1][total - taken]).mean(1)) >= abs(value) - 1e-12).sum())
+        signs = rng.integers(0, 2, size=(500, P)) * 2 - 1
+        flipped += int((np.abs((signs * d).mean(1)) >= abs(value) - 1e-12).sum())
+    made = 500 * -(-draws // 500)
+    return Difference(samples, (moved + 1) / (made + 1), problems, (flipped + 1) / (made + 1))
+
+
+def _scores(samples: Samples, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """pass@k of each problem and its variance over samples."""
+    n = samples.n
+    table = pass_at_k(np.arange(n + 1), n, k)
+    shares = np.unique(samples.right)
+    chance = stats.binom.pmf(np.arange(n + 1), n, shares[:, None] / n)
+    spread = chance @ table**2 - (chance @ table) ** 2
+    variance = np.zeros(n + 1)
+    variance[shares] = np.clip(np.where((shares > 0) & (shares < n), spread, 0), 0, None) * n / max(1, n - 1)
+    return table[samples.right], variance[samples.right]
+
+
+def _over_problems(value, between, confidence, problems, z) -> Interval:
+    variances = np.array([v for v, _ in between])
+    if np.isnan(variances).any():
+        return Interval(value, np.nan, np.nan)
+    if not variances.sum() > 0:
+        return _wilson(value, problems, z)
+    freedom = variances.sum() ** 2 / sum(v**2 / df for v, df in between)  # Welch's, of several benchmarks
+    return _bounded(value, stats.t.ppf(0.5 + confidence / 2, freedom) * variances.sum() ** 0.5)
+
+
+def _bounded(value: float, half: float) -> Interval:
+    return Interval(value, max(0.0, value - half), min(1.0, value + half))
+
+
+def _wilson(value: float, trials: int, z: float) -> Interval:
+    centre, scale = value + z**2 / (2 * trials), 1 + z**2 / trials
+    half = z * (value * (1 - value) / trials + z**2 / (4 * trials**2)) ** 0.5
+    return Interval(value, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+
+
+def _ballots(verdicts, answers) -> np.ndarray:
+    """One-hot votes `[n, candidates]`; candidate 0 is the right answer, a row of zeros an abstention."""
+    names = {"": 0}
+    votes = []
+    for verdict, answer in zip(verdicts, answers, strict=True):
+        if verdict == Verdict.correct.value:
+            votes.append(0)
+        elif verdict == Verdict.wrong.value and answer:
+            votes.append(names.setdefault(notation.normalise(answer), len(names)))
+        else:
+            votes.append(-1)
+    ballots = np.zeros((len(votes), len(names)))
+    cast = [i for i, v in enumerate(votes) if v >= 0]
+    ballots[cast, [votes[i] for i in cast]] = 1
+    return ballots
+
+
+def _columns(name: str, samples: Interval, problems: Interval) -> dict[str, float]:
+    return {
+        name: samples.value,
+        f"{name}_samples_low": samples.low,
+        f"{name}_samples_high": samples.high,
+        f"{name}_problems_low": problems.low,
+        f"{name}_problems_high": problems.high,
+    }

@@ -1,0 +1,82 @@
+"""Every setting of an evaluation, typed and validated. They are separate from training's."""
+
+import difflib
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from dgpo.config import ConfigError, Count, Positive, TinyPolicy
+
+
+class EvalConfig(BaseModel):
+    """One evaluation. The sampling defaults are those that R1-Distill is published with.
+
+    n                     completions of each problem
+    k                     the k of pass@k and maj@k in the tables; none means powers of two and n
+    benchmarks            `chain`, and names of files in `data_dir` (`math500`) or their short names (`aime24`)
+    limit                 the first problems of each file; 0 for all
+    chain_problems        held-out chains, of `difficulty`; `chain_max_new_tokens` is their limit
+    chunk_rows            completions in one file: what a kill can lose
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    eval_dir: str = "runs/eval"
+    overwrite: bool = False
+
+    model: str = "tiny"
+    tiny: TinyPolicy = TinyPolicy()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = 0
+
+    benchmarks: list[str] = Field(default=["chain"], min_length=1)
+    data_dir: str | None = None
+    problem_field: str = "problem"
+    answer_field: str = "answer"
+    limit: Count = 0
+    difficulty: Positive = 4
+    chain_problems: Positive = 128
+
+    n: Positive = 16
+    k: list[Positive] = []
+    seed: Count = 0
+    temperature: Annotated[float, Field(gt=0)] = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_new_tokens: Positive = 32768
+    chain_max_new_tokens: Positive = 40
+
+    rollout: str = "transformers"
+    rollout_rows: Positive = 256
+    chunk_rows: Positive = 1024
+
+
+# What may differ when an evaluation goes on: the policy and the problems are compared by their content.
+CONTINUABLE = ("eval_dir", "overwrite", "model", "tiny", "threads", "data_dir", "k", "rollout_rows")
+
+
+def load(**settings: Any) -> EvalConfig:
+    """A validated EvalConfig. Raises ConfigError for an unknown setting and for values that are not allowed."""
+    known = EvalConfig.model_fields
+    for name in settings:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ConfigError(f"unknown setting {name}={settings[name]!r}{hint}\n  known settings: {', '.join(known)}")
+    try:
+        config = EvalConfig(**settings)
+    except pydantic.ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+    if beyond := [k for k in config.k if k > config.n]:
+        raise ConfigError(f"k={config.k}: pass@k and maj@k need k ≤ n, and {beyond[0]} > n={config.n}")
+    if len(set(config.benchmarks)) < len(config.benchmarks):
+        raise ConfigError(f"benchmarks={config.benchmarks}: one of them is named twice")
+    return config
+
+
+def differences(before: EvalConfig, now: EvalConfig) -> list[str]:
+    """The settings in which an evaluation may not go on, as `name: before → now`."""
+    left, right = before.model_dump(), now.model_dump()
+    return [f"{k}: {left[k]!r} → {right[k]!r}" for k in left if k not in CONTINUABLE and left[k] != right[k]]
