@@ -208,7 +208,8 @@ def _bounded(value: float, half: float) -> Interval:
 def _wilson(value: float, trials: int, z: float) -> Interval:
     centre, scale = value + z**2 / (2 * trials), 1 + z**2 / trials
     half = z * (value * (1 - value) / trials + z**2 / (4 * trials**2)) ** 0.5
-    return Interval(value, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+    low, high = (centre - half) / scale, (centre + half) / scale
+    return Interval(value, max(0.0, low) if value > 0 else 0.0, min(1.0, high) if value < 1 else 1.0)
 
 
 def _ballots(verdicts, answers) -> np.ndarray:

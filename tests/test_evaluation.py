@@ -1,0 +1,337 @@
+"""Evaluation of checkpoints: numbers against closed forms and simulation, folders that survive a kill, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import combinations
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dgpo import __main__ as cli
+from dgpo.config import ConfigError
+from dgpo.evaluation import benchmarks, run, settings
+from dgpo.evaluation.folder import EvaluationError, EvaluationFolder
+from dgpo.evaluation.scores import Samples, compare, majority_at, pass_at, pass_curve, per_problem, powers, summary
+from dgpo.tasks.math import DataError
+
+ROOT = Path(__file__).parents[1]
+REAL = Path(os.environ.get("DGPO_DATA", ROOT.parent / "shared" / "data"))
+OWN = ROOT / "dgpo" / "tasks" / "data" / "problems.jsonl"
+
+
+def samples(right, n=None, answers=None, **overrides):
+    """Samples from right ones per problem and n, or from lists of answers, of which "right" is right."""
+    if answers is None:
+        answers = [["right"] * c + ["other"] * (n - c) for c in right]
+    answers = np.array(answers, dtype=object)
+    verdicts = np.where(answers == "right", "correct", np.where(answers == None, "no_answer", "wrong"))  # noqa: E711
+    given = {
+        "benchmark": "b",
+        "sha256": "x" * 64,
+        "problems": tuple(f"p{i}" for i in range(len(answers))),
+        "verdicts": verdicts.astype(object),
+        "answers": answers,
+        "lengths": np.ones(answers.shape),
+        "finished": np.ones(answers.shape, bool),
+    }
+    return Samples(**{**given, **overrides})
+
+
+class TestNumbers:
+    def test_pass_at_every_k_is_its_closed_form(self):
+        n, right = 64, [0, 1, 3, 40, 64]
+        curve = pass_curve(samples(right, n))
+        assert curve["k"].tolist() == list(range(1, n + 1))
+        for k, value in zip(curve["k"], curve["pass"], strict=True):
+            assert value == pytest.approx(np.mean([1 - comb(n - c, k) / comb(n, k) for c in right]), abs=1e-12)
+
+    def test_pass_at_k_is_what_simulation_finds_and_unbiased(self):
+        """Drawing n=12 answers at known chances over and over, pass@4 averages to 1 − (1 − p)⁴."""
+        rng = np.random.default_rng(1)
+        chances = np.array([0.05, 0.3, 0.7])
+        draws = [pass_at(samples(rng.binomial(12, chances), 12), 4)[0].value for _ in range(3000)]
+        truth = np.mean(1 - (1 - chances) ** 4)
+        assert abs(np.mean(draws) - truth) < 4 * np.std(draws) / len(draws) ** 0.5
+
+    @pytest.mark.parametrize("k", [1, 4])
+    def test_interval_over_samples_covers_the_fixed_problems(self, k):
+        rng = np.random.default_rng(2)
+        chances = rng.beta(1, 2, size=40)
+        truth = np.mean(1 - (1 - chances) ** k)
+        found = [pass_at(samples(rng.binomial(16, chances), 16), k)[0] for _ in range(600)]
+        assert 0.92 <= np.mean([low <= truth <= high for _, low, high in found]) <= 0.985
+
+    def test_interval_over_problems_covers_the_population(self):
+        rng = np.random.default_rng(3)
+        found = [pass_at(samples(rng.binomial(8, rng.beta(2, 3, size=30)), 8), 1)[1] for _ in range(600)]
+        assert 0.92 <= np.mean([low <= 0.4 <= high for _, low, high in found]) <= 0.98
+
+    def test_all_wrong_is_not_certain(self):
+        over_samples, over_problems = pass_at(samples([0] * 50, 2), 1)
+        assert over_samples == (0.0, 0.0, pytest.approx(0.037, abs=1e-3))  # Wilson, 0 of 100
+        assert over_problems == (0.0, 0.0, pytest.approx(0.0714, abs=1e-3))  # Wilson, 0 of 50
+        assert np.isnan(pass_at(samples([3], 8), 1)[1].low)
+
+    def test_mean_of_benchmarks_weighs_them_alike(self):
+        group = [samples([8] * 4, 8), samples([0, 4] * 50, 8)]
+        over_samples, over_problems = pass_at(group, 1)
+        assert over_samples.value == over_problems.value == 0.625
+        alone = pass_at(group[1], 1)[0]
+        assert over_samples.high - over_samples.low == pytest.approx((alone.high - alone.low) / 2)
+
+    def test_majority_by_hand_and_by_all_subsets(self):
+        answers = [["right", "right", "x", "y", "x"], ["right", "x", "x", None, "y"], [None] * 5]
+        found = majority_at(samples(None, answers=answers), [1, 3, 5], draws=4000)
+        assert found[5].tolist() == [0.5, 0.0, 0.0]
+        assert found[1] == pytest.approx([0.4, 0.2, 0.0], abs=0.03)
+        shares = []
+        for subset in combinations(answers[0], 3):
+            votes = {a: subset.count(a) for a in subset}
+            best = [a for a, v in votes.items() if v == max(votes.values())]
+            shares.append(("right" in best) / len(best))
+        assert found[3][0] == pytest.approx(np.mean(shares), abs=0.03)
+
+    def test_difference_and_its_permutation_test(self):
+        """With one problem of three completions each, all exchanges of labels can be counted."""
+        a, b = samples([3], 3), samples([1], 3)
+        outcomes = [1, 1, 1, 1, 0, 0]
+        stats = []
+        for taken in combinations(range(6), 3):
+            first = sum(outcomes[i] for i in taken)
+            stats.append((first - (4 - first)) / 3)
+        exact = np.mean(np.abs(stats) >= 2 / 3 - 1e-9)
+        found = compare(a, b)
+        assert found.samples.value == pytest.approx(2 / 3)
+        assert found.p_samples == pytest.approx(exact, abs=0.02)
+        assert np.isnan(found.problems.low)
+
+    def test_p_values_are_uniform_without_a_difference_and_small_with_one(self):
+        rng = np.random.default_rng(4)
+        chances = rng.beta(1, 1, size=40)
+        pairs = [[samples(rng.binomial(8, chances), 8) for _ in range(2)] for _ in range(200)]
+        found = [compare(a, b, draws=500) for a, b in pairs]
+        assert 0.01 <= np.mean([f.p_samples < 0.05 for f in found]) <= 0.1
+        assert np.mean([f.samples.low <= 0 <= f.samples.high for f in found]) >= 0.9
+        strong = compare(samples(rng.binomial(8, np.clip(chances + 0.3, 0, 1)), 8), pairs[0][0])
+        assert strong.p_samples < 0.001
+        assert strong.p_problems < 0.001
+        assert strong.samples.low > 0
+
+    def test_other_problems_are_not_compared(self):
+        with pytest.raises(ValueError, match="not the same problems"):
+            compare(samples([1], 2), samples([1], 2, sha256="y" * 64))
+
+    @pytest.mark.parametrize("k", [0, 9])
+    def test_k_beyond_n(self, k):
+        for function in (lambda: pass_at(samples([1], 8), k), lambda: majority_at(samples([1], 8), [k])):
+            with pytest.raises(ValueError, match=f"given k={k}, n=8"):
+                function()
+
+    def test_tables(self):
+        one = samples(None, answers=[["right", None, "x", "x"], ["right"] * 4])
+        frame, row = per_problem(one), summary(one)
+        assert powers(6) == [1, 2, 4, 6]
+        assert frame["avg"].tolist() == [0.25, 1.0]
+        assert frame["no_answer"].tolist() == [0.25, 0.0]
+        assert row["avg@4"] == row["pass@1"] == 0.625
+        assert row["avg@4_samples_low"] < 0.625 < row["avg@4_problems_high"]
+        assert (row["verdict/correct"], row["maj@4"]) == (0.625, 0.5)
+
+
+def test_top_p_keeps_the_fewest_words_that_make_it_up():
+    from dgpo.rollout import Sampling
+    from dgpo.rollout.transformers import _Draw
+
+    weights = torch.tensor([[0.1, 0.5, 0.25, 0.15]]).repeat(4000, 1)
+    draw = _Draw(list(range(4000)), Sampling(1, 1.0, top_p=0.7), "cpu")
+    token = draw(None, weights.log()).argmax(1)
+    assert set(token.tolist()) == {1, 2}
+    assert (token == 1).float().mean() == pytest.approx(2 / 3, abs=0.03)
+    torch.testing.assert_close(draw.logp[0], weights.log()[0][token])  # not renormalised
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Random weights behind a real kind of tokenizer."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([OWN.read_text()], vocab_size=400, special_tokens=["<eos>"], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>", pad_token="<eos>")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **size)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """A folder with fifty real problems as `math500` where the file is, else the repository's own."""
+    source = REAL / "math500.jsonl" if (REAL / "math500.jsonl").exists() else OWN
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "math500.jsonl").write_text("\n".join(source.read_text().splitlines()[:50]) + "\n")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def given(model, data_dir, tmp_path):
+    return {
+        "eval_dir": str(tmp_path / "eval"),
+        "model": str(model),
+        "data_dir": str(data_dir),
+        "benchmarks": ["math500"],
+        "n": 4,
+        "max_new_tokens": 8,
+        "chunk_rows": 30,
+    }
+
+
+def contents(folder):
+    chunks = sorted(Path(folder).glob("completions/*/*.parquet"))
+    return pd.concat([pd.read_parquet(c) for c in chunks]).map(lambda v: v.tolist() if hasattr(v, "tolist") else v)
+
+
+class TestFolder:
+    def test_random_weights_on_real_problems_are_all_wrong_but_counted_stored_and_judged_again(self, given, capsys):
+        assert cli.main(["eval", *(f"{k}={json.dumps(v)}" for k, v in given.items())]) == 0
+        assert "avg@4     0.0 [0.0," in capsys.readouterr().out
+        folder = EvaluationFolder(given["eval_dir"])
+        P, rows = len(folder.problems("math500")), contents(folder.path)
+        assert P in (42, 50)
+        assert len(rows) == 4 * P
+        assert set(rows["verdict"]) <= {"no_answer", "wrong", "unparsed"}
+        assert rows["seed"].is_unique
+        assert rows["tokens"].map(len).tolist() == rows["length"].tolist()
+        (row,) = json.loads((folder.path / "results.json").read_text())
+        assert (row["problems"], row["n"], row["avg@4"]) == (P, 4, 0.0)
+        assert row["verdict/no_answer"] == (rows["verdict"] == "no_answer").mean()
+
+        # One completion is made right behind its back: only judging again finds it.
+        chunk, places = folder.chunks("math500")[0]
+        columns = folder.read("math500", chunk, places)
+        columns["text"][0] = rf"so it is \boxed{{{folder.problems('math500')['answer'][0]}}}"
+        folder.write("math500", chunk, columns)
+        assert cli.main(["eval", "--rescore", given["eval_dir"]]) == 0
+        (row,) = json.loads((folder.path / "results.json").read_text())
+        assert row["avg@4"] == pytest.approx(1 / (4 * P))
+        assert cli.main(["eval", "--compare", given["eval_dir"], given["eval_dir"]]) == 0
+        assert "p = 1.0000" in capsys.readouterr().out
+
+    def test_a_killed_evaluation_goes_on_and_is_as_if_undisturbed(self, given, tmp_path):
+        given |= {"n": 8, "chunk_rows": 20, "max_new_tokens": 32}
+        words = [f"{k}={json.dumps(v)}" for k, v in given.items()]
+        process = subprocess.Popen([sys.executable, "-m", "dgpo", "eval", *words], cwd=ROOT, stderr=subprocess.DEVNULL)
+        chunks, began = Path(given["eval_dir"]) / "completions" / "math500", time.monotonic()
+        while len(list(chunks.glob("*.parquet"))) < 2 and time.monotonic() - began < 120:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done = {path: path.stat().st_mtime_ns for path in chunks.glob("rows_*.parquet")}
+        with pytest.raises(EvaluationError, match=r"math500 have fewer than n=8 completions; the first, .*has"):
+            list(run.read(given["eval_dir"]))
+        run.evaluate(settings.load(**given))
+        assert 2 <= len(done) < len(list(chunks.glob("*.parquet")))
+        assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items()), "done work was made again"
+        run.evaluate(settings.load(**{**given, "eval_dir": str(tmp_path / "other"), "chunk_rows": 1000}))
+        pd.testing.assert_frame_equal(
+            contents(given["eval_dir"]).reset_index(drop=True), contents(tmp_path / "other").reset_index(drop=True)
+        )
+
+    def test_a_trained_kind_of_policy_on_chain(self, checkpoint, tmp_path):
+        config = settings.load(
+            model=str(checkpoint), eval_dir=str(tmp_path), difficulty=1, chain_problems=20, n=64, max_new_tokens=14
+        )
+        (result,) = run.read(run.evaluate(config))
+        assert result.right.shape == (20,)
+        assert 0 < result.right.sum() < 64 * 20
+        curve = pass_curve(result)["pass"]
+        assert (np.diff(curve) >= 0).all()
+        assert curve.iloc[0] == result.right.mean() / 64
+
+
+class TestRefusals:
+    @pytest.fixture
+    def done(self, given):
+        given |= {"n": 2, "max_new_tokens": 2, "limit": 12, "chunk_rows": 10}
+        run.evaluate(settings.load(**given))
+        return given
+
+    def test_another_model_another_revision_other_settings(self, done, model, data_dir, tmp_path):
+        import shutil
+
+        other = tmp_path / "other"
+        shutil.copytree(model, other)
+        (other / "generation_config.json").write_text('{"top_k": 3}')
+        with pytest.raises(EvaluationError, match="completions of another model"):
+            run.evaluate(settings.load(**{**done, "model": str(other)}))
+        with pytest.raises(EvaluationError, match=r"other settings: temperature: 0\.6 → 1\.0"):
+            run.evaluate(settings.load(**{**done, "temperature": 1.0}))
+        (data_dir / "math500.jsonl").write_text((data_dir / "math500.jsonl").read_text() + "\n")
+        for again in (lambda: run.evaluate(settings.load(**done)), lambda: run.rescore(done["eval_dir"])):
+            with pytest.raises(EvaluationError, match="another revision of math500"):
+                again()
+
+    def test_spoilt_completion_files(self, done, tmp_path):
+        first, second, _ = sorted(Path(done["eval_dir"]).glob("completions/math500/*.parquet"))
+        whole = first.read_bytes()
+        for content, said in ((b"", "is empty"), (whole[:200], "is not a whole Parquet file")):
+            first.write_bytes(content)
+            for again in (lambda: run.evaluate(settings.load(**done)), lambda: list(run.read(done["eval_dir"]))):
+                with pytest.raises(EvaluationError, match=f"rows_000000.parquet {said}.*remove it"):
+                    again()
+        pd.read_parquet(second).to_parquet(first)  # without the hashes
+        with pytest.raises(EvaluationError, match="of another model: hash none"):
+            list(run.read(done["eval_dir"]))
+        first.unlink()
+        run.evaluate(settings.load(**done))
+        assert len(contents(done["eval_dir"])) == 24
+
+    def test_folders_of_something_else_are_left_alone(self, given, tmp_path):
+        (tmp_path / "eval").mkdir()
+        (tmp_path / "eval" / "thesis.tex").write_text("x")
+        with pytest.raises(ConfigError, match="not empty and not an evaluation; nothing was touched"):
+            run.evaluate(settings.load(**given))
+        with pytest.raises(EvaluationError, match="is not an evaluation"):
+            run.rescore(tmp_path / "eval")
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["n=4", "k=[8]"], "k=[8]: pass@k and maj@k need k ≤ n, and 8 > n=4"),
+            (["nn=4"], "unknown setting nn=4 (did you mean 'n'?)"),
+            (["top_p=0"], "top_p=0"),
+            (["benchmarks=[aime24]"], "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain"),
+            (["rollout=vlm"], "rollout='vlm' must be one of: transformers"),
+            (["chain_max_new_tokens=9"], "chain_max_new_tokens=9 must be at least 29"),
+            (["tiny"], "'tiny' is not of the form key=value"),
+            (["n=4", "--rescore", "x"], "take no settings"),
+            (["--rescore", "nowhere"], "nowhere is not an evaluation"),
+        ],
+    )
+    def test_mistakes(self, words, said, capsys, tmp_path, checkpoint):
+        options = [] if "--rescore" in words else [f"eval_dir={tmp_path}/new", f"model={checkpoint}"]
+        assert cli.main(["eval", *words, *options]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+
+    def test_unknown_benchmark_lists_those_found(self, given, data_dir):
+        (data_dir / "aime2024.jsonl").write_text("{}\n")
+        with pytest.raises(ConfigError, match=r"there are: chain, aime2024 \(aime24\), math500$"):
+            run.evaluate(settings.load(**{**given, "benchmarks": ["aime26"]}))
+        assert benchmarks.find("aime24", str(data_dir)).name == "aime2024.jsonl"
+
+    def test_other_fields_are_named(self, given):
+        with pytest.raises(DataError, match="line 1: no field 'question'; the row has 'id', 'problem', 'answer'"):
+            run.evaluate(settings.load(**given, problem_field="question"))
+        assert not Path(given["eval_dir"]).exists()
