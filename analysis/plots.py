@@ -15,9 +15,11 @@ from analysis import style
 from analysis.landscape import landscape as _landscape
 from analysis.landscape import resolve_all
 from analysis.stats import curve
+from dgpo.methods import REGIONS
 
 SPACE_LABELS = {"w_log": "w_log", "gate": "π_old · w_prob", "logit": "|w_log| · ‖e_a−π‖"}
 _SPACE_TITLES = {"w_log": "weight on ∇log π", "gate": "weight on ∇π  (1/π_old)", "logit": "logit gradient"}
+OUTSIDE = tuple(r for r in REGIONS if r != "IN")
 _X_LABELS = {"ratio": "ratio r = π/π_old", "pi": "probability π"}
 
 
@@ -27,7 +29,7 @@ def _figure(plt, rows, columns, publication, width=4.4, height=3.0, **kwargs):
     return plt.subplots(rows, columns, figsize=(total, tall + 0.6), squeeze=False, **kwargs)
 
 
-def _finish(plt, fig, handles=None, columns=4):
+def finish(plt, fig, handles=None, columns=4):
     """Put the legend under the axes, where it overlaps nothing, and close the figure."""
     if handles:
         unique = {h.get_label(): h for h in handles}
@@ -37,7 +39,7 @@ def _finish(plt, fig, handles=None, columns=4):
     return fig
 
 
-def _scale(ax, axis, values, log=None):
+def scale_axis(ax, axis, values, log=None):
     """Log where the values span decades; symmetric log, linear near 0, where some of them are 0 or negative."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
@@ -146,9 +148,9 @@ def landscape(
         for i, advantage in enumerate(signs):  # last, since a limit set earlier would cut off what comes after
             rows = frame[frame["advantage"] == advantage]
             for j, panel in enumerate(panels):
-                _scale(axes[i, j], "x", frame[x], log_x)
-                _scale(axes[i, j], "y", rows[spaces[0] if per_method else panel], log_y)
-        return _finish(plt, fig, handles)
+                scale_axis(axes[i, j], "x", frame[x], log_x)
+                scale_axis(axes[i, j], "y", rows[spaces[0] if per_method else panel], log_y)
+        return finish(plt, fig, handles)
 
 
 def _reference(ax, part, x, space):
@@ -212,12 +214,21 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
                 ax.set_ylabel(f"{setting}\n{name}" if j == 0 and len(runs.settings) > 1 else name)
                 if i == len(runs.settings) - 1:
                     ax.set_xlabel("step")
-        return _finish(plt, fig, handles)
+        return finish(plt, fig, handles)
+
+
+def stack_regions(ax, x, shares: dict) -> list:
+    """Stack the shares (fractions by region, those of `OUTSIDE`) over x in percent, hatched for grey-scale."""
+    colours, labels = [style.REGION_COLOURS[r] for r in shares], [style.REGION_LABELS[r] for r in shares]
+    layers = ax.stackplot(x, [100 * np.asarray(share) for share in shares.values()], colors=colours, labels=labels)
+    for layer, hatch in zip(layers, ("", "", "///", "..."), strict=False):
+        layer.set(hatch=hatch, edgecolor="white", linewidth=0.3)
+    ax.set_ylim(bottom=0)
+    return layers
 
 
 def region_shares(runs, setting: int = 0, *, publication=False):
     """Area plots of the share of tokens outside the trust region, by region: a panel per method, mean over seeds."""
-    keys = [k for k in style.REGION_COLOURS if k != "IN"]
     labels = [look["label"] for look in _looks(list(runs.methods), list(runs.names))]
     columns = min(3, len(labels))
     rows = math.ceil(len(labels) / columns)
@@ -228,15 +239,11 @@ def region_shares(runs, setting: int = 0, *, publication=False):
             if k >= len(labels):
                 ax.set_visible(False)
                 continue
-            parts = [100 * runs.data[f"share_{r}"][k, setting].mean(0) for r in keys]
-            colours = [style.REGION_COLOURS[r] for r in keys]
-            handles = ax.stackplot(runs.step, parts, colors=colours, labels=[style.REGION_LABELS[r] for r in keys])
-            for h, hatch in zip(handles, ("", "", "///", "..."), strict=True):
-                h.set(hatch=hatch, edgecolor="white", linewidth=0.3)
+            handles = stack_regions(ax, runs.step, {r: runs.data[f"share_{r}"][k, setting].mean(0) for r in OUTSIDE})
             ax.set_title(labels[k])
             ax.set_xlabel("step" if k // columns == rows - 1 else "")
             ax.set_ylabel("share of tokens (%)" if k % columns == 0 else "")
-        return _finish(plt, fig, handles, columns=2)
+        return finish(plt, fig, handles, columns=2)
 
 
 def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, reference=(), publication=False):
@@ -247,9 +254,9 @@ def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, r
         for ax, panel in zip(axes[0], panels, strict=True):
             for look, line in _lines(frame):
                 handles += ax.plot(line["time"], line[panel], **look)
-            _scale(ax, "x", frame["time"], log_x)
+            scale_axis(ax, "x", frame["time"], log_x)
             if panel not in ("pi", "rest"):
-                _scale(ax, "y", frame[panel], False if panel == "logit_speed" else None)
+                scale_axis(ax, "y", frame[panel], False if panel == "logit_speed" else None)
             ax.set(xlabel="time  (steps · learning rate)", ylabel=FLOW_LABELS.get(panel, panel))
             if panel in ("pi", "rest"):
                 ax.set_yscale("log")  # a token that has underflowed to 0 leaves at the bottom
@@ -257,7 +264,7 @@ def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, r
         for label, time, value in reference:
             axes[0, 0].plot(time, value, color="#333333", linewidth=0.9, zorder=3)
             axes[0, 0].annotate(label, (time[-1], value[-1]), (4, 0), textcoords="offset points", va="center")
-        return _finish(plt, fig, handles)
+        return finish(plt, fig, handles)
 
 
 def heat_map(values, rows, columns, *, row_label="", column_label="", value_label="", digits=2, publication=False):
@@ -277,7 +284,7 @@ def heat_map(values, rows, columns, *, row_label="", column_label="", value_labe
         for (i, j), v in np.ndenumerate(values):
             ax.text(j, i, f"{v:.{digits}f}", ha="center", va="center", color="white" if v < middle else "black")
         fig.colorbar(image, label=value_label)
-        return _finish(plt, fig)
+        return finish(plt, fig)
 
 
 def _short(x):
@@ -299,29 +306,4 @@ def intervals(summary: pd.DataFrame, column: str = "difference", *, label: str =
         ax.set_yticks(range(len(rows)), [style.label(k) for k in rows.index])
         ax.set_xlabel(label or column)
         ax.set_ylim(-0.6, len(rows) - 0.4)
-        return _finish(plt, fig)
-
-
-def weight_scatter(frame: pd.DataFrame, x: str = "ratio", *, spaces=("w_log", "gate"), publication=False):
-    """Tokens as points, weight against ratio or probability, coloured by the sign of the advantage.
-
-    Columns: method, advantage, ratio, pi, and the spaces. A column of panels per space, a row per method.
-    """
-    keys = list(frame["method"].unique())
-    with style.figure_style(publication) as plt:
-        fig, axes = _figure(plt, len(keys), len(spaces), publication, height=2.4, sharex=True)
-        handles = []
-        for i, key in enumerate(keys):
-            part = frame[frame["method"] == key]
-            for j, space in enumerate(spaces):
-                ax = axes[i, j]
-                for sign, colour, marker in ((1, style.POSITIVE, "o"), (-1, style.NEGATIVE, "x")):
-                    some = part[np.sign(part["advantage"]) == sign]
-                    look = {"s": 12, "alpha": 0.6, "color": colour, "marker": marker, "label": _sign_name(sign)}
-                    handles.append(ax.scatter(some[x], some[space], **look))
-                _scale(ax, "x", frame[x])
-                _scale(ax, "y", part[space])
-                ax.set_ylabel(f"{style.label(key)}\n{SPACE_LABELS[space]}" if j == 0 else SPACE_LABELS[space])
-                if i == len(keys) - 1:
-                    ax.set_xlabel(_X_LABELS[x])
-        return _finish(plt, fig, handles)
+        return finish(plt, fig)

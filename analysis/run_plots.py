@@ -8,13 +8,12 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from analysis import style
-from analysis.plots import _finish as finish
-from analysis.plots import _scale as scale_axis
+from analysis.plots import OUTSIDE, finish, scale_axis, stack_regions
 from analysis.runs import Run
-from dgpo.methods import REGIONS, Method
+from dgpo.methods import Method
 
 _MAX_POINTS = 15_000
-_OUTSIDE = tuple(r for r in REGIONS if r != "IN")
+_BOUNDARIES = (("LN", "left boundary LN  (r < 1−ε, A < 0)"), ("HP", "right boundary HP  (r > 1+ε, A > 0)"))
 
 
 def learning_curves(runs: Run | list[Run], publication: bool = False):
@@ -80,14 +79,10 @@ def region_shares(run: Run, publication: bool = False):
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(1, 3, figsize=(5.5, 2.2) if publication else (12, 3.6))
         for ax, (column, title) in zip(axes, panels, strict=True):
-            shares = [100 * steps[f"{column}/{region}"].fillna(0) for region in _OUTSIDE]
-            colours = [style.REGION_COLOURS[r] for r in _OUTSIDE]
-            labels = [style.REGION_LABELS[r] for r in _OUTSIDE]
-            layers = ax.stackplot(steps["step"], shares, colors=colours, labels=labels, linewidth=0)
+            layers = stack_regions(ax, steps["step"], {r: steps[f"{column}/{r}"].fillna(0) for r in OUTSIDE})
             ax.set_title(title)
             ax.set_xlabel("step")
             ax.set_xlim(steps["step"].min(), max(steps["step"].max(), steps["step"].min() + 1))
-            ax.set_ylim(bottom=0)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0].set_ylabel("share outside the trust region (%)")
         return finish(plt, fig, layers, columns=2)
@@ -154,3 +149,61 @@ def _theory(ax, ratios: pd.Series, method: Method) -> None:
 def _name(run: Run, runs: list[Run]) -> str:
     same = [r for r in runs if r.config.method == run.config.method]
     return style.label(run.config.method) + (f"  ({run.path.name})" if len(same) > 1 else "")
+
+
+def weight_histograms(runs: list[Run], publication: bool = False):
+    """The distribution of the weights of all sampled tokens, a line a run: on ∇log π and on ∇π.
+
+    Records are weighed by the inverse of the probability with which they were kept. Weights of 0 have no place on a
+    logarithmic axis: their share stands in the legend.
+    """
+    panels = (("w_log", "|w_log|, weight on ∇log π"), ("w_prob", "|w_prob|, weight on ∇π"))
+    with style.figure_style(publication) as plt:
+        fig, axes = plt.subplots(1, 2, figsize=(5.5, 2.4) if publication else (10, 3.8))
+        for run in runs:
+            tokens = run.tokens()
+            counts = 1 / tokens["sampled"]
+            nothing = float(counts[tokens["w_log"] == 0].sum() / counts.sum())
+            label = _name(run, runs) + (f"  ({nothing:.1%} are 0)" if nothing else "")
+            for ax, (weight, _) in zip(axes, panels, strict=True):
+                size = tokens[weight].abs()
+                bins = np.geomspace(size[size > 0].min(), size.max() * 1.001, 50)
+                share, edges = np.histogram(size, bins, weights=counts / counts.sum())
+                ax.stairs(share, edges, **_stairs(style.line(run.config.method) | {"label": label}))
+        for ax, (_, label) in zip(axes, panels, strict=True):
+            ax.set(xscale="log", yscale="log", xlabel=label)
+        axes[0].set_ylabel("share of tokens")
+        return finish(plt, fig, axes[0].patches, columns=3)
+
+
+def boundary_weights(runs: list[Run], publication: bool = False):
+    """What the methods disagree about: w_prob of the sampled tokens on either boundary against π, a column a run."""
+    with style.figure_style(publication) as plt:
+        size = (5.5, 3.4) if publication else (3.4 * len(runs) + 0.6, 6)
+        fig, axes = plt.subplots(2, len(runs), figsize=size, sharex=True, sharey="row", squeeze=False)
+        for j, run in enumerate(runs):
+            tokens = run.tokens()
+            for ax, (region, label) in zip(axes[:, j], _BOUNDARIES, strict=True):
+                part = tokens[tokens["region"] == region]
+                ax.scatter(
+                    part["prob"], part["w_prob"], s=9, alpha=0.5, color=style.colour(run.config.method), rasterized=True
+                )
+                zeros = float((part["w_prob"] == 0).mean()) if len(part) else 0.0
+                ax.text(
+                    0.97, 0.95, f"{len(part):,} tokens, {zeros:.0%} at 0", transform=ax.transAxes, ha="right", va="top"
+                )
+                ax.set_xscale("log")
+                if j == 0:
+                    ax.set_ylabel(f"{label}\nw_prob")
+            axes[0, j].set_title(_name(run, runs))
+            axes[1, j].set_xlabel("probability π")
+        for row in axes:
+            drawn = np.concatenate([ax.collections[0].get_offsets()[:, 1] for ax in row])
+            if len(drawn):
+                scale_axis(row[0], "y", np.asarray(drawn), log=True)
+        plt.close(fig)
+        return fig
+
+
+def _stairs(look: dict) -> dict:
+    return {k: look[k] for k in ("color", "linestyle", "linewidth", "label")}

@@ -67,7 +67,6 @@ def test_bandit_figures(runs):
 def test_the_others():
     check(plots.dynamics(flow.flow(["dgpo", "gppo"], np.geomspace(0.1, 50, 30))))
     check(plots.heat_map(np.eye(2), [1, 2], ["a", "b"], row_label="n", column_label="m", value_label="v"))
-    check(plots.weight_scatter(landscape(["dgpo", "pg"], points=21)))
 
 
 def test_bad_inputs(runs):
