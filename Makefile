@@ -1,6 +1,7 @@
 # make train   train the embedded default and leave an executed notebook
 # make test    run all tests
 # Both set up .venv first. Variables: METHOD, ARGS (more papermill parameters), PYTHON, VENV.
+# make train starts runs/$(METHOD) afresh; ARGS="-p resume true" goes on with it.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -23,7 +24,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 train: setup
 	@mkdir -p runs
 	$(BIN)/papermill notebooks/train.ipynb runs/$(METHOD).ipynb --log-output --no-progress-bar \
-	    -p method $(METHOD) -p run_dir runs/$(METHOD) -p overwrite true $(ARGS)
+	    -p method $(METHOD) -p run_dir runs/$(METHOD) $(if $(findstring resume,$(ARGS)),,-p overwrite true) $(ARGS)
 	@echo "Open runs/$(METHOD).ipynb: $(BIN)/jupyter lab runs/$(METHOD).ipynb"
 
 test: setup
@@ -49,8 +50,9 @@ bench: setup
 
 notebooks: setup
 	@mkdir -p runs/notebooks
-	@for notebook in notebooks/*.ipynb; do \
-	    $(BIN)/papermill $$notebook runs/$$notebook --no-progress-bar -p run_dir runs/notebooks/train -p overwrite true || exit 1; \
+	@for name in $(basename $(notdir $(wildcard notebooks/*.ipynb))); do \
+	    case $$name in train) own="-p run_dir runs/notebooks/train -p overwrite true";; *) own="";; esac; \
+	    $(BIN)/papermill notebooks/$$name.ipynb runs/notebooks/$$name.ipynb --no-progress-bar $$own || exit 1; \
 	done
 
 clean:

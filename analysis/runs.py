@@ -121,14 +121,12 @@ def numbers(run: Run) -> pd.Series:
     return pd.Series(table, name=str(run.path))
 
 
-def save_figures(run: Run, figures: dict[str, Figure]) -> list[Path]:
-    """Write figures as PNG files into `figures/` of the run folder."""
+def save_figure(run: Run, name: str, figure: Figure) -> Figure:
+    """Write a figure to `figures/NAME.png` of the run folder, and give it back to be shown."""
     folder = run.path / "figures"
     folder.mkdir(exist_ok=True)
-    paths = [folder / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        figure.savefig(path, bbox_inches="tight", dpi=150)
-    return paths
+    figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=150)
+    return figure
 
 
 def _first_last(column: pd.Series, form: str = ".3f") -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +23,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ConfigError(ValueError):
@@ -38,7 +40,7 @@ class TinyPolicy(BaseModel):
     seed              of initialisation and examples, apart from the run's own seed
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hidden: Positive = 64
     layers: Positive = 2
@@ -53,14 +55,18 @@ class TinyPolicy(BaseModel):
 
 
 class Config(BaseModel):
-    """One run. Everything that changes its numbers is here, and nothing else is."""
+    """One run. Everything that changes its numbers is here.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    eval_every=0 evaluates before the first step and after the last only; checkpoint_every=0 saves after the last only.
+    threads=0 takes one thread for a policy below 20 M parameters and torch's own number above.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # run
     run_dir: str = "runs/tiny"
     seed: Count = 0
-    steps: Count = 60
+    steps: Positive = 60
     resume: bool = False
     overwrite: bool = False
 
@@ -109,9 +115,9 @@ class Config(BaseModel):
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_updates: Count = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
-    zero_stage: Annotated[int, Field(ge=1, le=3)] = 1
+    zero_stage: Annotated[int, Field(ge=1, le=2)] = 1
 
     # evaluation and records
     eval_every: Count = 10
@@ -147,21 +153,24 @@ def load(recipe: str | Path | None = None, **overrides) -> Config:
 
     Raises ConfigError for an unknown recipe, setting, method or parameter, and for values that are not allowed.
     """
-    return make({**(read_recipe(recipe) if recipe is not None else {}), **overrides})
+    base = read_recipe(recipe) if recipe is not None else {}
+    if overrides.get("method", base.get("method")) != base.get("method"):
+        base.pop("method_params", None)  # they were another method's
+    return make({**base, **overrides})
 
 
 def make(settings: dict[str, Any]) -> Config:
     """A validated Config from flat settings; parameters of the method may stand among them."""
-    settings = dict(settings)
-    key = settings.get("method", Config.model_fields["method"].default)
+    settings = {str(name): value for name, value in settings.items()}
+    key, params = settings.get("method", Config.model_fields["method"].default), settings.get("method_params") or {}
+    if not isinstance(params, dict):
+        raise ConfigError(f"method_params={params!r} must be a mapping; a parameter can also be given by its own name")
     try:
-        own = [f.name for f in dataclasses.fields(methods.get_class(key))]
+        own = [f.name for f in dataclasses.fields(methods.get_class(str(key)))]
     except ValueError as error:
         raise ConfigError(f"method={key!r}: {error}") from None
-    params = dict(settings.get("method_params") or {})
-    for name in [s for s in settings if s in own and s not in Config.model_fields]:
-        params[name] = settings.pop(name)
-    settings["method_params"] = params
+    by_name = {name: settings.pop(name) for name in [*settings] if name in own and name not in Config.model_fields}
+    settings["method_params"] = {name: _number(value) for name, value in {**params, **by_name}.items()}
     known = [*Config.model_fields, *own]
     unknown = [name for name in settings if name not in Config.model_fields]
     if unknown:
@@ -211,7 +220,7 @@ def _validate(config: Config) -> Config:
             f"prompts × completions = {config.prompts} × {config.completions} = {config.batch_size} "
             f"does not divide into updates={config.updates} equal mini-batches"
         )
-    if config.schedule == "cosine" and config.warmup_updates >= config.total_updates:
+    if config.warmup_updates >= config.total_updates:
         raise ConfigError(
             f"warmup_updates={config.warmup_updates} must be less than all {config.total_updates} updates"
         )
@@ -221,14 +230,26 @@ def _validate(config: Config) -> Config:
         raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of task='chain'")
     if config.drop_contaminated and not (config.task == "math" and config.eval_data):
         raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
-    if config.completions == 1 and config.advantage in ("grpo", "mean") and config.zero_variance != "keep":
+    if config.completions == 1 and config.zero_variance != "keep":
         raise ConfigError(
             f"completions=1 with zero_variance={config.zero_variance!r}: a group of one never varies, so none is left"
         )
+    if config.tiny.hidden % (2 * config.tiny.heads):
+        raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device='cuda', but there is no CUDA device here: 'cpu' or 'auto'")
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")
     aggregation = method.aggregation if config.aggregation == "method" else config.aggregation
     return config.model_copy(update={"method_params": method.params(), "aggregation": aggregation})
+
+
+def _number(value):
+    """YAML 1.1 and the command line give 3e-4 and inf as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _unknown(name, value, key, own, known) -> str:

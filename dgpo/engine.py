@@ -108,7 +108,8 @@ class Engine:
             raise FileNotFoundError(f"{folder} holds no checkpoint of the engine")
 
     def _watch(self, gradient: Tensor) -> None:
-        self._finite &= gradient.isfinite().all()
+        # The sum of squares, not the elements: a norm can overflow where no gradient does, and clipping divides by it.
+        self._finite &= gradient.float().square().sum().isfinite()
 
 
 def lr_factor(config: Config):

@@ -59,8 +59,17 @@ class Evaluation:
     def examples(self, step: int, count: int) -> list[dict]:
         """The first completion of each of the first problems, as rows to keep."""
         return [
-            {"step": step, "prompt": p.prompt, "answer": p.answer, "completion": texts[0], "reward": float(rewards[0])}
-            for p, texts, rewards in zip(self.problems[:count], self.completions, self.rewards, strict=False)
+            {
+                "step": step,
+                "prompt": p.prompt,
+                "answer": p.answer,
+                "completion": texts[0],
+                "reward": float(rewards[0]),
+                "ended": "stop" if finished[0] else "length",
+            }
+            for p, texts, rewards, finished in zip(
+                self.problems[:count], self.completions, self.rewards, self.finished, strict=False
+            )
         ]
 
 

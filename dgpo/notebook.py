@@ -1,15 +1,16 @@
 """The parameters of a notebook: an unknown one stops it, where papermill only warns.
 
-A notebook's parameters cell and the cell that papermill injects behind it both begin with `# Parameters`. A notebook
-that trains takes every setting of `Config` and every parameter of its method (`config`); any other one takes the names
-of its own parameters cell (`check`).
+A notebook's parameters cell begins with `# Parameters of this notebook`, the one that papermill injects behind it with
+`# Parameters`. What counts is the last time the first one ran, and what was injected after it: a line that is deleted
+from the cell is gone. A notebook that trains takes every setting of `Config` and every parameter of its method
+(`config`); any other one takes the names of its own cell (`check`).
 """
 
 import ast
 
 from dgpo import config as configs
 
-_MARK = "# Parameters"
+_OWN, _INJECTED = "# Parameters of this notebook", "# Parameters"
 
 
 def config(namespace: dict) -> configs.Config:
@@ -18,27 +19,26 @@ def config(namespace: dict) -> configs.Config:
     One of them may be `recipe`, what the others override; None leaves a setting as it is there. Raises ConfigError for
     an unknown name, and for values that are not allowed.
     """
-    values = {name: namespace[name] for name in parameter_names(namespace) if namespace[name] is not None}
+    own, injected = parameter_names(namespace)
+    values = {name: namespace[name] for name in dict.fromkeys(own + injected) if namespace[name] is not None}
     return configs.load(values.pop("recipe", None), **values)
 
 
-def parameter_names(namespace: dict) -> list[str]:
-    """The names assigned in the executed cells that begin with `# Parameters`, in order of appearance."""
-    return list(dict.fromkeys(name for cell in _marked_cells(namespace) for name in _assigned(cell)))
-
-
 def check(namespace: dict) -> None:
-    """Raise ConfigError for a name in the injected cell that the notebook's own parameters cell does not have."""
-    own, *injected = (_assigned(cell) for cell in _marked_cells(namespace))
-    if unknown := [name for names in injected for name in names if name not in own]:
+    """Raise ConfigError for an injected name that the notebook's own parameters cell does not have."""
+    own, injected = parameter_names(namespace)
+    if unknown := [name for name in injected if name not in own]:
         raise configs.ConfigError(f"unknown parameter {unknown[0]!r}; this notebook has: {', '.join(own)}")
 
 
-def _marked_cells(namespace: dict) -> list[str]:
-    cells = [source for source in namespace.get("In", ()) if source.lstrip().startswith(_MARK)]
-    if not cells:
-        raise configs.ConfigError(f"no executed cell begins with {_MARK!r}: run the parameters cell first")
-    return cells
+def parameter_names(namespace: dict) -> tuple[list[str], list[str]]:
+    """The names assigned in the notebook's own parameters cell, and in what was injected after it last ran."""
+    cells = [source.strip() for source in namespace.get("In", ())]
+    ran = [i for i, source in enumerate(cells) if source.startswith(_OWN)]
+    if not ran:
+        raise configs.ConfigError(f"no executed cell begins with {_OWN!r}: run the parameters cell first")
+    later = [source for source in cells[ran[-1] + 1 :] if source.split("\n")[0] == _INJECTED]
+    return _assigned(cells[ran[-1]]), _assigned(later[-1]) if later else []
 
 
 def _assigned(cell: str) -> list[str]:

@@ -1,9 +1,10 @@
 """A run is a folder: `config.yaml metrics.jsonl completions.jsonl tokens/ checkpoints/ policy/ summary.json`.
 
-Whatever is written is either whole or absent. Metrics and records of steps after the newest checkpoint are dropped when
-a run continues; the continuation makes them again.
+Files and folders appear whole or not at all; rows are appended. Metrics and records of steps after the newest
+checkpoint are dropped when a run continues; the continuation makes them again. One process at a time has the folder.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -39,36 +40,47 @@ class RunFolder:
 
     def __init__(self, config: Config):
         self.config, self.path = config, Path(config.run_dir)
-        exists = (self.path / "config.yaml").exists()
         if config.resume and config.overwrite:
             raise ConfigError("resume=True and overwrite=True exclude each other")
-        if exists and not (config.resume or config.overwrite):
-            raise ConfigError(
-                f"run_dir={config.run_dir!r} holds a run already: "
-                "resume=True continues it, overwrite=True starts it afresh"
-            )
-        if not exists and self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"run_dir={config.run_dir!r} is a file")
+        before = self._config()
+        exists = before is not None
+        self._refuse_a_run(exists)
+        if not exists and self.path.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
             raise ConfigError(
                 f"run_dir={config.run_dir!r} is not empty and not a run folder; nothing there was touched"
             )
-        if exists and config.resume:
-            before = configs.make(configs.read_recipe(self.path / "config.yaml"))
-            if changed := configs.differences(before, config):
-                raise ConfigError(
-                    f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}"
-                )
+        if exists and config.resume and (changed := configs.differences(before, config)):
+            raise ConfigError(f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}")
 
     def open(self) -> dict | None:
-        """Make the folder, or bring it back to its newest checkpoint. Returns that checkpoint's state, or None."""
-        if self.config.overwrite:
-            for name in _OWN:
-                _remove(self.path / name)
+        """Make the folder, or bring it back to its newest checkpoint. Returns that checkpoint's state, or None.
+
+        The folder is this process's until `close`. Raises ConfigError when another one has it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"run_dir={self.config.run_dir!r}: another process is running there") from None
+        self._refuse_a_run(self._config() is not None)  # it may have come while this process was loading
+        if self.config.overwrite:
+            for name in reversed(_OWN):  # config.yaml last: until then it is still known as a run
+                _remove(self.path / name)
         newest = self.checkpoints()[-1:]
         state = json.loads((newest[0] / "state.json").read_text()) if newest else None
+        if state is None or state["step"] < self.config.steps:  # what an earlier end left is of fewer steps
+            _remove(self.path / "summary.json")
+            _remove(self.path / "policy")
         self._rewind(state["step"] if state else -1)
         _whole(self.path / "config.yaml", lambda scratch: configs.dump(self.config, scratch))
         return state
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
 
     # metrics and records
 
@@ -118,6 +130,26 @@ class RunFolder:
     def save_policy(self, write: Callable[[Path], None]) -> None:
         """The trained policy as a checkpoint folder of `transformers`."""
         _whole(self.path / "policy", lambda scratch: (scratch.mkdir(), write(scratch)))
+
+    def _refuse_a_run(self, exists: bool) -> None:
+        if exists and not (self.config.resume or self.config.overwrite):
+            raise ConfigError(
+                f"run_dir={self.config.run_dir!r} holds a run already: "
+                "resume=True continues it, overwrite=True starts it afresh"
+            )
+
+    def _config(self) -> Config | None:
+        """The settings of the run that is in the folder, or None. A config.yaml of something else is an error."""
+        path = self.path / "config.yaml"
+        if not path.exists():
+            return None
+        try:
+            settings = configs.read_recipe(path)
+            if absent := {"run_dir", "method", "method_params"} - settings.keys():  # a run's config has every setting
+                raise ConfigError(f"it has no {', '.join(sorted(absent))}")
+            return configs.make(settings)
+        except ConfigError as error:
+            raise ConfigError(f"run_dir={str(self.path)!r}: its config.yaml is not that of a run: {error}") from None
 
     def _tensorboard(self, row: dict) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -1,5 +1,6 @@
 """What a step leaves behind: the metrics of its tokens by region, a sample of token records, and its seconds."""
 
+import math
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from torch import Tensor
 from dgpo.batch import Batch
 from dgpo.methods import REGIONS, Method
 
+_LARGEST = 650.0  # nats: what is larger is recorded as e^650, so that sums stay finite
 _OUTSIDE = 8.0  # how many times likelier a token outside the trust region is recorded
 
 
@@ -27,7 +29,7 @@ class TokenTelemetry:
         self.method, self.generator = method, generator
         self.rate = min(1.0, sample / max(expected, 1))
         self.tokens, self.w_log, self.w_prob = (torch.zeros(len(REGIONS), dtype=torch.float64) for _ in range(3))
-        self.ratio_min, self.ratio_max, self.ratio_sum = float("inf"), 0.0, 0.0
+        self.ratio_min, self.ratio_max, self.ratio_sum = math.inf, 0.0, 0.0
         self.max_w_log, self.max_w_prob = 0.0, 0.0
         self.parts: list[dict[str, Tensor]] = []
 
@@ -37,15 +39,15 @@ class TokenTelemetry:
         live = batch.mask
         if not live.any():
             return
-        new, old = logp[live].double(), batch.old_logp[live].double()
-        weight, advantage = w_log[live].double(), batch.advantage.expand_as(live)[live].double()
-        log_ratio = new - old
-        region = self.method.regions(log_ratio.float(), advantage).code
-        w_prob = weight * torch.exp(-new)
+        inputs = [torch.where(live, x, 0) for x in (logp, batch.old_logp, batch.advantage.expand_as(live))]
+        region = self.method.regions(*inputs, live).code[live]
+        new, old, advantage = (x[live].double() for x in inputs)
+        weight = w_log[live].double()
+        w_prob = weight.sign() * torch.exp((weight.abs().log() - new).clamp(max=_LARGEST))
         self.tokens += torch.bincount(region, minlength=len(REGIONS))
         self.w_log += torch.bincount(region, (advantage * weight).abs(), len(REGIONS))
         self.w_prob += torch.bincount(region, (advantage * w_prob).abs(), len(REGIONS))
-        ratio = log_ratio.exp()
+        ratio = torch.exp((new - old).clamp(max=_LARGEST))
         self.ratio_min = min(self.ratio_min, float(ratio.min()))
         self.ratio_max = max(self.ratio_max, float(ratio.max()))
         self.ratio_sum += float(ratio.sum())
@@ -73,21 +75,18 @@ class TokenTelemetry:
             }
         )
 
-    def metrics(self) -> dict[str, float]:
-        """Ratio spread, the largest weights, and each region's fraction of tokens and shares of the weight sums."""
+    def metrics(self) -> dict[str, float | None]:
+        """Ratio spread, the largest weights, and each region's fraction of tokens and shares of the weight sums.
+
+        None throughout for a step without a token.
+        """
         tokens = float(self.tokens.sum())
-        if tokens == 0:
-            return {}
-        out = {
-            "ratio/min": self.ratio_min,
-            "ratio/mean": self.ratio_sum / tokens,
-            "ratio/max": self.ratio_max,
-            "max_w_log": self.max_w_log,
-            "max_w_prob": self.max_w_prob,
-        }
+        spread = (self.ratio_min, self.ratio_sum / max(tokens, 1), self.ratio_max, self.max_w_log, self.max_w_prob)
+        names = ("ratio/min", "ratio/mean", "ratio/max", "max_w_log", "max_w_prob")
+        out = dict(zip(names, spread if tokens else [None] * len(names), strict=True))
         for name, sums in (("tokens", self.tokens), ("w_log", self.w_log), ("w_prob", self.w_prob)):
             shares = sums / sums.sum() if sums.sum() > 0 else sums
-            out |= {f"{name}/{region}": float(share) for region, share in zip(REGIONS, shares, strict=True)}
+            out |= {f"{name}/{r}": float(share) if tokens else None for r, share in zip(REGIONS, shares, strict=True)}
         return out
 
     def records(self, step: int) -> pd.DataFrame:

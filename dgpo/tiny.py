@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from dgpo.config import TinyPolicy
 from dgpo.progress import Progress
@@ -43,6 +44,7 @@ def checkpoint(settings: TinyPolicy, root: Path | None = None) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=root))
         try:
+            disable_progress_bar()
             warm_up(settings).save_pretrained(scratch)
             chain.tokenizer().save_pretrained(scratch)
             (scratch / "tiny.json").write_text(settings.model_dump_json(indent=2))

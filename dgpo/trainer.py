@@ -4,10 +4,14 @@
     →  epochs × updates optimizer steps on − A · sg(w_log) · log π  →  weights to the sampler  →  report
 
 `train(config)` runs it in `config.run_dir` and returns that folder. All randomness of a step is a function of
-(seed, step), so a run that continues repeats an undisturbed one to the last bit on one CPU process.
+(seed, step, place in the stream of problems), so a run that continues repeats an undisturbed one to the last bit on one
+CPU process.
 """
 
 import copy
+import math
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,7 +22,7 @@ from torch import Tensor
 
 from dgpo import summary, tasks, tiny
 from dgpo.batch import Batch, concatenate
-from dgpo.config import Config
+from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.evaluate import decode, encode, evaluate
 from dgpo.model import Policy, load_lm
@@ -34,14 +38,14 @@ _SHOWN = 8  # held-out problems whose first completion is kept at every evaluati
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or gradient became NaN or infinite; the step was not applied and its batch is saved."""
+    """A loss, a gradient or a metric became NaN or infinite; a checkpoint before it is intact."""
 
 
 def train(config: Config) -> Path:
     """Run `config` to its end, or on from its newest checkpoint. Returns the run folder."""
     trainer = Trainer(config)
     start = trainer.restore()
-    with Progress(start, config.steps) as progress, closing(trainer.task):
+    with closing(trainer.run), closing(trainer.task), Progress(start, config.steps) as progress:
         if start == 0:
             trainer.report(0, {})
         for step in range(start + 1, config.steps + 1):
@@ -59,6 +63,8 @@ class Trainer:
     """The parts of the loop and what they share; `train` is their order. Metrics are returned, `report` writes them."""
 
     def __init__(self, config: Config):
+        if (ranks := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+            raise ConfigError(f"WORLD_SIZE={ranks}: training runs in one process so far")
         self.config, self.method = config, config.make_method()
         self.run = RunFolder(config)
         self.seconds = Seconds()
@@ -72,6 +78,9 @@ class Trainer:
             if config.threads or lm.num_parameters() < _ONE_THREAD:
                 torch.set_num_threads(config.threads or 1)
             self.task = tasks.make(config, self.tokenizer)
+            for name, count in self.task.notes.items():
+                if count:
+                    print(f"{config.data}: {count} {name.replace('_', ' ')}", file=sys.stderr)
             self.policy = Policy(lm, config.temperature)
             self.reference = None
             if config.kl_to_start or config.kl_coef:
@@ -129,7 +138,7 @@ class Trainer:
     def score(self, batch: Batch, rewards: Tensor) -> tuple[Batch, dict[str, float]]:
         """Advantages, and log-probabilities by the trainer's own forward pass: the sampler's are only compared."""
         if not len(batch):
-            return batch, {}
+            return batch, dict.fromkeys(("entropy", "mismatch/mean_abs", "mismatch/ratio_min", "mismatch/ratio_max"))
         advantage = group_advantages(rewards, self.config.advantage).view(-1, 1)
         with self.seconds.phase("old_logp"):
             old_logp, entropy = self.engine.logp(batch, self.config.micro_batch)
@@ -164,21 +173,28 @@ class Trainer:
         if config.token_records:
             self.run.write_tokens(step, telemetry.records(step))
         metrics = {"updates": len(reports), **telemetry.metrics()}
-        if reports:
-            norms = [r["grad_norm"] for r in reports]
-            metrics |= {"grad_norm/mean": sum(norms) / len(norms), "grad_norm/max": max(norms), "lr": reports[-1]["lr"]}
+        norms = [r["grad_norm"] for r in reports]
+        metrics["grad_norm/mean"] = sum(norms) / len(norms) if norms else None
+        metrics["grad_norm/max"] = max(norms, default=None)
+        metrics["lr"] = reports[-1]["lr"] if reports else None
         return metrics
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Evaluate when it is due, write the step's row, checkpoint when it is due."""
         config, last = self.config, step == self.config.steps
-        if last or (config.eval_every and step % config.eval_every == 0):
+        if step == 0 or last or (config.eval_every and step % config.eval_every == 0):
             with self.seconds.phase("evaluate"):
                 sampling = Sampling(config.max_new_tokens, config.eval_temperature)
                 result = evaluate(self.sampler, self.tokenizer, self.task, config.eval_completions, sampling)
             metrics = metrics | result.metrics()
             self.heldout = metrics[f"eval/avg@{config.eval_completions}"]
             self.run.append_completions(result.examples(step, _SHOWN))
+        if wild := [k for k, v in metrics.items() if v is not None and not math.isfinite(v)]:
+            newest = self.run.checkpoints()[-1:]
+            raise TrainingDiverged(
+                f"step {step} of {self.method}: {', '.join(wild)} is NaN or infinite after its updates; "
+                f"newest checkpoint: {newest[0] if newest else 'none yet'}"
+            )
         self.run.append_metrics({"step": step, **metrics, **self.seconds.take()})
         if step and (last or (config.checkpoint_every and step % config.checkpoint_every == 0)):
             with self.seconds.phase("checkpoint"):  # counted in the next step's row

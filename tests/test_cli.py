@@ -1,5 +1,8 @@
 """python -m dgpo: what it accepts, what it prints, and with which exit status it fails."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from dgpo import __main__ as cli
@@ -19,7 +22,7 @@ def test_train_prints_the_run_folder(small, capsys):
     words = [f"{k}={v}" for k, v in {**small, "steps": 1}.items()]
     assert cli.main(["train", "tiny", *words]) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == small["run_dir"]
-    assert len(read_rows(__import__("pathlib").Path(small["run_dir"]) / "metrics.jsonl")) == 2
+    assert len(read_rows(Path(small["run_dir"]) / "metrics.jsonl")) == 2
     assert cli.main(["train", "tiny", *words]) == 2
     assert "resume=True continues it" in capsys.readouterr().err
 
@@ -35,7 +38,7 @@ def test_train_prints_the_run_folder(small, capsys):
     ],
 )
 def test_mistakes_end_before_anything_is_loaded(words, said, capsys, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "dgpo.trainer", None)  # importing it would raise another error
+    monkeypatch.setitem(sys.modules, "dgpo.trainer", None)  # importing it would raise another error
     assert cli.main(words) == 2
     assert said in capsys.readouterr().err
 

@@ -17,6 +17,17 @@ def test_the_recipe_and_its_overrides():
     assert configs.load("tiny", method="gspo", aggregation="token-mean").aggregation == "token-mean"
 
 
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert configs.load("tiny", method="gspo", eps_low="3e-4").method_params["eps_low"] == 3e-4
+    assert configs.load("tiny", n="inf").method_params["n"] == math.inf
+
+
+def test_parameters_of_a_recipes_method_do_not_follow_another(tmp_path):
+    configs.dump(configs.load("tiny", n=2), tmp_path / "c.yaml")
+    assert configs.load(tmp_path / "c.yaml").method_params["n"] == 2
+    assert configs.load(tmp_path / "c.yaml", method="grpo").method_params["eps_low"] == 0.2
+
+
 def test_every_recipe_is_valid():
     for path in configs.RECIPES.glob("*.yaml"):
         configs.load(path.stem)
@@ -58,12 +69,24 @@ def test_a_resolved_config_survives_writing_and_reading(tmp_path):
         ({"task": "math", "data": "x.jsonl"}, ["needs model="]),
         ({"schedule": "cosine", "warmup_updates": 480}, ["warmup_updates=480", "480"]),
         ({"completions": 1, "zero_variance": "drop", "updates": 8}, ["completions=1", "zero_variance='drop'"]),
+        ({"completions": 1, "advantage": "rloo", "zero_variance": "drop"}, ["completions=1"]),
+        ({"betas": [0.9, 1.5]}, ["betas.1=1.5", "less than 1"]),
+        ({"method": ["dgpo"]}, ["method=['dgpo']", "grpo"]),
+        ({"method_params": "n=2"}, ["method_params='n=2'", "mapping"]),
+        ({"tiny": {"hidden": 30, "heads": 4}}, ["tiny.hidden=30", "tiny.heads=4"]),
+        ({"method": "gmpo", "eps_high": 1000}, ["eps_high=1000", "(0, 10)"]),
+        ({"method": "grpo", "dual_clip": 1.1}, ["dual_clip=1.1", "1.2"]),
+        ({"lr": math.inf}, ["lr=inf"]),
+        ({"entropy_coef": math.nan}, ["entropy_coef=nan"]),
+        ({"steps": 0}, ["steps=0"]),
+        ({"warmup_updates": 10**6}, ["warmup_updates=1000000"]),
+        ({1: 2}, ["unknown setting 1=2"]),
         ({"lr": 0, "seed": -1}, ["lr=0", "seed=-1"]),
     ],
 )
 def test_what_is_refused_is_named_with_what_is_allowed(overrides, words):
     with pytest.raises(ConfigError) as error:
-        configs.load("tiny", **overrides)
+        configs.make({**configs.read_recipe("tiny"), **overrides})
     for word in words:
         assert word in str(error.value), str(error.value)
 

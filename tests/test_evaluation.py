@@ -225,6 +225,7 @@ class TestFolder:
         assert cli.main(["eval", "--rescore", given["eval_dir"]]) == 0
         (row,) = json.loads((folder.path / "results.json").read_text())
         assert row["avg@4"] == pytest.approx(1 / (4 * P))
+        assert pd.read_parquet(folder.path / "per_problem.parquet")["right"].tolist() == [1] + [0] * (P - 1)
         assert cli.main(["eval", "--compare", given["eval_dir"], given["eval_dir"]]) == 0
         assert "p = 1.0000" in capsys.readouterr().out
 
@@ -311,17 +312,18 @@ class TestRefusals:
             (["n=4", "k=[8]"], "k=[8]: pass@k and maj@k need k ≤ n, and 8 > n=4"),
             (["nn=4"], "unknown setting nn=4 (did you mean 'n'?)"),
             (["top_p=0"], "top_p=0"),
+            (["model=tiny", "benchmarks=[aime24]"], "benchmark 'aime24' needs model=FOLDER"),
             (["benchmarks=[aime24]"], "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain"),
             (["rollout=vlm"], "rollout='vlm' must be one of: transformers"),
             (["chain_max_new_tokens=9"], "chain_max_new_tokens=9 must be at least 29"),
-            (["tiny"], "'tiny' is not of the form key=value"),
+            (["n=2", "tiny"], "'tiny' is not of the form key=value"),
             (["n=4", "--rescore", "x"], "take no settings"),
             (["--rescore", "nowhere"], "nowhere is not an evaluation"),
         ],
     )
     def test_mistakes(self, words, said, capsys, tmp_path, checkpoint):
         options = [] if "--rescore" in words else [f"eval_dir={tmp_path}/new", f"model={checkpoint}"]
-        assert cli.main(["eval", *words, *options]) == 2
+        assert cli.main(["eval", *options, *words]) == 2
         assert said in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
 

@@ -8,6 +8,8 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from analysis import runs
+from dgpo import notebook
+from dgpo.config import ConfigError
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "train.ipynb"
 
@@ -20,8 +22,8 @@ def execute(tmp_path, **parameters):
 
 def test_it_trains_and_draws_and_leaves_a_run_folder(small, tmp_path):
     parameters = {**small, "steps": 3, "n": 2.0, "eps_low": 0.1}
-    notebook = execute(tmp_path, **parameters)
-    outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
+    done = execute(tmp_path, **parameters)
+    outputs = [o for cell in done["cells"] for o in cell.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
     assert not any(o["output_type"] == "error" for o in outputs)
     text = "".join("".join(o.get("text", "")) for o in outputs)
@@ -49,25 +51,25 @@ def test_mistakes_stop_it_before_any_training(tmp_path, small, parameters, said)
 
 
 class TestParameters:
-    def test_names_come_from_the_marked_cells_only(self):
-        from dgpo import notebook
+    OWN = "# Parameters of this notebook\n"
 
-        cells = ["", "# Parameters\nmethod = 'grpo'\nsteps: int = 3", "x = 1", "# Parameters\nseed = 4\n"]
+    def test_names_come_from_the_marked_cells_only(self):
+        cells = ["", self.OWN + "method = 'grpo'\nsteps: int = 3", "# Parameters\nseed = 4\n", "x = 1"]
         namespace = {"In": cells, "method": "grpo", "steps": 3, "x": 1, "seed": 4}
-        assert notebook.parameter_names(namespace) == ["method", "steps", "seed"]
+        assert notebook.parameter_names(namespace) == (["method", "steps"], ["seed"])
         assert notebook.config({**namespace, "steps": None}).seed == 4
 
-    def test_other_notebooks_know_the_names_of_their_own_cell(self):
-        from dgpo import notebook
-        from dgpo.config import ConfigError
+    def test_a_line_deleted_from_the_cell_is_gone(self):
+        """In JupyterLab the cell is run again and again in one kernel, and old values stay in its namespace."""
+        cells = [self.OWN + "method = 'dgpo'\nn = 2.0\nlr = 0.1", self.OWN + "method = 'grpo'"]
+        config = notebook.config({"In": cells, "method": "grpo", "n": 2.0, "lr": 0.1})
+        assert (config.method, config.lr) == ("grpo", 3e-4)
 
-        notebook.check({"In": ["# Parameters\nseeds = 3\nsteps = 2", "# Parameters\nsteps = 5"]})
+    def test_other_notebooks_know_the_names_of_their_own_cell(self):
+        notebook.check({"In": [self.OWN + "seeds = 3\nsteps = 2", "# Parameters\nsteps = 5"]})
         with pytest.raises(ConfigError, match="unknown parameter 'step'; this notebook has: seeds, steps"):
-            notebook.check({"In": ["# Parameters\nseeds = 3\nsteps = 2", "# Parameters\nstep = 5"]})
+            notebook.check({"In": [self.OWN + "seeds = 3\nsteps = 2", "# Parameters\nstep = 5"]})
 
     def test_without_a_parameters_cell_it_says_what_to_do(self):
-        from dgpo import notebook
-        from dgpo.config import ConfigError
-
         with pytest.raises(ConfigError, match="run the parameters cell first"):
             notebook.config({"In": ["x = 1"]})

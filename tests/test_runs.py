@@ -52,8 +52,9 @@ def test_figures_are_drawn_and_saved(run):
         "regions": run_plots.region_shares(run),
         "tokens": run_plots.weight_scatter(tokens, run.method),
     }
-    for path in runs.save_figures(run, figures):
-        assert path.stat().st_size > 10_000
+    for name, figure in figures.items():
+        assert runs.save_figure(run, name, figure) is figure
+        assert (run.path / "figures" / f"{name}.png").stat().st_size > 10_000
     points = figures["tokens"].axes[0].collections[0].get_offsets()
     assert len(points) == (tokens["advantage"] != 0).sum()
     curves = figures["tokens"].axes[0].get_lines()

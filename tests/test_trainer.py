@@ -1,5 +1,6 @@
 """The loop: it learns, repeats itself, continues after a real kill, and stops at a NaN without applying it."""
 
+import contextlib
 import json
 import math
 import os
@@ -94,11 +95,11 @@ def test_cutting_the_updates_into_micro_batches_changes_nothing(small, tmp_path)
     whole, cut = run(small, steps=1), run(small, steps=1, micro_batch=1, run_dir=str(tmp_path / "cut"))
     for a, b in zip(weights(whole).values(), weights(cut).values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert rows(whole)[1]["grad_norm/mean"] == pytest.approx(rows(cut)[1]["grad_norm/mean"], rel=1e-4)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_zero_stages_agree(small, tmp_path, stage):
-    base, other = run(small, steps=1), run(small, steps=1, zero_stage=stage, run_dir=str(tmp_path / "other"))
+def test_zero_stages_agree(small, tmp_path):
+    base, other = run(small, steps=1), run(small, steps=1, zero_stage=2, run_dir=str(tmp_path / "other"))
     a, b = (torch.cat([w.flatten() for w in weights(folder).values()]) for folder in (base, other))
     assert (a - b).norm() <= 1e-5 * a.norm()
     assert rows(base)[1]["grad_norm/max"] == pytest.approx(rows(other)[1]["grad_norm/max"], rel=1e-4)
@@ -120,6 +121,19 @@ def test_schedule_warms_up_and_decays(small):
         ]
     ]
     assert lrs == pytest.approx([5e-4, 1e-3, 7.5e-4, 2.5e-4])
+
+
+def test_evaluation_frames_the_run_even_when_it_is_off(small):
+    summary = json.loads((run(small, eval_every=0) / "summary.json").read_text())
+    assert (summary["before"]["step"], summary["after"]["step"]) == (0, 4)
+
+
+def test_gspo_tokens_are_in_the_regions_of_their_sequence(small):
+    folder = run(small, method="gspo", steps=2, token_records=4096)
+    tokens = pd.concat([pd.read_parquet(f) for f in folder.glob("tokens/*.parquet")])
+    zero = tokens["w_log"] == 0
+    assert zero.any()
+    assert (tokens["region"].isin(["LN", "HP"]) == zero).all()
 
 
 class TestZeroVariance:
@@ -161,9 +175,10 @@ class TestContinuing:
     @pytest.mark.parametrize("moment", ["before_first_checkpoint", "in_update", "in_checkpoint"])
     def test_after_kill_9_the_joined_run_equals_the_undisturbed_one(self, small, tmp_path, moment):
         """A real process, killed at a chosen place, continued by the same command with resume=true."""
-        undisturbed = run(small, steps=5, run_dir=str(tmp_path / "undisturbed"))
+        settings = {**small, "steps": 5, "schedule": "cosine", "warmup_updates": 3}
+        undisturbed = run(settings, run_dir=str(tmp_path / "undisturbed"))
         script = KILL.format(moment=moment)
-        words = [f"{k}={json.dumps(v)}" for k, v in {**small, "steps": 5}.items()]
+        words = [f"{k}={json.dumps(v)}" for k, v in settings.items()]
         killed = subprocess.run(
             [sys.executable, "-c", script, "train", *words], capture_output=True, text=True, env=_env()
         )
@@ -181,6 +196,36 @@ class TestContinuing:
     def test_a_finished_run_can_be_resumed_without_harm(self, small):
         before = rows(run(small))
         assert rows(run(small, resume=True)) == before
+
+    def test_what_a_shorter_end_left_is_gone_while_the_run_goes_on(self, small, monkeypatch):
+        folder = run(small, steps=2)
+        monkeypatch.setattr(trainer.Trainer, "update", lambda *_: pytest.fail("stop here"))
+        with pytest.raises(pytest.fail.Exception):
+            run(small, steps=4, resume=True)
+        assert not (folder / "summary.json").exists()
+        assert not (folder / "policy").exists()
+
+    def test_one_process_at_a_time_has_the_folder(self, small):
+        first = trainer.Trainer(configs.make(small))
+        second = trainer.Trainer(configs.make({**small, "resume": True}))
+        first.restore()
+        with pytest.raises(ConfigError, match="another process is running there"):
+            second.restore()
+        first.run.close()
+        second.restore()
+        second.run.close()
+
+    def test_a_run_that_came_while_this_one_was_loading_is_not_overwritten(self, small):
+        late = trainer.Trainer(configs.make(small))
+        folder = run(small, steps=1)
+        with pytest.raises(ConfigError, match="holds a run already"):
+            late.restore()
+        assert len(rows(folder)) == 2
+
+    def test_several_ranks_are_refused(self, small, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match="WORLD_SIZE=2"):
+            run(small)
 
     def test_resume_without_a_run_starts_one(self, small):
         assert len(rows(run(small, resume=True, steps=1))) == 2
@@ -203,7 +248,13 @@ class TestContinuing:
         for flags in ({}, {"overwrite": True}, {"resume": True}):
             with pytest.raises(ConfigError, match="not empty and not a run folder"):
                 run(small, **flags)
+        (precious.parent / "config.yaml").write_text("model: resnet\nepochs: 90\n")  # other projects have one too
+        for flags in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(ConfigError, match=r"its config\.yaml is not that of a run"):
+                run(small, **flags)
         assert precious.read_text() == "x"
+        with pytest.raises(ConfigError, match="is a file"):
+            run(small, run_dir=str(precious))
 
 
 KILL = """
@@ -265,10 +316,19 @@ class TestFailures:
         assert {"tokens", "mask", "old_logp", "advantage"} <= set(batch)
         assert not (folder / "summary.json").exists()
 
-    def test_weights_are_as_they_were_when_a_step_is_refused(self, small):
+    def test_numbers_beyond_float32_are_recorded_and_those_beyond_float64_capped(self, small):
+        """A learning rate that throws probabilities to e^-1000: the run stays readable, or stops by name."""
+        with contextlib.suppress(TrainingDiverged):
+            run(small, method="pg", lr=5.0)
+        assert len(rows(small["run_dir"])) > 1
+        for row in rows(small["run_dir"]):
+            assert all(value is None or math.isfinite(value) for value in row.values())
+
+    @pytest.mark.parametrize(("stage", "dtype"), [(1, "float32"), (2, "float32"), (1, "bfloat16")])
+    def test_weights_are_as_they_were_when_a_step_is_refused(self, small, stage, dtype):
         from dgpo.engine import NonFiniteError
 
-        made = trainer.Trainer(configs.make(small))
+        made = trainer.Trainer(configs.make({**small, "zero_stage": stage, "dtype": dtype}))
         made.restore()
         before = [p.clone() for p in made.policy.parameters()]
         batch, rewards, _ = made.rollout()
@@ -277,6 +337,11 @@ class TestFailures:
             with pytest.raises(NonFiniteError):
                 made.engine.update((made.engine(batch)[0].sum() * f for f in (1.0, broken)), 2)
             assert all(torch.equal(a, b) for a, b in zip(before, made.policy.parameters(), strict=True))
+        for finite_loss in (lambda x: torch.sqrt(0 * x.sum()), lambda x: 1e25 * (x - x.detach()).sum()):
+            with pytest.raises(NonFiniteError):  # its gradient is NaN; is finite, with a norm that is not
+                made.engine.update([finite_loss(made.engine(batch)[0])], 1)
+            assert all(torch.equal(a, b) for a, b in zip(before, made.policy.parameters(), strict=True))
+        made.run.close()
         made.engine.update([made.engine(batch)[0].sum()], 1)  # nothing of the refused gradients is left over
         assert all(p.isfinite().all() for p in made.policy.parameters())
 

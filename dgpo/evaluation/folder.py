@@ -1,11 +1,11 @@
 """An evaluation is a folder: `config.yaml manifest.json problems.parquet completions/<benchmark>/rows_000000.parquet
-results.json`.
+per_problem.parquet results.json`.
 
     manifest.json      hashes of the policy, of every benchmark and of problems.parquet
     problems.parquet   benchmark, index, id, prompt, answer
     completions        index, sample, seed, text, tokens, length, finished, verdict, answer; problem by problem. Every
                        file carries the hashes of the policy and the benchmark it was made with
-    results.json       the summary of each benchmark; written when all is there
+    results.json       the summary of each benchmark, as per_problem.parquet is of each problem; written at the end
 
 A file is whole or absent, so an interrupted evaluation goes on with the first file that is missing.
 """
@@ -29,7 +29,7 @@ from dgpo.evaluation.settings import EvalConfig
 from dgpo.runfolder import _remove as remove
 from dgpo.runfolder import _whole as whole
 
-_OWN = ("completions", "results.json", "figures", "manifest.json", "problems.parquet", "config.yaml")  # removed so
+_OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
 _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 COLUMNS = ("index", "sample", "seed", "text", "tokens", "length", "finished", "verdict", "answer")
 
@@ -68,7 +68,7 @@ class EvaluationFolder:
             folder = cls(path)
             folder._check(config, model, benchmarks)
             return folder
-        for name in _OWN:
+        for name in (*_OWN, "config.yaml"):  # in this order: without a manifest only the last two may be there
             remove(path / name)
         rows = [(b.name, i, p.id, p.prompt, p.answer) for b in benchmarks for i, p in enumerate(b.problems)]
         frame = pd.DataFrame(rows, columns=["benchmark", "index", "id", "prompt", "answer"])
@@ -172,7 +172,8 @@ class EvaluationFolder:
                 frame = pd.DataFrame(self.read(benchmark, path, rows, [c for c in COLUMNS if c != "tokens"]))
                 yield frame.join(problems, on="index")
 
-    def write_results(self, rows: list[dict]) -> None:
+    def write_results(self, rows: list[dict], per_problem: pd.DataFrame) -> None:
+        whole(self.path / "per_problem.parquet", lambda scratch: per_problem.to_parquet(scratch, index=False))
         rows = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN is not JSON
         text = json.dumps(rows, indent=2, allow_nan=False) + "\n"
         whole(self.path / "results.json", lambda scratch: scratch.write_text(text))

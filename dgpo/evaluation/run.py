@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from dgpo import tiny
@@ -11,7 +12,7 @@ from dgpo.evaluate import decode, encode
 from dgpo.evaluation import benchmarks
 from dgpo.evaluation.benchmarks import Benchmark, Judge
 from dgpo.evaluation.folder import EvaluationError, EvaluationFolder, file_hash, model_hash
-from dgpo.evaluation.scores import Samples, summary
+from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.model import Policy, load_lm
 from dgpo.progress import Progress
@@ -124,4 +125,6 @@ def _same_revision(folder: EvaluationFolder, name: str) -> None:
 
 
 def _report(folder: EvaluationFolder, ks: list[int]) -> None:
-    folder.write_results([summary(folder.samples(name), ks) for name in folder.benchmarks])
+    everything = [folder.samples(name) for name in folder.benchmarks]
+    frames = [per_problem(samples, ks).assign(benchmark=samples.benchmark) for samples in everything]
+    folder.write_results([summary(samples, ks) for samples in everything], pd.concat(frames))

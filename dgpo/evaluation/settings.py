@@ -71,6 +71,8 @@ def load(**settings: Any) -> EvalConfig:
         raise ConfigError("\n".join(lines)) from None
     if beyond := [k for k in config.k if k > config.n]:
         raise ConfigError(f"k={config.k}: pass@k and maj@k need k ≤ n, and {beyond[0]} > n={config.n}")
+    if config.model == "tiny" and (files := [name for name in config.benchmarks if name != "chain"]):
+        raise ConfigError(f"benchmark {files[0]!r} needs model=FOLDER; model='tiny' knows only the tokens of 'chain'")
     if len(set(config.benchmarks)) < len(config.benchmarks):
         raise ConfigError(f"benchmarks={config.benchmarks}: one of them is named twice")
     return config

@@ -161,8 +161,13 @@ class Method:
         """(εl, εh) by which this method's tokens are sorted into regions; the usual 0.2 for methods without one."""
         return DEFAULT_EPS, DEFAULT_EPS
 
-    def regions(self, log_ratio: Tensor, advantage: Tensor) -> Region:
-        return regions(log_ratio, advantage, *self.trust_region)
+    def log_ratio(self, logp: Tensor, old_logp: Tensor, mask: Tensor) -> Tensor:
+        """What the regions are read off, `[B, T]`: the token's log ratio, unless a method looks at sequences."""
+        return logp - old_logp
+
+    def regions(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor) -> Region:
+        """The region of every token as this method sees it; arguments as for `weight`, all of one shape."""
+        return regions(self.log_ratio(logp, old_logp, mask), advantage, *self.trust_region)
 
     def params(self) -> dict:
         """The hyper-parameters by name."""
@@ -195,16 +200,21 @@ class TrustRegion(Method):
     def log_high(self) -> float:
         return math.log(1 + self.eps_high)
 
-    def log_ratio(self, logp: Tensor, old_logp: Tensor, mask: Tensor) -> Tensor:
-        """The log ratio that the regions are read off, per token."""
-        return logp - old_logp
+    def __post_init__(self):
+        super().__post_init__()
+        dual_clip = getattr(self, "dual_clip", None)
+        if dual_clip is not None and dual_clip <= 1 + self.eps_high:
+            raise ValueError(
+                f"method {self.key or type(self).__name__!r}: dual_clip={dual_clip!r} must be above "
+                f"1 + eps_high = {1 + self.eps_high:g}, the end of the trust region"
+            )
 
     def log_weight(self, log_ratio: Tensor, region: Region) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} does not define log_weight(log_ratio, region)")
 
     def weight(self, logp, old_logp, advantage, mask=None):
         log_ratio = self.log_ratio(logp, old_logp, mask)
-        return self.log_weight(log_ratio, self.regions(log_ratio, advantage)).exp()
+        return self.log_weight(log_ratio, regions(log_ratio, advantage, *self.trust_region)).exp()
 
 
 def gate(w_log: Tensor, log_ratio: Tensor) -> Tensor:

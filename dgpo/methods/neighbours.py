@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dgpo.methods.base import Method, TrustRegion, param, regions, register, sequence_mean
+from dgpo.methods.base import Method, TrustRegion, param, register, sequence_mean
 
 _SEQUENCE = "seq-mean-token-mean"
 
@@ -150,15 +150,15 @@ class GSPO(TrustRegion):
 @register("gmpo")
 @dataclass(frozen=True)
 class GMPO(Method):
-    """The geometric mean of clipped token ratios weighs the sequence; clipped tokens drop out.
+    """The geometric mean of clipped token ratios weighs the sequence's tokens; clipped tokens drop out.
 
         s̄ · 1[token not clipped],   s̄ = exp(mean Δ'),   Δ' = min(Δ, eps_high) if A > 0, max(Δ, −eps_low) if A < 0
 
     eps_low and eps_high are in units of log r. Source: arXiv 2507.20673 (±0.4, sequence-mean of token-mean).
     """
 
-    eps_low: float = param(0.4, above=0)
-    eps_high: float = param(0.4, above=0)
+    eps_low: float = param(0.4, above=0, below=10)
+    eps_high: float = param(0.4, above=0, below=10)
     aggregation = _SEQUENCE
 
     @property
@@ -167,6 +167,6 @@ class GMPO(Method):
 
     def weight(self, logp, old_logp, advantage, mask=None):
         log_ratio = logp - old_logp
-        region = regions(log_ratio, advantage, *self.trust_region)
+        region = self.regions(logp, old_logp, advantage, mask)
         clipped = region.select(log_ratio, left=-self.eps_low, right=self.eps_high)
         return torch.where(region.left | region.right, 0, sequence_mean(clipped, mask).exp().expand_as(logp))
