@@ -68,7 +68,7 @@ def read(path: str | Path) -> Run:
     rows = read_rows(path / "metrics.jsonl")
     if not rows:
         raise RunError(f"{path}/metrics.jsonl has no rows yet")
-    return Run(path, configs.make(configs.read_recipe(path / "config.yaml")), pd.DataFrame(rows))
+    return Run(path, configs.make(configs.read_recipe(path / "config.yaml")), pd.DataFrame(rows).apply(pd.to_numeric))
 
 
 def before_after(run: Run, count: int = 4) -> pd.DataFrame:

@@ -63,6 +63,19 @@ def test_figures_are_drawn_and_saved(run):
     assert stacked == 4
 
 
+def test_a_run_without_any_update_is_drawn_as_empty(tmp_path, monkeypatch):
+    from conftest import SMALL
+
+    monkeypatch.setattr("dgpo.tasks.chain.ChainTask.rewards", lambda self, problems, completions: [0.0] * len(problems))
+    settings = {**SMALL, "run_dir": str(tmp_path / "run"), "zero_variance": "drop", "steps": 2}
+    run = runs.read(train(configs.make(settings)))
+    run_plots.learning_curves(run)
+    run_plots.region_shares(run)
+    assert "held-out avg@2 after, 95 % interval" in runs.numbers(run)
+    with pytest.raises(RunError, match="no token records"):
+        run.tokens()
+
+
 @pytest.mark.parametrize("key", ["grpo", "drpo", "gspo", "dppo"])
 def test_zero_and_negative_weights_are_drawn_too(run, key):
     import torch
