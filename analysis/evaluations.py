@@ -1,0 +1,168 @@
+"""Read evaluations and tabulate them: ours with two intervals, published numbers beside them and marked as such.
+
+    evaluations = read({"start": "runs/eval-start", "dgpo": "runs/eval-dgpo"})
+    main_table(evaluations, published="R1-Distill-Qwen-1.5B")
+
+An interval in square brackets is over samples (these problems, other completions), one in round brackets over problems
+(other problems like these). All statistics are `dgpo.evaluation.scores`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import style
+from dgpo.evaluation.folder import EvaluationError, EvaluationFolder
+from dgpo.evaluation.report import both
+from dgpo.evaluation.scores import VERDICTS, Samples, compare, majority_at, pass_at, per_problem
+
+# Avg@32 and Pass@32 in per cent, mean of AIME24, AIME25, AMC23, MATH500, Minerva and OlympiadBench, as the README of
+# FlyTune/DGPO-RL gives them. Neither intervals nor the evaluation's temperature were published.
+PUBLISHED = {
+    "R1-Distill-Qwen-1.5B": {
+        "grpo": (48.4, 70.1),
+        "cispo": (47.8, 71.5),
+        "gppo": (45.6, 68.3),
+        "ce_gppo": (49.2, 70.7),
+        "aspo": (48.9, 70.6),
+        "dgpo": (52.7, 73.0),
+    },
+    "R1-Distill-Qwen-7B": {
+        "grpo": (58.9, 77.2),
+        "cispo": (59.3, 76.1),
+        "gppo": (55.0, 76.5),
+        "ce_gppo": (59.0, 75.6),
+        "aspo": (59.0, 76.3),
+        "dgpo": (62.0, 77.9),
+    },
+    "R1-Distill-Qwen-14B": {"grpo": (53.6, 67.4), "dgpo": (56.7, 70.4)},
+}
+
+Evaluations = Mapping[str, list[Samples]]
+
+
+def read(folders: Mapping[str, str | Path]) -> dict[str, list[Samples]]:
+    """The judged completions of each evaluation, a Samples a benchmark. Raises EvaluationError, also for unequal n."""
+    out = {}
+    for name, path in folders.items():
+        folder = EvaluationFolder(path)
+        out[name] = [folder.samples(benchmark) for benchmark in folder.benchmarks]
+    sizes = {name: samples[0].n for name, samples in out.items()}
+    if len(set(sizes.values())) > 1:
+        raise EvaluationError(f"evaluations with different n have no common table: {sizes}")
+    return out
+
+
+def main_table(evaluations: Evaluations, published: str | None = None) -> pd.DataFrame:
+    """A row an evaluation, a column a benchmark (avg@n with both intervals, in per cent), and means of avg and pass.
+
+    `published` names a model of `PUBLISHED`, whose rows are added. Raises ValueError for another one.
+    """
+    if published is not None and published not in PUBLISHED:
+        raise ValueError(f"published={published!r} must be None or one of: {', '.join(PUBLISHED)}")
+    rows = []
+    for name, group in evaluations.items():
+        n = group[0].n
+        row = {"policy": style.label(name), "source": "ours"}
+        row |= {f"{samples.benchmark} avg@{n}": both(*pass_at(samples, 1)) for samples in group}
+        row |= {"mean avg": both(*pass_at(group, 1)), "mean pass": both(*pass_at(group, n)), "k": n}
+        rows.append(row)
+    for key, (avg, passed) in PUBLISHED.get(published, {}).items():
+        what = f"published, {published}, six benchmarks"
+        row = {"policy": style.label(key), "source": what, "mean avg": f"{avg:.1f}", "mean pass": f"{passed:.1f}"}
+        rows.append(row | {"k": 32})
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    last = ["mean avg", "mean pass", "k"]
+    return pd.DataFrame(rows, columns=[c for c in columns if c not in last] + last).fillna("–")
+
+
+def pass_table(evaluations: Evaluations, ks=None) -> pd.DataFrame:
+    """pass@k with both intervals and maj@k, in per cent: a row for each evaluation, benchmark and k."""
+    rows = []
+    for name, group in evaluations.items():
+        for samples in group:
+            chosen = [k for k in ks or (1, 2, 4, 8, 16, 32, 64) if k <= samples.n]
+            majority = majority_at(samples, chosen)
+            for k in chosen:
+                row = {"policy": style.label(name), "benchmark": samples.benchmark, "k": k}
+                row |= {"pass@k": both(*pass_at(samples, k)), "maj@k": f"{100 * majority[k].mean():.1f}"}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def differences(evaluations: Evaluations, reference: str, k: int = 1) -> pd.DataFrame:
+    """Each evaluation minus `reference` on every benchmark both have, in points, with intervals and p-values.
+
+    Raises ValueError for an unknown reference, and where the problems differ.
+    """
+    if reference not in evaluations:
+        raise ValueError(f"reference={reference!r} must be one of: {', '.join(evaluations)}")
+    base = {samples.benchmark: samples for samples in evaluations[reference]}
+    rows = []
+    for name, group in evaluations.items():
+        for samples in group if name != reference else ():
+            if samples.benchmark not in base:
+                continue
+            found = compare(samples, base[samples.benchmark], k)
+            rows.append(
+                {
+                    "difference": f"{style.label(name)} − {style.label(reference)}",
+                    "benchmark": samples.benchmark,
+                    f"pass@{k}" if k > 1 else "avg": both(found.samples, found.problems, "+.1f"),
+                    "p over samples": found.p_samples,
+                    "p over problems": found.p_problems,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def problems(evaluations: Evaluations, benchmark: str) -> pd.DataFrame:
+    """avg of every problem of a benchmark, a column an evaluation, hardest first. ValueError where nobody has it."""
+    columns = {
+        name: per_problem(samples, [1]).set_index("problem")["avg"]
+        for name, group in evaluations.items()
+        for samples in group
+        if samples.benchmark == benchmark
+    }
+    if not columns:
+        known = sorted({samples.benchmark for group in evaluations.values() for samples in group})
+        raise ValueError(f"no evaluation of {benchmark!r}; there are: {', '.join(known)}")
+    frame = pd.DataFrame(columns)
+    return frame.loc[frame.mean(axis=1).sort_values(kind="stable").index]
+
+
+def lengths(evaluations: Evaluations) -> pd.DataFrame:
+    """Tokens of completions (mean, median, 95th percentile), shares of truncated ones and of every verdict."""
+    rows = []
+    for name, group in evaluations.items():
+        for samples in group:
+            tokens = pd.Series(samples.lengths.ravel())
+            row = {"policy": style.label(name), "benchmark": samples.benchmark, "mean length": tokens.mean()}
+            row |= {"median": tokens.median(), "95 %": tokens.quantile(0.95)}
+            row |= {"truncated %": 100 * (1 - samples.finished.mean())}
+            rows.append(row | {f"{v} %": 100 * (samples.verdicts == v).mean() for v in VERDICTS})
+    return pd.DataFrame(rows).round(2)
+
+
+def unread(folder: str | Path, count: int = 20, width: int = 160) -> pd.DataFrame:
+    """Completions whose answer could not be read or judged, and then those without one: what to look at by hand."""
+    opened, found = EvaluationFolder(folder), []
+    for benchmark in opened.benchmarks:
+        for frame in opened.completions(benchmark):
+            some = frame[frame["verdict"].isin(["unparsed", "timeout", "no_answer"])]
+            found.append(some.assign(benchmark=benchmark, end=some["text"].str[-width:]))
+    rows = pd.concat(found)
+    order = rows["verdict"].map({"unparsed": 0, "timeout": 1, "no_answer": 2})
+    rows = rows.iloc[order.argsort(kind="stable")].head(count)
+    columns = ["benchmark", "problem", "sample", "verdict", "finished", "reference", "answer", "end"]
+    return rows[columns].reset_index(drop=True).fillna({"answer": "–"})
+
+
+def save(folder: str | Path, figures: Mapping[str, Figure]) -> None:
+    """Write figures as PNG into figures/ of an evaluation."""
+    target = Path(folder) / "figures"
+    target.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(target / f"{name}.png")
