@@ -85,7 +85,15 @@ class TestNumbers:
         over_samples, over_problems = pass_at(group, 1)
         assert over_samples.value == over_problems.value == 0.625
         alone = pass_at(group[1], 1)[0]
-        assert over_samples.high - over_samples.low == pytest.approx((alone.high - alone.low) / 2)
+        assert over_samples.high - over_samples.low > (alone.high - alone.low) / 2
+        few_and_many = pass_at([samples([0] * 30, 2), samples([0] * 1000, 2)], 1)[0]
+        assert 0.01 < few_and_many.high < 0.06  # thirty problems weigh as much as a thousand
+
+    def test_two_policies_that_solve_nothing_may_differ(self):
+        found = compare(samples([0] * 30, 2), samples([0] * 30, 2))
+        assert found.p_samples == found.p_problems == 1.0
+        assert found.samples.low < -0.02 < 0.02 < found.samples.high
+        assert found.problems.low < 0 < found.problems.high
 
     def test_majority_by_hand_and_by_all_subsets(self):
         answers = [["right", "right", "x", "y", "x"], ["right", "x", "x", None, "y"], [None] * 5]

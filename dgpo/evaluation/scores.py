@@ -73,22 +73,32 @@ def pass_at(samples: Samples | Sequence[Samples], k: int, confidence: float = 0.
 
     Over samples: normal, from the exact variance of the estimate at each problem's own share of right answers, times
     n/(n − 1), which makes it unbiased at k = 1. Over problems: Student's t. Where a variance comes out as 0 (every
-    answer wrong, say) the interval is Wilson's for as many trials as there were, not a point.
+    answer wrong, say) the interval is Wilson's for as many trials as there were, not a point; of several benchmarks,
+    one without variance contributes what half of Wilson's width stands for.
     Raises ValueError for k > n.
     """
     group = [samples] if isinstance(samples, Samples) else list(samples)
-    values, within, between, trials = [], 0.0, [], 0
+    z, B = stats.norm.ppf(0.5 + confidence / 2), len(group)
+    values, within, between = [], [], []
     for one in group:
         scores, variance = _scores(one, k)
-        P = len(scores)
-        values.append(scores.mean())
-        within += variance.sum() / P**2 / len(group) ** 2
-        between.append((np.var(scores, ddof=1) / P / len(group) ** 2 if P > 1 else np.nan, P - 1))
-        trials += P * (one.n // k)
-    value, problems = float(np.mean(values)), sum(len(one.problems) for one in group)
-    z = stats.norm.ppf(0.5 + confidence / 2)
-    over_samples = _bounded(value, z * within**0.5) if within > 0 else _wilson(value, trials, z)
-    return over_samples, _over_problems(value, between, confidence, problems, z)
+        P, mean = len(scores), float(scores.mean())
+        values.append(mean)
+        within.append((variance.sum() / P**2, P * (one.n // k)))
+        between.append((np.var(scores, ddof=1) / P if P > 1 else np.nan, P))
+    value = float(np.mean(values))
+    if B == 1 and within[0][0] == 0:
+        over_samples = _wilson(value, within[0][1], z)
+    else:
+        known = [v or _wilson_variance(m, trials, z) for m, (v, trials) in zip(values, within, strict=True)]
+        over_samples = _bounded(value, z * sum(known) ** 0.5 / B)
+    if any(np.isnan(v) for v, _ in between):
+        return over_samples, Interval(value, np.nan, np.nan)
+    if B == 1 and between[0][0] == 0:
+        return over_samples, _wilson(value, between[0][1], z)
+    known = np.array([v or _wilson_variance(m, P, z) for m, (v, P) in zip(values, between, strict=True)])
+    freedom = known.sum() ** 2 / sum(v**2 / (P - 1) for v, (_, P) in zip(known, between, strict=True))  # Welch's
+    return over_samples, _bounded(value, stats.t.ppf(0.5 + confidence / 2, freedom) * known.sum() ** 0.5 / B)
 
 
 def pass_curve(samples: Samples | Sequence[Samples], ks: Sequence[int] | None = None) -> pd.DataFrame:
@@ -152,7 +162,8 @@ def compare(a: Samples, b: Samples, k: int = 1, draws: int = 10_000, confidence:
     """pass@k (k = 1: avg) of `a` minus that of `b`, problem by problem.
 
     p over samples: the labels a and b of a problem's completions are exchanged within that problem. p over problems:
-    the signs of the problems' differences are. Raises ValueError for other problems, another revision, and k > n.
+    the signs of the problems' differences are. A variance of 0 is replaced as in `pass_at`.
+    Raises ValueError for other problems, another revision of the benchmark, and k > n.
     """
     if (a.benchmark, a.sha256, a.problems) != (b.benchmark, b.sha256, b.problems):
         raise ValueError(
@@ -162,10 +173,15 @@ def compare(a: Samples, b: Samples, k: int = 1, draws: int = 10_000, confidence:
     rng = np.random.default_rng(0)
     (first, variance), (second, other) = _scores(a, k), _scores(b, k)
     d, P = first - second, len(first)
-    value, se = float(d.mean()), float((variance + other).sum() ** 0.5 / P)
-    half = stats.norm.ppf(0.5 + confidence / 2) * se
+    z, value = stats.norm.ppf(0.5 + confidence / 2), float(d.mean())
+    within = [
+        v.sum() / P**2 or _wilson_variance(scores.mean(), P * (one.n // k), z)
+        for scores, v, one in ((first, variance, a), (second, other, b))
+    ]
+    half = z * sum(within) ** 0.5
     samples = Interval(value, value - half, value + half)
-    spread = float(np.std(d, ddof=1)) / P**0.5 * stats.t.ppf(0.5 + confidence / 2, P - 1) if P > 1 else np.nan
+    between = np.var(d, ddof=1) / P or _wilson_variance(abs(value), P, z) if P > 1 else np.nan
+    spread = stats.t.ppf(0.5 + confidence / 2, P - 1) * between**0.5 if P > 1 else np.nan
     problems = Interval(value, value - spread, value + spread)
     tables = [pass_at_k(np.arange(s.n + 1), s.n, k) for s in (a, b)]
     total = a.right + b.right
@@ -191,16 +207,6 @@ def _scores(samples: Samples, k: int) -> tuple[np.ndarray, np.ndarray]:
     return table[samples.right], variance[samples.right]
 
 
-def _over_problems(value, between, confidence, problems, z) -> Interval:
-    variances = np.array([v for v, _ in between])
-    if np.isnan(variances).any():
-        return Interval(value, np.nan, np.nan)
-    if not variances.sum() > 0:
-        return _wilson(value, problems, z)
-    freedom = variances.sum() ** 2 / sum(v**2 / df for v, df in between)  # Welch's, of several benchmarks
-    return _bounded(value, stats.t.ppf(0.5 + confidence / 2, freedom) * variances.sum() ** 0.5)
-
-
 def _bounded(value: float, half: float) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
@@ -210,6 +216,11 @@ def _wilson(value: float, trials: int, z: float) -> Interval:
     half = z * (value * (1 - value) / trials + z**2 / (4 * trials**2)) ** 0.5
     low, high = (centre - half) / scale, (centre + half) / scale
     return Interval(value, max(0.0, low) if value > 0 else 0.0, min(1.0, high) if value < 1 else 1.0)
+
+
+def _wilson_variance(value: float, trials: int, z: float) -> float:
+    _, low, high = _wilson(value, trials, z)
+    return ((high - low) / 2 / z) ** 2
 
 
 def _ballots(verdicts, answers) -> np.ndarray:
