@@ -57,7 +57,8 @@ def test_metrics_by_hand():
     assert metrics["eval/pass@2"] == 0.5
     assert metrics["eval/avg@2_low"] == 0.0
     assert (metrics["eval/length"], metrics["eval/truncated"]) == (4.0, 0.25)
-    assert result.examples(3, 1) == [{"step": 3, "prompt": "a", "answer": "1", "completion": "x", "reward": 1.0}]
+    row = {"step": 3, "prompt": "a", "answer": "1", "completion": "x", "reward": 1.0, "ended": "stop"}
+    assert result.examples(3, 1) == [row]
 
 
 def test_one_problem_has_no_interval_rather_than_a_certain_one():
