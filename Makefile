@@ -51,7 +51,11 @@ bench: setup
 notebooks: setup
 	@mkdir -p runs/notebooks
 	@for name in $(basename $(notdir $(wildcard notebooks/*.ipynb))); do \
-	    case $$name in train) own="-p run_dir runs/notebooks/train -p overwrite true";; *) own="";; esac; \
+	    case $$name in \
+	        train) own="-p run_dir runs/notebooks/train -p overwrite true";; \
+	        evaluate) own="-p folder runs/notebooks/evaluate";; \
+	        *) own="";; \
+	    esac; \
 	    $(BIN)/papermill notebooks/$$name.ipynb runs/notebooks/$$name.ipynb --no-progress-bar $$own || exit 1; \
 	done
 
