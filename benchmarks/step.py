@@ -47,7 +47,8 @@ def main(steps: int = 30) -> None:
             batch, rewards, rolled = made.rollout()
             batch, scored = made.score(batch, rewards)
             updated = made.update(step, batch)
-            made.report(step, rolled | scored | updated) if step < steps else None
+            if step < steps:
+                made.report(step, rolled | scored | updated)
             spent["step"] = time.process_time() - start
             rows.append(dict(spent))
 

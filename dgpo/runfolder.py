@@ -68,14 +68,14 @@ class RunFolder:
         self._refuse_a_run(self._config() is not None)  # it may have come while this process was loading
         if self.config.overwrite:
             for name in reversed(_OWN):  # config.yaml last: until then it is still known as a run
-                _remove(self.path / name)
+                remove(self.path / name)
         newest = self.checkpoints()[-1:]
         state = json.loads((newest[0] / "state.json").read_text()) if newest else None
         if state is None or state["step"] < self.config.steps:  # what an earlier end left is of fewer steps
-            _remove(self.path / "summary.json")
-            _remove(self.path / "policy")
+            remove(self.path / "summary.json")
+            remove(self.path / "policy")
         self._rewind(state["step"] if state else -1)
-        _whole(self.path / "config.yaml", lambda scratch: configs.dump(self.config, scratch))
+        write_whole(self.path / "config.yaml", lambda scratch: configs.dump(self.config, scratch))
         return state
 
     def close(self) -> None:
@@ -94,10 +94,12 @@ class RunFolder:
 
     def write_tokens(self, step: int, records: pd.DataFrame) -> None:
         target = self.path / "tokens" / f"step_{step:06d}.parquet"
-        _whole(target, lambda scratch: records.to_parquet(scratch, index=False))
+        write_whole(target, lambda scratch: records.to_parquet(scratch, index=False))
 
     def write_summary(self, summary: dict) -> None:
-        _whole(self.path / "summary.json", lambda scratch: scratch.write_text(json.dumps(summary, indent=2) + "\n"))
+        write_whole(
+            self.path / "summary.json", lambda scratch: scratch.write_text(json.dumps(summary, indent=2) + "\n")
+        )
 
     # checkpoints
 
@@ -116,20 +118,20 @@ class RunFolder:
             write(scratch)
             (scratch / "state.json").write_text(json.dumps(state))
 
-        _whole(self.path / "checkpoints" / f"step_{state['step']:06d}", fill)
+        write_whole(self.path / "checkpoints" / f"step_{state['step']:06d}", fill)
         for old in self.checkpoints()[: -self.config.keep_checkpoints]:
-            _remove(old)
+            remove(old)
 
     def save_failed(self, step: int, tensors: dict[str, torch.Tensor]) -> Path:
         """The batch of an update that was not applied, for inspection with `safetensors.torch.load_file`."""
         target = self.path / "failed" / f"step_{step:06d}.safetensors"
         tensors = {k: v.contiguous() for k, v in tensors.items()}
-        _whole(target, lambda scratch: save_file(tensors, scratch))
+        write_whole(target, lambda scratch: save_file(tensors, scratch))
         return target
 
     def save_policy(self, write: Callable[[Path], None]) -> None:
         """The trained policy as a checkpoint folder of `transformers`."""
-        _whole(self.path / "policy", lambda scratch: (scratch.mkdir(), write(scratch)))
+        write_whole(self.path / "policy", lambda scratch: (scratch.mkdir(), write(scratch)))
 
     def _refuse_a_run(self, exists: bool) -> None:
         if exists and not (self.config.resume or self.config.overwrite):
@@ -165,12 +167,12 @@ class RunFolder:
             path = self.path / name
             if path.exists():
                 rows = [row for row in read_rows(path) if row["step"] <= step]
-                _whole(path, lambda scratch, rows=rows: _append(scratch, rows))
+                write_whole(path, lambda scratch, rows=rows: _append(scratch, rows))
         for path in self.path.glob("tokens/step_*.parquet"):
             if int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
         for path in (*self.path.glob(".*.partial"), *self.path.glob("*/.*.partial")):
-            _remove(path)
+            remove(path)
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -184,22 +186,22 @@ def _append(path: Path, rows: list[dict]) -> None:
         file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
-def _whole(target: Path, write: Callable[[Path], object]) -> None:
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file or folder under another name, and rename it to `target` when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.parent / f".{target.name}.partial"
-    _remove(scratch)
+    remove(scratch)
     try:
         write(scratch)
         if target.is_dir():
-            _remove(target)
+            remove(target)
         if scratch.exists():
             os.replace(scratch, target)
     finally:
-        _remove(scratch)
+        remove(scratch)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

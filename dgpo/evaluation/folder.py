@@ -26,8 +26,7 @@ from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
-from dgpo.runfolder import _remove as remove
-from dgpo.runfolder import _whole as whole
+from dgpo.runfolder import remove, write_whole
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
 _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
@@ -72,15 +71,15 @@ class EvaluationFolder:
             remove(path / name)
         rows = [(b.name, i, p.id, p.prompt, p.answer) for b in benchmarks for i, p in enumerate(b.problems)]
         frame = pd.DataFrame(rows, columns=["benchmark", "index", "id", "prompt", "answer"])
-        whole(path / "problems.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
+        write_whole(path / "problems.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
         dumped = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-        whole(path / "config.yaml", lambda scratch: scratch.write_text(dumped))
+        write_whole(path / "config.yaml", lambda scratch: scratch.write_text(dumped))
         manifest = {
             "model": model,
             "benchmarks": {b.name: {"sha256": b.sha256, "problems": len(b.problems)} for b in benchmarks},
             "problems": file_hash(path / "problems.parquet"),
         }
-        whole(path / "manifest.json", lambda scratch: scratch.write_text(json.dumps(manifest, indent=2) + "\n"))
+        write_whole(path / "manifest.json", lambda scratch: scratch.write_text(json.dumps(manifest, indent=2) + "\n"))
         return cls(path)
 
     def _check(self, config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> None:
@@ -121,7 +120,7 @@ class EvaluationFolder:
         """One file of completions, whole or not at all."""
         table = pyarrow.table({name: columns[name] for name in COLUMNS})
         table = table.replace_schema_metadata(self._stamp(benchmark))
-        whole(path, lambda scratch: parquet.write_table(table, scratch))
+        write_whole(path, lambda scratch: parquet.write_table(table, scratch))
 
     def read(self, benchmark: str, path: Path, rows: range, columns: Sequence[str] = COLUMNS) -> dict[str, list]:
         """Columns of one file. Raises EvaluationError when it is empty, broken, short, or of another policy."""
@@ -173,10 +172,10 @@ class EvaluationFolder:
                 yield frame.join(problems, on="index")
 
     def write_results(self, rows: list[dict], per_problem: pd.DataFrame) -> None:
-        whole(self.path / "per_problem.parquet", lambda scratch: per_problem.to_parquet(scratch, index=False))
+        write_whole(self.path / "per_problem.parquet", lambda scratch: per_problem.to_parquet(scratch, index=False))
         rows = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN is not JSON
         text = json.dumps(rows, indent=2, allow_nan=False) + "\n"
-        whole(self.path / "results.json", lambda scratch: scratch.write_text(text))
+        write_whole(self.path / "results.json", lambda scratch: scratch.write_text(text))
 
     def _stamp(self, benchmark: str) -> dict[bytes, bytes]:
         sha256 = self.manifest["benchmarks"][benchmark]["sha256"]
