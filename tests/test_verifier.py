@@ -308,6 +308,8 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_worker_outlives_its_parent(how):
     code = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
         "from dgpo.verifier import Verifier\n"
         "v = Verifier(workers=1, timeout=60)\n"
         "v.verify('x', r'\\boxed{y}')\n"
