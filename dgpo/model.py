@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from dgpo.config import ConfigError
 
 _CHUNK_BYTES = 64 * 2**20
+_ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other longer than they work
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -134,6 +135,12 @@ class Policy(nn.Module):
         if not torch.allclose(ours, self.lm(input_ids=ids).logits, rtol=1e-3, atol=1e-3):
             kind = self.lm.config.model_type
             raise ConfigError(f"model_type={kind!r} changes its logits after the output layer, which is not supported")
+
+
+def set_threads(threads: int, parameters: int) -> None:
+    """Let torch use `threads`; 0 is one for a policy below 20 M parameters, and torch's own number above."""
+    if threads or parameters < _ONE_THREAD:
+        torch.set_num_threads(threads or 1)
 
 
 def load_lm(path: str | Path, dtype: str = "float32", device: str = "cpu"):

@@ -25,7 +25,7 @@ from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.evaluate import decode, encode, evaluate
-from dgpo.model import Policy, load_lm
+from dgpo.model import Policy, load_lm, set_threads
 from dgpo.objective import group_advantages, kl_penalty, objective, token_coefficients, zero_variance
 from dgpo.progress import Progress
 from dgpo.rollout import SAMPLERS, Sampling
@@ -33,7 +33,6 @@ from dgpo.runfolder import RunFolder
 from dgpo.seeds import derive
 from dgpo.telemetry import Seconds, TokenTelemetry
 
-_ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other longer than they work
 _SHOWN = 8  # held-out problems whose first completion is kept at every evaluation
 
 
@@ -71,12 +70,11 @@ class Trainer:
         with self.seconds.phase("setup"):
             source = config.model
             if config.model == "tiny":
-                torch.set_num_threads(config.threads or 1)  # before its warm-up
+                set_threads(config.threads, parameters=0)  # before its warm-up
                 source = tiny.checkpoint(config.tiny)
             device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
             lm, self.tokenizer = load_lm(source, config.dtype, device)
-            if config.threads or lm.num_parameters() < _ONE_THREAD:
-                torch.set_num_threads(config.threads or 1)
+            set_threads(config.threads, lm.num_parameters())
             self.task = tasks.make(config, self.tokenizer)
             for name, count in self.task.notes.items():
                 if count:

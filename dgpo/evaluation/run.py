@@ -14,12 +14,10 @@ from dgpo.evaluation.benchmarks import Benchmark, Judge
 from dgpo.evaluation.folder import EvaluationError, EvaluationFolder, file_hash, model_hash
 from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig
-from dgpo.model import Policy, load_lm
+from dgpo.model import Policy, load_lm, set_threads
 from dgpo.progress import Progress
 from dgpo.rollout import SAMPLERS, Sampling
 from dgpo.seeds import derive
-
-_ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other longer than they work
 
 
 def evaluate(config: EvalConfig) -> Path:
@@ -33,12 +31,13 @@ def evaluate(config: EvalConfig) -> Path:
     for name in config.benchmarks:
         if name != "chain":
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-    source = tiny.checkpoint(config.tiny) if config.model == "tiny" else config.model
+    source = config.model
+    if config.model == "tiny":
+        set_threads(config.threads, parameters=0)  # before its warm-up
+        source = tiny.checkpoint(config.tiny)
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     lm, tokenizer = load_lm(source, config.dtype, device)
-    if not config.threads and lm.num_parameters() < _ONE_THREAD:
-        torch.set_num_threads(1)
+    set_threads(config.threads, lm.num_parameters())
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
     folder = EvaluationFolder.create(config, model_hash(source, lm), loaded)
     sampler = SAMPLERS[config.rollout](Policy(lm, config.temperature), tokenizer, config.rollout_rows)
