@@ -75,6 +75,12 @@ class Trainer:
             device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
             lm, self.tokenizer = load_lm(source, config.dtype, device)
             set_threads(config.threads, lm.num_parameters())
+            positions = getattr(lm.config, "max_position_embeddings", None)
+            if positions and config.max_prompt_tokens + config.max_new_tokens > positions:
+                raise ConfigError(
+                    f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must add up "
+                    f"to at most the model's {positions} positions"
+                )
             self.task = tasks.make(config, self.tokenizer)
             for name, count in self.task.notes.items():
                 if count:

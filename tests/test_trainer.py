@@ -368,6 +368,8 @@ class TestFailures:
         with pytest.raises(ValueError, match="does not exist"):
             run(small, model=str(tmp_path / "no-such-model"))
         assert not Path(small["run_dir"]).exists()
+        with pytest.raises(ConfigError, match="add up to at most the model's 512 positions"):
+            run(small, max_new_tokens=500)
         with pytest.raises(ConfigError, match=r"max_new_tokens=14 must be at least 17.*difficulty=2"):
             run(small, difficulty=2)
 
