@@ -78,8 +78,8 @@ class Trainer:
             positions = getattr(lm.config, "max_position_embeddings", None)
             if positions and config.max_prompt_tokens + config.max_new_tokens > positions:
                 raise ConfigError(
-                    f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must add up "
-                    f"to at most the model's {positions} positions"
+                    f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must "
+                    f"add up to at most the model's {positions} positions"
                 )
             self.task = tasks.make(config, self.tokenizer)
             for name, count in self.task.notes.items():
