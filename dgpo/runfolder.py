@@ -39,7 +39,7 @@ class RunFolder:
     """
 
     def __init__(self, config: Config):
-        self.config, self.path = config, Path(config.run_dir)
+        self.config, self.path, self._lock = config, Path(config.run_dir), None
         if config.resume and config.overwrite:
             raise ConfigError("resume=True and overwrite=True exclude each other")
         if self.path.exists() and not self.path.is_dir():
@@ -80,7 +80,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process have the folder."""
-        self._lock.close()
+        if self._lock:
+            self._lock.close()
 
     # metrics and records
 

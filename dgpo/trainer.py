@@ -43,19 +43,20 @@ class TrainingDiverged(RuntimeError):
 def train(config: Config) -> Path:
     """Run `config` to its end, or on from its newest checkpoint. Returns the run folder."""
     trainer = Trainer(config)
-    start = trainer.restore()
-    with closing(trainer.run), closing(trainer.task), Progress(start, config.steps) as progress:
+    with closing(trainer.run), closing(trainer.task):
+        start = trainer.restore()
         if start == 0:
             trainer.report(0, {})
-        for step in range(start + 1, config.steps + 1):
-            torch.manual_seed(derive(config.seed, "torch", step))
-            batch, rewards, rolled = trainer.rollout()
-            batch, scored = trainer.score(batch, rewards)
-            updated = trainer.update(step, batch)
-            trainer.sampler.load(trainer.policy)
-            trainer.report(step, rolled | scored | updated)
-            progress.update(step, reward=rolled["reward/mean"], **{"held-out": trainer.heldout})
-    return trainer.finish()
+        with Progress(start, config.steps) as progress:
+            for step in range(start + 1, config.steps + 1):
+                torch.manual_seed(derive(config.seed, "torch", step))
+                batch, rewards, rolled = trainer.rollout()
+                batch, scored = trainer.score(batch, rewards)
+                updated = trainer.update(step, batch)
+                trainer.sampler.load(trainer.policy)
+                trainer.report(step, rolled | scored | updated)
+                progress.update(step, reward=rolled["reward/mean"], **{"held-out": trainer.heldout})
+        return trainer.finish()
 
 
 class Trainer:
