@@ -14,9 +14,9 @@ from dgpo.config import ConfigError
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "train.ipynb"
 
 
-def execute(tmp_path, **parameters):
+def execute(tmp_path, notebook=NOTEBOOK, **parameters):
     out = tmp_path / "out.ipynb"
-    papermill.execute_notebook(str(NOTEBOOK), str(out), parameters=parameters, cwd=str(tmp_path), progress_bar=False)
+    papermill.execute_notebook(str(notebook), str(out), parameters=parameters, cwd=str(tmp_path), progress_bar=False)
     return json.loads(out.read_text())
 
 
@@ -48,6 +48,18 @@ def test_mistakes_stop_it_before_any_training(tmp_path, small, parameters, said)
         execute(tmp_path, run_dir=small["run_dir"], **parameters)
     assert said in str(error.value)
     assert not Path(small["run_dir"]).exists()
+
+
+def test_the_weights_of_finished_runs_are_read_side_by_side(small, tmp_path):
+    from dgpo import config as configs
+    from dgpo.trainer import train
+
+    folders = [str(tmp_path / key) for key in ("grpo", "dgpo")]
+    for key, folder in zip(("grpo", "dgpo"), folders, strict=True):
+        train(configs.make({**small, "method": key, "run_dir": folder}))
+    done = execute(tmp_path, NOTEBOOK.with_name("07_weights_of_a_run.ipynb"), run_dirs=folders)
+    outputs = [o for cell in done["cells"] for o in cell.get("outputs", [])]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
 
 
 class TestParameters:
