@@ -18,6 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from dgpo.config import TinyPolicy
+from dgpo.model import load_lm, set_threads
 from dgpo.progress import Progress
 from dgpo.tasks import chain
 
@@ -34,6 +35,21 @@ def cache_root() -> Path:
     if "DGPO_CACHE" in os.environ:
         return Path(os.environ["DGPO_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dgpo"
+
+
+def load_policy(config):
+    """(causal LM, tokenizer, where it came from) of a Config or EvalConfig: its folder, or the embedded policy's.
+
+    Sets torch's threads as the config and the policy's size ask for, before a warm-up already.
+    """
+    source = config.model
+    if config.model == "tiny":
+        set_threads(config.threads, parameters=0)
+        source = checkpoint(config.tiny)
+    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    lm, tokenizer = load_lm(source, config.dtype, device)
+    set_threads(config.threads, lm.num_parameters())
+    return lm, tokenizer, source
 
 
 def checkpoint(settings: TinyPolicy, root: Path | None = None) -> Path:

@@ -25,7 +25,7 @@ from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.evaluate import decode, encode, evaluate
-from dgpo.model import Policy, load_lm, set_threads
+from dgpo.model import Policy
 from dgpo.objective import group_advantages, kl_penalty, objective, token_coefficients, zero_variance
 from dgpo.progress import Progress
 from dgpo.rollout import SAMPLERS, Sampling
@@ -69,13 +69,7 @@ class Trainer:
         self.run = RunFolder(config)
         self.seconds = Seconds()
         with self.seconds.phase("setup"):
-            source = config.model
-            if config.model == "tiny":
-                set_threads(config.threads, parameters=0)  # before its warm-up
-                source = tiny.checkpoint(config.tiny)
-            device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-            lm, self.tokenizer = load_lm(source, config.dtype, device)
-            set_threads(config.threads, lm.num_parameters())
+            lm, self.tokenizer, _ = tiny.load_policy(config)
             positions = getattr(lm.config, "max_position_embeddings", None)
             if positions and config.max_prompt_tokens + config.max_new_tokens > positions:
                 raise ConfigError(

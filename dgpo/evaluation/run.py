@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from dgpo import tiny
 from dgpo.config import ConfigError
@@ -14,7 +13,7 @@ from dgpo.evaluation.benchmarks import Benchmark, Judge
 from dgpo.evaluation.folder import EvaluationError, EvaluationFolder, file_hash, model_hash
 from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig
-from dgpo.model import Policy, load_lm, set_threads
+from dgpo.model import Policy
 from dgpo.progress import Progress
 from dgpo.rollout import SAMPLERS, Sampling
 from dgpo.seeds import derive
@@ -31,13 +30,7 @@ def evaluate(config: EvalConfig) -> Path:
     for name in config.benchmarks:
         if name != "chain":
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
-    source = config.model
-    if config.model == "tiny":
-        set_threads(config.threads, parameters=0)  # before its warm-up
-        source = tiny.checkpoint(config.tiny)
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    lm, tokenizer = load_lm(source, config.dtype, device)
-    set_threads(config.threads, lm.num_parameters())
+    lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
     folder = EvaluationFolder.create(config, model_hash(source, lm), loaded)
     sampler = SAMPLERS[config.rollout](Policy(lm, config.temperature), tokenizer, config.rollout_rows)

@@ -217,11 +217,6 @@ class TrustRegion(Method):
         return self.log_weight(log_ratio, regions(log_ratio, advantage, *self.trust_region)).exp()
 
 
-def gate(w_log: Tensor, log_ratio: Tensor) -> Tensor:
-    """w_log / r = π_old · w_prob: the multiple of the unclipped importance-sampling gradient that a method keeps."""
-    return w_log * torch.exp(-log_ratio)
-
-
 def sequence_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over the live tokens of each sequence, kept as `[B, 1]`; 0 for a sequence without any."""
     return (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
