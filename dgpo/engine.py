@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -97,6 +97,10 @@ class Engine:
             raise NonFiniteError("the loss or a gradient is NaN or infinite")
         self.deepspeed.step()
         return {"grad_norm": float(self.deepspeed.get_global_grad_norm()), "lr": lr}
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name as in the checkpoint, full tensor) of every parameter of the policy."""
+        yield from self.policy.lm.named_parameters()
 
     def save(self, folder: Path) -> None:
         """Weights, optimizer and schedule, sharded as they are trained."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dgpo import summary, tasks, tiny
+from dgpo import rollout, summary, tasks, tiny
 from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
@@ -28,7 +28,7 @@ from dgpo.evaluate import decode, encode, evaluate
 from dgpo.model import Policy
 from dgpo.objective import group_advantages, kl_penalty, objective, token_coefficients, zero_variance
 from dgpo.progress import Progress
-from dgpo.rollout import SAMPLERS, Sampling
+from dgpo.rollout import Sampling
 from dgpo.runfolder import RunFolder
 from dgpo.seeds import derive
 from dgpo.telemetry import Seconds, TokenTelemetry
@@ -53,7 +53,7 @@ def train(config: Config) -> Path:
                 batch, rewards, rolled = trainer.rollout()
                 batch, scored = trainer.score(batch, rewards)
                 updated = trainer.update(step, batch)
-                trainer.sampler.load(trainer.policy)
+                trainer.sampler.load(trainer.engine.weights())
                 trainer.report(step, rolled | scored | updated)
                 progress.update(step, reward=rolled["reward/mean"], **{"held-out": trainer.heldout})
         return trainer.finish()
@@ -69,7 +69,7 @@ class Trainer:
         self.run = RunFolder(config)
         self.seconds = Seconds()
         with self.seconds.phase("setup"):
-            lm, self.tokenizer, _ = tiny.load_policy(config)
+            lm, self.tokenizer, source = tiny.load_policy(config)
             positions = getattr(lm.config, "max_position_embeddings", None)
             if positions and config.max_prompt_tokens + config.max_new_tokens > positions:
                 raise ConfigError(
@@ -85,7 +85,7 @@ class Trainer:
             if config.kl_to_start or config.kl_coef:
                 self.reference = copy.deepcopy(self.policy).requires_grad_(False)
             self.engine = Engine(self.policy, config)
-            self.sampler = SAMPLERS[config.rollout](self.policy, self.tokenizer, config.rollout_rows)
+            self.sampler = rollout.make(config, self.policy, self.tokenizer, source)
         self.sampling = Sampling(config.max_new_tokens, config.temperature)
         self.position = 0  # in the stream of training problems
         self.heldout: float | None = None  # the latest avg@k
@@ -96,7 +96,7 @@ class Trainer:
         if state is None:
             return 0
         self.engine.load(self.run.checkpoints()[-1])
-        self.sampler.load(self.policy)
+        self.sampler.load(self.engine.weights())
         self.position = state["position"]
         return state["step"]
 

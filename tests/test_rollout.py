@@ -96,3 +96,19 @@ def test_the_checkpoints_own_generation_settings_do_not_leak(parts, prompts):
         policy.lm.generation_config = saved
     assert torch.equal(got.tokens, expected.tokens)
     torch.testing.assert_close(got.rollout_logp, expected.rollout_logp)
+
+
+def test_a_sampler_with_a_module_of_its_own_takes_the_weights_over(parts, prompts, checkpoint):
+    policy, tokenizer = parts
+    own = Policy(load_lm(checkpoint)[0])
+    with torch.no_grad():
+        for p in own.parameters():
+            p.mul_(1.1)
+    sampler = TransformersSampler(own, tokenizer, 64)
+    expected = TransformersSampler(policy, tokenizer, 64).generate(prompts, [5] * 4, Sampling(14))
+    before = sampler.generate(prompts, [5] * 4, Sampling(14))
+    assert not torch.equal(before.rollout_logp, expected.rollout_logp)
+    sampler.load(policy.lm.named_parameters())
+    got = sampler.generate(prompts, [5] * 4, Sampling(14))
+    assert torch.equal(got.tokens, expected.tokens)
+    assert torch.equal(got.rollout_logp, expected.rollout_logp)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgpo import tiny
+from dgpo import rollout, tiny
 from dgpo.config import ConfigError
 from dgpo.evaluate import decode, encode
 from dgpo.evaluation import benchmarks
@@ -15,7 +15,7 @@ from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.model import Policy
 from dgpo.progress import Progress
-from dgpo.rollout import SAMPLERS, Sampling
+from dgpo.rollout import Sampling
 from dgpo.seeds import derive
 
 
@@ -25,15 +25,13 @@ def evaluate(config: EvalConfig) -> Path:
     Completion i of a problem has a seed of its own, made of `seed`, the benchmark, the problem's place and i: it is the
     same however the work is cut up. Raises ConfigError, DataError and EvaluationError.
     """
-    if config.rollout not in SAMPLERS:
-        raise ConfigError(f"rollout={config.rollout!r} must be one of: {', '.join(SAMPLERS)}")
     for name in config.benchmarks:
         if name != "chain":
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
     folder = EvaluationFolder.create(config, model_hash(source, lm), loaded)
-    sampler = SAMPLERS[config.rollout](Policy(lm, config.temperature), tokenizer, config.rollout_rows)
+    sampler = rollout.make(config, Policy(lm, config.temperature), tokenizer, source)
     with Judge() as judge:
         _fill(folder, loaded, sampler, tokenizer, judge)
     _report(folder, config.k)

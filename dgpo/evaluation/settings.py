@@ -47,7 +47,7 @@ class EvalConfig(BaseModel):
     max_new_tokens: Positive = 32768
     chain_max_new_tokens: Positive = 40
 
-    rollout: str = "transformers"
+    rollout: Literal["transformers"] = "transformers"
     rollout_rows: Positive = 256
     chunk_rows: Positive = 1024
 

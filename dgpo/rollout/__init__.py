@@ -3,6 +3,10 @@
 from dgpo.rollout.base import Sampler, Sampling
 from dgpo.rollout.transformers import TransformersSampler
 
-SAMPLERS = {"transformers": TransformersSampler}
 
-__all__ = ["SAMPLERS", "Sampler", "Sampling", "TransformersSampler"]
+def make(config, policy, tokenizer, source) -> Sampler:
+    """The sampler that a Config or EvalConfig asks for; `source` is the checkpoint that the policy was read from."""
+    return TransformersSampler(policy, tokenizer, config.rollout_rows)
+
+
+__all__ = ["Sampler", "Sampling", "TransformersSampler", "make"]

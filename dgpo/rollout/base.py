@@ -1,9 +1,10 @@
 """The protocol of a sampler: prompts and seeds in, completions with their log-probabilities out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor
 
 from dgpo.batch import Batch
 
@@ -30,5 +31,8 @@ class Sampler(Protocol):
         the sampling distribution, and `row` numbers the sequences.
         """
 
-    def load(self, policy: nn.Module) -> None:
-        """Take over the policy's weights; called after every step's updates."""
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the policy's weights, (name as in the checkpoint, full tensor); called after every step's updates.
+
+        A tensor may be gone when the next one is asked for, so that no more than one need be whole at a time.
+        """

@@ -1,5 +1,9 @@
-"""The embedded sampler: `transformers` generation with per-completion seeds. It shares the trainer's own weights."""
+"""The embedded sampler: `transformers` generation with per-completion seeds.
 
+In the trainer's process it generates with the trainer's own module, so that there is nothing to load.
+"""
+
+from collections.abc import Iterable
 from contextlib import contextmanager
 
 import torch
@@ -14,14 +18,17 @@ class TransformersSampler:
     """Batched, KV-cached, left-padded sampling; at most `rows` sequences at once."""
 
     def __init__(self, policy, tokenizer, rows: int):
-        self.rows, self.pad = rows, tokenizer.pad_token_id
-        self.load(policy)
+        self.lm, self.rows, self.pad = policy.lm, rows, tokenizer.pad_token_id
         stop = self.lm.generation_config.eos_token_id
         stop = [stop] if isinstance(stop, int) else list(stop or [])
         self.stop = sorted({*stop, tokenizer.eos_token_id})
 
-    def load(self, policy):
-        self.lm = policy.lm
+    @torch.no_grad()
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        own = dict(self.lm.named_parameters())
+        for name, tensor in weights:
+            if own[name].data_ptr() != tensor.data_ptr():
+                own[name].copy_(tensor)
 
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
