@@ -8,97 +8,24 @@ N = groups · group samples a step; logits `[M, B, K]`, float64 unless asked oth
 """
 
 import functools
-import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
 from analysis import policies
+from analysis.bandit_problem import Advantages, Problem, Setting, as_list, by_shape, variants
 from analysis.landscape import key_of, resolve_all, trust_region_of
 from dgpo.methods import REGIONS, regions
-from dgpo.objective import group_advantages
+
+__all__ = ["METRICS", "Runs", "Setting", "run", "variants"]
 
 METRICS = (
     *("regret", "cumulative_regret", "entropy", "p_best", "support"),
     *("ratio_spread", "w_max", "gradient", "gradient_variance"),
     *(f"share_{r}" for r in REGIONS),
 )
-_SHAPE = ("arms", "groups", "group", "epochs", "minibatches", "policy", "features", "hidden", "advantage", "reward")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One bandit problem and how it is learned.
-
-    arms, optimal      K, and how many of them have the mean reward `best`
-    best, others       mean reward of an optimal arm; those of the rest are uniform on [0, others]
-    p_best             starting probability of each optimal arm; None starts uniform
-    reward             "bernoulli", or "graded": the mean plus Gaussian noise of standard deviation `noise`
-    flip               share of rewards that come out wrong: r becomes 1 − r
-    wrong              bad arms that the verifier pays like optimal ones (regret knows better)
-    change_at          step from which the optimal arms are others; None never
-    groups, group      samples a step, in groups whose rewards are compared; `advantage` as in dgpo.objective
-    epochs, minibatches, lr    the updates on each step's samples; minibatch means, plain ascent
-    policy             "tabular", "linear" or "mlp" (`features` per arm, `hidden` units)
-    support            an arm counts as supported above this probability
-    """
-
-    name: str = "bandit"
-    arms: int = 32
-    optimal: int = 1
-    best: float = 0.9
-    others: float = 0.3
-    p_best: float | None = None
-    reward: str = "bernoulli"
-    noise: float = 0.1
-    flip: float = 0.0
-    wrong: int = 0
-    change_at: int | None = None
-    groups: int = 2
-    group: int = 8
-    epochs: int = 1
-    minibatches: int = 4
-    lr: float = 1.0
-    advantage: str = "grpo"
-    policy: str = "tabular"
-    features: int = 16
-    hidden: int = 32
-    support: float = 1e-3
-
-    def __post_init__(self):
-        samples = self.groups * self.group
-        rules = (
-            ("arms", self.arms >= 2, "an integer of at least 2"),
-            (
-                "optimal",
-                1 <= self.optimal < max(self.arms, 2),
-                "in 1..arms−1: with all arms equal nothing can be learned",
-            ),
-            ("best", 0 < self.best <= 1 or self.reward == "graded", "a probability"),
-            ("others", 0 <= self.others < self.best, "in [0, best): with equal rewards nothing can be learned"),
-            ("p_best", self.p_best is None or 0 < self.p_best * self.optimal < 1, "None, or in (0, 1/optimal)"),
-            ("reward", self.reward in ("bernoulli", "graded"), "'bernoulli' or 'graded'"),
-            ("noise", self.noise >= 0, "at least 0"),
-            ("flip", 0 <= self.flip <= 1, "in [0, 1]"),
-            ("wrong", 0 <= self.wrong <= self.arms - self.optimal, "at most the number of bad arms"),
-            ("groups", self.groups >= 1, "at least 1"),
-            ("group", self.group >= 2, "at least 2: one reward alone has no advantage"),
-            ("epochs", self.epochs >= 1, "at least 1"),
-            (
-                "minibatches",
-                1 <= self.minibatches <= samples and not samples % self.minibatches,
-                "a divisor of groups·group",
-            ),
-            ("lr", 0 < self.lr < math.inf, "positive"),
-            ("policy", self.policy in policies.POLICIES, f"one of {', '.join(policies.POLICIES)}"),
-            ("features", self.features >= 1, "at least 1"),
-            ("hidden", self.hidden >= 1, "at least 1"),
-        )
-        for key, fine, allowed in rules:
-            if not fine:
-                raise ValueError(f"setting {self.name!r}: {key}={getattr(self, key)!r} must be {allowed}")
 
 
 @dataclass(frozen=True)
@@ -147,12 +74,6 @@ class Runs:
         return self.data[metric][method, :, :, -last:].mean(-1).T
 
 
-def variants(setting: Setting, **values) -> list[Setting]:
-    """The setting with one field varied: `variants(s, lr=[0.5, 1])`, each named after its value."""
-    ((key, options),) = values.items()
-    return [replace(setting, name=f"{key}={v}", **{key: v}) for v in options]
-
-
 def run(
     methods,
     settings=None,
@@ -171,14 +92,14 @@ def run(
     one after the other. `block` bandits at a time, which keeps the logits in the cache: about 5·M·block·K numbers of
     memory, and the records. Raises ValueError for counts below 1, and for a method whose weights turn NaN.
     """
-    chosen, settings = resolve_all(methods), _as_list(settings)
+    chosen, settings = resolve_all(methods), as_list(settings)
     for key, value in {"seeds": seeds, "steps": steps, "points": points, "block": block}.items():
         if value < 1:
             raise ValueError(f"{key}={value!r} must be at least 1")
     record = np.unique(np.linspace(0, steps - 1, min(points, steps)).round().astype(int))
     data = {k: np.full((len(chosen), len(settings), seeds, len(record)), np.nan) for k in METRICS}
     generator = torch.Generator(device).manual_seed(seed)
-    for same in _by_shape(settings):
+    for same in by_shape(settings):
         rows = [(s, r) for s in same for r in range(seeds)]
         for i in range(0, len(rows), block):
             part = rows[i : i + block]
@@ -190,90 +111,12 @@ def run(
     return Runs(tuple(map(key_of, chosen)), tuple(map(str, chosen)), labels, record + 1, data)
 
 
-def _as_list(settings):
-    settings = [Setting()] if settings is None else [settings] if isinstance(settings, Setting) else list(settings)
-    if not settings:
-        raise ValueError("no setting given")
-    if len({s.name for s in settings}) < len(settings):
-        raise ValueError(f"two settings have the same name: {', '.join(s.name for s in settings)}")
-    return settings
-
-
-def _by_shape(settings):
-    groups = {}
-    for i, s in enumerate(settings):
-        groups.setdefault(tuple(getattr(s, f.name) for f in fields(s) if f.name in _SHAPE), []).append(i)
-    return groups.values()
-
-
-class _Problem:
-    """B bandits as tensors: true and paid means `[B, K]`, which arms are optimal, before and after the change."""
-
-    def __init__(self, settings, generator, device, dtype):
-        def column(values):
-            return torch.tensor(values, device=device, dtype=dtype)[:, None]
-
-        bandits, arms, self.graded = len(settings), settings[0].arms, settings[0].reward == "graded"
-        self.noise, self.flip, self.lr = (column([getattr(s, k) for s in settings]) for k in ("noise", "flip", "lr"))
-        self.support = column([s.support for s in settings])
-        self.change_at = column([math.inf if s.change_at is None else s.change_at for s in settings])
-        self.best = column([s.best for s in settings])
-        rank = torch.rand(bandits, arms, generator=generator, device=device, dtype=dtype).argsort(-1)
-        low = torch.rand(bandits, arms, generator=generator, device=device, dtype=dtype)
-        low *= column([s.others for s in settings])
-        optimal = column([s.optimal for s in settings])
-        self.phases = []
-        for shift in (0, settings[0].arms // 2):  # the change moves the good arms half way round
-            good = (rank + shift) % arms < optimal
-            fooled = ~good & ((rank + shift) % arms < optimal + column([s.wrong for s in settings]))
-            mean = torch.where(good, self.best, low)
-            self.phases.append((good, mean, torch.where(good | fooled, self.best, mean)))
-        share = column([s.optimal / s.arms if s.p_best is None else s.p_best * s.optimal for s in settings])
-        good = self.phases[0][0]
-        self.logits = torch.where(good, (share / optimal).log(), ((1 - share) / (arms - optimal)).log())
-
-    def at(self, step):
-        if not (self.change_at < math.inf).any():
-            return self.phases[0]
-        after = step >= self.change_at
-        return tuple(torch.where(after, b, a) for a, b in zip(*self.phases, strict=True))
-
-    def pay(self, mean, generator):
-        """Rewards of arms whose paid means are `[M, B, N]`; the random numbers are shared by the methods."""
-        like = {"generator": generator, "device": mean.device, "dtype": mean.dtype}
-        if self.graded:
-            reward = mean + self.noise * torch.randn(mean.shape[1:], **like)
-        else:
-            reward = (torch.rand(mean.shape[1:], **like) < mean).to(mean.dtype)
-        if (self.flip > 0).any():
-            reward = torch.where(torch.rand(mean.shape[1:], **like) < self.flip, 1 - reward, reward)
-        return reward
-
-
-class _Advantages:
-    """`dgpo.objective.group_advantages` of rewards `[M, B, N]`. Those of 0 and 1 are looked up by the group's sum."""
-
-    def __init__(self, setting, like):
-        self.group, self.kind, self.table = setting.group, setting.advantage, None
-        if setting.reward == "bernoulli":
-            ones = torch.arange(setting.group + 1, device=like.device)[:, None]
-            rewards = (torch.arange(setting.group, device=like.device) < ones).to(like.dtype)
-            found = group_advantages(rewards, self.kind)  # row s: a group of sum s, its ones first
-            self.table = torch.stack([found[:, -1], found[:, 0]], 1).flatten()
-
-    def __call__(self, reward):
-        groups = reward.view(-1, self.group)
-        if self.table is None:
-            return group_advantages(groups, self.kind).view(reward.shape)
-        return self.table.take((2 * groups.sum(1, keepdim=True) + groups).long()).view(reward.shape)
-
-
 @torch.no_grad()
 def _simulate(methods, settings, steps, record, generator, device, dtype):
-    problem, s, m = _Problem(settings, generator, device, dtype), settings[0], len(methods)
+    problem, s, m = Problem(settings, generator, device, dtype), settings[0], len(methods)
     bandits, samples = len(settings), s.groups * s.group
     policy = policies.make(s.policy, problem.logits.repeat(m, 1, 1), s.features, s.hidden, generator)
-    advantages, weights = _Advantages(s, policy.z), _Weights(methods, bandits, samples // s.minibatches, policy.z)
+    advantages, weights = Advantages(s, policy.z), _Weights(methods, bandits, samples // s.minibatches, policy.z)
     wanted, cumulative, kept = set(record.tolist()), torch.zeros(m, bandits, device=device, dtype=dtype), []
     e, cdf, rate = torch.empty_like(policy.z), torch.empty_like(policy.z), problem.lr * s.minibatches / samples
 

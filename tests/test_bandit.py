@@ -22,7 +22,7 @@ def test_the_batched_program_is_the_plain_loop(epochs, monkeypatch):
     """Same random numbers, same trajectory, for all six methods: the NumPy loop has weights of its own."""
     setting = Setting(arms=8, groups=2, group=4, minibatches=4, epochs=epochs, lr=1.5)
     drawn, problems = [], []
-    rand, problem = torch.rand, bandit._Problem
+    rand, problem = torch.rand, bandit.Problem
 
     def recording(*shape, **kwargs):
         drawn.append(rand(*shape, **kwargs))
@@ -34,7 +34,7 @@ def test_the_batched_program_is_the_plain_loop(epochs, monkeypatch):
         return problems[-1]
 
     monkeypatch.setattr(torch, "rand", recording)
-    monkeypatch.setattr(bandit, "_Problem", keep)
+    monkeypatch.setattr(bandit, "Problem", keep)
     steps, seeds = 12, 3
     found = run(PAPER, setting, seeds=seeds, steps=steps, points=steps)
     draws = np.stack([d.numpy() for d in drawn]).reshape(steps, 2, seeds, 8)
@@ -98,7 +98,7 @@ def test_shared_parameters_follow_autograd(policy):
 def test_the_worlds_are_what_they_say():
     generator = torch.Generator().manual_seed(0)
     setting = Setting(arms=10, optimal=2, p_best=0.01, wrong=3, change_at=5, others=0.4)
-    problem = bandit._Problem([setting] * 6, generator, "cpu", torch.float64)
+    problem = bandit.Problem([setting] * 6, generator, "cpu", torch.float64)
     good, mean, paid = problem.at(0)
     assert (good.sum(1) == 2).all()
     torch.testing.assert_close(mean[good], torch.full((12,), 0.9, dtype=torch.float64))
@@ -108,7 +108,7 @@ def test_the_worlds_are_what_they_say():
     torch.testing.assert_close(p[good], torch.full((12,), 0.01, dtype=torch.float64))
     later = problem.at(5)[0]
     assert not (good & later).any()
-    flipped = bandit._Problem([Setting(flip=0.25)] * 2000, generator, "cpu", torch.float64)
+    flipped = bandit.Problem([Setting(flip=0.25)] * 2000, generator, "cpu", torch.float64)
     reward = flipped.pay(torch.ones(1, 2000, 16, dtype=torch.float64), generator)
     assert reward.mean() == pytest.approx(0.75, abs=0.01)
 
