@@ -22,7 +22,6 @@ the mean bias of GPPO and CISPO diverges, and below 0.875 (1−εl) it exceeds C
 """
 
 import argparse
-import importlib
 import json
 import math
 import sys
@@ -234,16 +233,7 @@ class _Curve:
 
 def load(name: str):
     """A registered key, or `module:Class` importable from here; ValueError that says which part is missing."""
-    if ":" not in name:
-        return registry.get(name)
-    module, attribute = name.split(":", 1)
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{name}: no module named {error.name!r} from here") from None
-    if not hasattr(found, attribute):
-        raise ValueError(f"{name}: module {module!r} has no {attribute!r}")
-    return resolve(getattr(found, attribute))
+    return resolve(registry.locate(name)) if ":" in name else registry.get(name)
 
 
 def _tidy(x):

@@ -70,7 +70,7 @@ class Config(BaseModel):
     resume: bool = False
     overwrite: bool = False
 
-    # method: how tokens are weighed
+    # method: how tokens are weighed, by a key or as module:Class
     method: str = "dgpo"
     method_params: dict[str, Any] = {}
     advantage: Literal[*ADVANTAGES] = "grpo"
@@ -167,7 +167,7 @@ def make(settings: dict[str, Any]) -> Config:
         raise ConfigError(f"method_params={params!r} must be a mapping; a parameter can also be given by its own name")
     try:
         own = [f.name for f in dataclasses.fields(methods.get_class(str(key)))]
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"method={key!r}: {error}") from None
     by_name = {name: settings.pop(name) for name in [*settings] if name in own and name not in Config.model_fields}
     settings["method_params"] = {name: _number(value) for name, value in {**params, **by_name}.items()}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis import runs
 from dgpo import __main__ as cli
 from dgpo.runfolder import read_rows
 
@@ -41,6 +42,31 @@ def test_mistakes_end_before_anything_is_loaded(words, said, capsys, monkeypatch
     monkeypatch.setitem(sys.modules, "dgpo.trainer", None)  # importing it would raise another error
     assert cli.main(words) == 2
     assert said in capsys.readouterr().err
+
+
+MODULE = """
+from dataclasses import dataclass
+from dgpo.methods import Method
+
+@dataclass(frozen=True)
+class Mine(Method):
+    power: float = 0.5
+
+    def weight(self, logp, old_logp, advantage, mask=None):
+        return (self.power * (logp - old_logp)).exp()
+"""
+
+
+def test_a_method_in_a_file_of_ones_own_trains(small, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mymethods.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [f"{k}={v}" for k, v in {**small, "steps": 1, "method": "mymethods:Mine", "power": 0.8}.items()]
+    assert cli.main(["train", "tiny", *words]) == 0
+    run = runs.read(small["run_dir"])
+    assert str(run.method) == "mymethods:Mine(power=0.8)"
+    for bad, said in (("mymethods:Yours", "no 'Yours'"), ("mymethods:dataclass", "frozen dataclass"), ("no:X", "'no'")):
+        assert cli.main(["train", "tiny", f"method={bad}"]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_methods_are_listed_with_their_parameters(capsys):

@@ -1,4 +1,4 @@
-"""The methods: `get(key, **params)`, `names()`, `@register(key)`, and `Method`, the class they all share."""
+"""The methods: `get(key or "module:Class", **params)`, `names()`, `@register(key)`, and their base `Method`."""
 
 from dgpo.methods import clipping, neighbours
 from dgpo.methods.base import (
@@ -9,6 +9,7 @@ from dgpo.methods.base import (
     TrustRegion,
     get,
     get_class,
+    locate,
     names,
     param,
     regions,
@@ -28,6 +29,7 @@ __all__ = [
     "clipping",
     "get",
     "get_class",
+    "locate",
     "names",
     "neighbours",
     "param",

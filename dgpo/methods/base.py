@@ -15,6 +15,7 @@ reduces over the last axis, so independent points of a curve are drawn as `[N, 1
 import dataclasses
 import difflib
 import functools
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -246,10 +247,28 @@ def names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
+def locate(name: str):
+    """What `module:Name` names, imported from here; ValueError that says which part is missing."""
+    module, attribute = name.split(":", 1)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{name}: no module named {error.name!r} from here") from None
+    if not hasattr(found, attribute):
+        raise ValueError(f"{name}: module {module!r} has no {attribute!r}")
+    return getattr(found, attribute)
+
+
 def get_class(key: str) -> type[Method]:
-    """The class registered as `key`; ValueError with the known keys otherwise."""
+    """The class registered as `key`, or importable as `module:Class`; ValueError with the known keys otherwise."""
+    if ":" in key and key not in _REGISTRY:
+        cls = locate(key)
+        if not vars(cls).get("key"):  # a base class may have one
+            register(key)(cls)
+        return cls
     if key not in _REGISTRY:
-        raise ValueError(f"unknown method {key!r}{_hint(key, names())}; known methods: {', '.join(names())}")
+        known = ", ".join(names())
+        raise ValueError(f"unknown method {key!r}{_hint(key, names())}; known methods: {known}, or module:Class")
     return _REGISTRY[key]
 
 
