@@ -71,9 +71,28 @@ class Batch:
                 part[name] = part[name][:, :T]
         return Batch(**part)
 
-    def split(self, size: int) -> list["Batch"]:
-        """Consecutive parts of at most `size` sequences."""
-        return [self.select(torch.arange(i, min(i + size, len(self)))) for i in range(0, len(self), size)]
+    def micro_batches(self, rows: int, tokens: int | None = None) -> list[Tensor]:
+        """The sequences of each micro-batch, by number: runs of at most `rows`.
+
+        With a budget of `tokens` instead: neighbours in length, longest first, as many as keep
+        sequences × longest (prompt and completion) ≤ tokens. Raises ValueError for a sequence above the budget.
+        """
+        if tokens is None:
+            return list(torch.arange(len(self)).split(rows)) if len(self) else []
+        length = self.attention.sum(1)
+        order = length.argsort(descending=True, stable=True)
+        parts, start = [], 0
+        while start < len(order):
+            longest = max(int(length[order[start]]), 1)
+            if longest > tokens:
+                raise ValueError(f"a sequence of {longest} tokens does not fit a micro-batch of {tokens}")
+            parts.append(order[start : start + tokens // longest])
+            start += len(parts[-1])
+        return parts
+
+    def split(self, rows: int, tokens: int | None = None) -> list["Batch"]:
+        """The micro-batches themselves."""
+        return [self.select(index) for index in self.micro_batches(rows, tokens)]
 
     def minibatches(self, updates: int, epochs: int, generator: torch.Generator) -> Iterator["Batch"]:
         """`epochs` × `updates` optimizer batches, each epoch a fresh random partition of the sequences."""

@@ -58,6 +58,7 @@ class Config(BaseModel):
     """One run. Everything that changes its numbers is here.
 
     eval_every=0 evaluates before the first step and after the last only; checkpoint_every=0 saves after the last only.
+    A micro-batch is `micro_batch` sequences or, with micro_tokens, as many as keep sequences × longest within it.
     threads=0 takes one thread for a policy below 20 M parameters and torch's own number above.
     """
 
@@ -111,6 +112,7 @@ class Config(BaseModel):
     epochs: Positive = 1
     updates: Positive = 8
     micro_batch: Positive = 32
+    micro_tokens: Positive | None = None
     lr: Annotated[float, Field(gt=0)] = 3e-4
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_updates: Count = 0
@@ -223,6 +225,12 @@ def _validate(config: Config) -> Config:
     if config.warmup_updates >= config.total_updates:
         raise ConfigError(
             f"warmup_updates={config.warmup_updates} must be less than all {config.total_updates} updates"
+        )
+    longest = config.max_prompt_tokens + config.max_new_tokens
+    if config.micro_tokens is not None and config.micro_tokens < longest:
+        raise ConfigError(
+            f"micro_tokens={config.micro_tokens} must be at least the longest sequence, "
+            f"max_prompt_tokens + max_new_tokens = {longest}"
         )
     if config.task == "math" and not config.data:
         raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")

@@ -70,13 +70,14 @@ class Engine:
         return self.deepspeed(batch, with_entropy=with_entropy)
 
     @torch.no_grad()
-    def logp(self, batch, micro_batch: int, policy: Policy | None = None) -> tuple[Tensor, Tensor]:
+    def logp(self, batch, parts: list[Tensor], policy: Policy | None = None) -> tuple[Tensor, Tensor]:
         """(logp, entropy) of a whole batch, `[B, T]` on the CPU, by this policy or another one of its kind."""
         logp, entropy = torch.zeros_like(batch.rollout_logp), torch.zeros_like(batch.rollout_logp)
-        for i, micro in zip(range(0, len(batch), micro_batch), batch.split(micro_batch), strict=True):
+        for rows in parts:
+            micro = batch.select(rows)
             part = (policy or self.policy)(micro.to(self.policy.device), with_entropy=True)
             T = micro.mask.shape[1]
-            logp[i : i + len(micro), :T], entropy[i : i + len(micro), :T] = (x.cpu() for x in part)
+            logp[rows, :T], entropy[rows, :T] = (x.cpu() for x in part)
         return logp, entropy
 
     def update(self, losses: Iterable[Tensor], count: int) -> dict[str, float]:

@@ -96,11 +96,15 @@ def token_logprobs(
 
 
 class Policy(nn.Module):
-    """A `transformers` causal LM that maps a `Batch` to (logp, entropy), `[B, T]`, 0 on masked tokens."""
+    """A `transformers` causal LM that maps a `Batch` to (logp, entropy), `[B, T]`, 0 on masked tokens.
 
-    def __init__(self, lm: nn.Module, temperature: float = 1.0):
+    right_padded    sequences are moved to the left before the forward pass: nothing is computed for the padding before
+                    a prompt, and causal attention needs no mask, which is what its fastest kernels ask for
+    """
+
+    def __init__(self, lm: nn.Module, temperature: float = 1.0, right_padded: bool = False):
         super().__init__()
-        self.lm, self.temperature = lm, temperature
+        self.lm, self.temperature, self.right_padded = lm, temperature, right_padded
         self._check_head()
 
     @property
@@ -108,15 +112,9 @@ class Policy(nn.Module):
         return self.lm.device
 
     def forward(self, batch, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
-        T = batch.mask.shape[1]
-        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
-        hidden = self.lm.base_model(
-            input_ids=batch.tokens, attention_mask=batch.attention.long(), position_ids=positions, use_cache=False
-        ).last_hidden_state
-        head = self.lm.get_output_embeddings()
-        live = batch.mask
+        head, live = self.lm.get_output_embeddings(), batch.mask
         logp, entropy = token_logprobs(
-            hidden[:, -T - 1 : -1][live],  # the hidden state before a token predicts it
+            self._right_padded(batch) if self.right_padded else self._left_padded(batch),
             head.weight,
             batch.completion[live],
             bias=getattr(head, "bias", None),
@@ -125,6 +123,25 @@ class Policy(nn.Module):
         )
         empty = logp.new_zeros(live.shape)
         return empty.masked_scatter(live, logp), empty.masked_scatter(live, entropy)
+
+    # Both give the hidden states that predict the live tokens, [N, H]: those one place before them.
+
+    def _left_padded(self, batch) -> Tensor:
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        hidden = self.lm.base_model(
+            input_ids=batch.tokens, attention_mask=batch.attention.long(), position_ids=positions, use_cache=False
+        ).last_hidden_state
+        return hidden[:, -batch.mask.shape[1] - 1 : -1][batch.mask]
+
+    def _right_padded(self, batch) -> Tensor:
+        prompt = batch.attention[:, : -batch.mask.shape[1]]
+        before = (~prompt).sum(1, keepdim=True)  # columns of padding before each prompt
+        width = int(batch.attention.sum(1).max())
+        columns = torch.arange(width, device=before.device) + before
+        tokens = batch.tokens.gather(1, columns.clamp(max=batch.tokens.shape[1] - 1))
+        hidden = self.lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        row, place = batch.mask.nonzero(as_tuple=True)
+        return hidden[row, prompt.shape[1] - before[row, 0] + place - 1]
 
     @torch.no_grad()
     def _check_head(self):

@@ -80,7 +80,7 @@ class Trainer:
             for name, count in self.task.notes.items():
                 if count:
                     print(f"{config.data}: {count} {name.replace('_', ' ')}", file=sys.stderr)
-            self.policy = Policy(lm, config.temperature)
+            self.policy = Policy(lm, config.temperature, right_padded=config.micro_tokens is not None)
             self.reference = None
             if config.kl_to_start or config.kl_coef:
                 self.reference = copy.deepcopy(self.policy).requires_grad_(False)
@@ -140,8 +140,9 @@ class Trainer:
             return batch, dict.fromkeys(("entropy", "mismatch/mean_abs", "mismatch/ratio_min", "mismatch/ratio_max"))
         advantage = group_advantages(rewards, self.config.advantage).view(-1, 1)
         with self.seconds.phase("old_logp"):
-            old_logp, entropy = self.engine.logp(batch, self.config.micro_batch)
-            reference = self.reference and self.engine.logp(batch, self.config.micro_batch, self.reference)[0]
+            parts = batch.micro_batches(self.config.micro_batch, self.config.micro_tokens)
+            old_logp, entropy = self.engine.logp(batch, parts)
+            reference = self.reference and self.engine.logp(batch, parts, self.reference)[0]
         batch = batch.replace(advantage=advantage, old_logp=old_logp, entropy=entropy, ref_logp=reference)
         live = batch.mask
         mismatch = (old_logp - batch.rollout_logp)[live]
@@ -164,7 +165,7 @@ class Trainer:
         with self.seconds.phase("update"):
             for i, mini in enumerate(batch.minibatches(config.updates, config.epochs, generator)):
                 counts = token_coefficients(mini.mask, config.aggregation, config.max_new_tokens, self.engine.total)
-                micros = mini.replace(coefficient=counts).split(config.micro_batch)
+                micros = mini.replace(coefficient=counts).split(config.micro_batch, config.micro_tokens)
                 try:
                     reports.append(self.engine.update(self._losses(i, micros, telemetry), len(micros)))
                 except NonFiniteError as error:

@@ -65,6 +65,7 @@ def test_a_resolved_config_survives_writing_and_reading(tmp_path):
         ({"seed": "one"}, ["seed='one'"]),
         ({"tiny": {"width": 3}}, ["tiny.width=3"]),
         ({"updates": 7}, ["32 × 8 = 256", "updates=7"]),
+        ({"micro_tokens": 103}, ["micro_tokens=103", "max_prompt_tokens + max_new_tokens = 104"]),
         ({"task": "math"}, ["needs data="]),
         ({"task": "math", "data": "x.jsonl"}, ["needs model="]),
         ({"schedule": "cosine", "warmup_updates": 480}, ["warmup_updates=480", "480"]),

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -113,6 +115,31 @@ def test_selecting_sequences_trims_padding_and_keeps_the_numbers(lm):
     assert part.tokens.shape == (2, 2 + 3)
     assert part.row.tolist() == [2, 0]
     torch.testing.assert_close(Policy(lm)(part)[0], logp[[2, 0]], rtol=1e-4, atol=1e-5)
+
+
+def test_right_padded_sequences_have_the_same_numbers(lm):
+    batch = make_batch([[5, 6], [7, 8, 9, 10], [11]], [[12, 13, 14], [15], [3, 4]])
+    for a, b in zip(Policy(lm)(batch, True), Policy(lm, right_padded=True)(batch, True), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12), st.integers(18, 60))
+def test_micro_batches_by_tokens_keep_the_budget_and_every_sequence(lengths, budget):
+    batch = make_batch([[1] * p for p, _ in lengths], [[2] * c for _, c in lengths])
+    total = batch.attention.sum(1)
+    parts = batch.micro_batches(1, budget)
+    assert torch.cat(parts).sort().values.tolist() == list(range(len(lengths)))
+    for part, later in zip(parts, [*parts[1:], None], strict=True):
+        longest = int(total[part].max())
+        assert len(part) * longest <= budget
+        if later is not None:  # not one more would have fitted
+            assert (len(part) + 1) * longest > budget
+            assert total[later].max() <= total[part].min()
+
+
+def test_a_sequence_above_the_budget_is_named():
+    with pytest.raises(ValueError, match="a sequence of 5 tokens does not fit a micro-batch of 4"):
+        make_batch([[5, 6]], [[1, 2, 3]]).split(1, 4)
 
 
 def test_other_architectures_work(tmp_path):

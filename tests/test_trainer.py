@@ -91,8 +91,9 @@ def test_every_method_trains(small, key):
     assert math.isfinite(last["grad_norm/max"])
 
 
-def test_cutting_the_updates_into_micro_batches_changes_nothing(small, tmp_path):
-    whole, cut = run(small, steps=1), run(small, steps=1, micro_batch=1, run_dir=str(tmp_path / "cut"))
+@pytest.mark.parametrize("cut", [{"micro_batch": 1}, {"micro_tokens": 78}])
+def test_cutting_the_updates_into_micro_batches_changes_nothing(small, tmp_path, cut):
+    whole, cut = run(small, steps=1), run(small, steps=1, **cut, run_dir=str(tmp_path / "cut"))
     for a, b in zip(weights(whole).values(), weights(cut).values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert rows(whole)[1]["grad_norm/mean"] == pytest.approx(rows(cut)[1]["grad_norm/mean"], rel=1e-4)
