@@ -59,7 +59,8 @@ class Config(BaseModel):
 
     eval_every=0 evaluates before the first step and after the last only; checkpoint_every=0 saves after the last only.
     A micro-batch is `micro_batch` sequences or, with micro_tokens, as many as keep sequences × longest within it.
-    threads=0 takes one thread for a policy below 20 M parameters and torch's own number above.
+    threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
+    rank waits for the others, in any one place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -88,6 +89,7 @@ class Config(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 0
+    timeout: Annotated[float, Field(gt=0)] = 1800.0
 
     # task
     task: Literal["chain", "math"] = "chain"
@@ -147,7 +149,16 @@ class Config(BaseModel):
 
 
 # What may differ between a run and its continuation: none of these changes the steps already made.
-RESUMABLE = ("resume", "overwrite", "run_dir", "steps", "checkpoint_every", "keep_checkpoints", "tensorboard")
+RESUMABLE = (
+    "resume",
+    "overwrite",
+    "run_dir",
+    "steps",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "tensorboard",
+    "timeout",
+)
 
 
 def load(recipe: str | Path | None = None, **overrides) -> Config:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from dgpo import ranks
 from dgpo.config import Config
 from dgpo.model import Policy
 
@@ -31,7 +31,7 @@ class Engine:
 
     def __init__(self, policy: Policy, config: Config):
         self.policy = policy
-        _init_distributed(policy.device.type)
+        _init_deepspeed(policy.device.type)
         optimizer = torch.optim.AdamW(
             policy.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
@@ -53,17 +53,6 @@ class Engine:
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._watch)
-
-    @property
-    def world_size(self) -> int:
-        return dist.get_world_size()
-
-    def total(self, count: Tensor) -> Tensor:
-        """The sum of a count over ranks."""
-        if self.world_size > 1:
-            count = count.clone()
-            dist.all_reduce(count)
-        return count
 
     def __call__(self, batch, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
         """(logp, entropy) of a micro-batch, `[B, T]`, with gradient."""
@@ -92,8 +81,8 @@ class Engine:
             self._finite &= loss.detach().isfinite()
             self.deepspeed.set_gradient_accumulation_boundary(i == count - 1)
             # DeepSpeed averages over ranks; the losses of the ranks are parts of one sum.
-            self.deepspeed.backward(loss * self.world_size, scale_wrt_gas=False)
-        if self.total((~self._finite).float()) > 0:
+            self.deepspeed.backward(loss * ranks.size(), scale_wrt_gas=False)
+        if ranks.total((~self._finite).float()) > 0:
             self.deepspeed.optimizer.zero_grad()
             raise NonFiniteError("the loss or a gradient is NaN or infinite")
         self.deepspeed.step()
@@ -131,18 +120,10 @@ def lr_factor(config: Config):
     return factor
 
 
-def _init_distributed(device: str) -> None:
-    """Join the launcher's process group; without a launcher, make a world of one that needs no port."""
-    if not dist.is_initialized():
-        if device == "cpu":  # else it compiles shared-memory collectives for minutes, which gloo does without
-            vars(deepspeed.ops).setdefault("__compatible_ops__", {})
-        if "RANK" not in os.environ:
-            backend = "nccl" if device == "cuda" else "gloo"
-            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
-        )
-    expected = int(os.environ.get("WORLD_SIZE", 1))
-    if dist.get_world_size() != expected:
-        raise RuntimeError(f"the process group has {dist.get_world_size()} ranks, the launcher started {expected}")
+def _init_deepspeed(device: str) -> None:
+    """Let DeepSpeed take over the process group."""
+    if device == "cpu":  # else it compiles shared-memory collectives for minutes, which gloo does without
+        vars(deepspeed.ops).setdefault("__compatible_ops__", {})
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+    )

@@ -160,6 +160,11 @@ def set_threads(threads: int, parameters: int) -> None:
         torch.set_num_threads(threads or 1)
 
 
+def pick_device(device: str) -> str:
+    """The device that "auto" means here: CUDA where there is one."""
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_lm(path: str | Path, dtype: str = "float32", device: str = "cpu"):
     """(causal LM, tokenizer) of a checkpoint folder or hub name; the tokenizer pads on the left.
 

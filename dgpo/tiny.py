@@ -18,7 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from dgpo.config import TinyPolicy
-from dgpo.model import load_lm, set_threads
+from dgpo.model import load_lm, pick_device, set_threads
 from dgpo.progress import Progress
 from dgpo.tasks import chain
 
@@ -46,8 +46,7 @@ def load_policy(config):
     if config.model == "tiny":
         set_threads(config.threads, parameters=0)
         source = checkpoint(config.tiny)
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    lm, tokenizer = load_lm(source, config.dtype, device)
+    lm, tokenizer = load_lm(source, config.dtype, pick_device(config.device))
     set_threads(config.threads, lm.num_parameters())
     return lm, tokenizer, source
 

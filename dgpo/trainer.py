@@ -10,7 +10,6 @@ CPU process.
 
 import copy
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,12 +19,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dgpo import rollout, summary, tasks, tiny
+from dgpo import ranks, rollout, summary, tasks, tiny
 from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.evaluate import decode, encode, evaluate
-from dgpo.model import Policy
+from dgpo.model import Policy, pick_device
 from dgpo.objective import group_advantages, kl_penalty, objective, token_coefficients, zero_variance
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
@@ -63,12 +62,13 @@ class Trainer:
     """The parts of the loop and what they share; `train` is their order. Metrics are returned, `report` writes them."""
 
     def __init__(self, config: Config):
-        if (ranks := int(os.environ.get("WORLD_SIZE", 1))) > 1:
-            raise ConfigError(f"WORLD_SIZE={ranks}: training runs in one process so far")
+        if ranks.size() > 1:
+            raise ConfigError(f"WORLD_SIZE={ranks.size()}: training runs in one process so far")
         self.config, self.method = config, config.make_method()
         self.run = RunFolder(config)
         self.seconds = Seconds()
         with self.seconds.phase("setup"):
+            ranks.join(pick_device(config.device), config.timeout)
             lm, self.tokenizer, source = tiny.load_policy(config)
             positions = getattr(lm.config, "max_position_embeddings", None)
             if positions and config.max_prompt_tokens + config.max_new_tokens > positions:
@@ -164,7 +164,7 @@ class Trainer:
         reports = []
         with self.seconds.phase("update"):
             for i, mini in enumerate(batch.minibatches(config.updates, config.epochs, generator)):
-                counts = token_coefficients(mini.mask, config.aggregation, config.max_new_tokens, self.engine.total)
+                counts = token_coefficients(mini.mask, config.aggregation, config.max_new_tokens, ranks.total)
                 micros = mini.replace(coefficient=counts).split(config.micro_batch, config.micro_tokens)
                 try:
                     reports.append(self.engine.update(self._losses(i, micros, telemetry), len(micros)))

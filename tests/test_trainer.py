@@ -223,11 +223,6 @@ class TestContinuing:
             late.restore()
         assert len(rows(folder)) == 2
 
-    def test_several_ranks_are_refused(self, small, monkeypatch):
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(ConfigError, match="WORLD_SIZE=2"):
-            run(small)
-
     def test_resume_without_a_run_starts_one(self, small):
         assert len(rows(run(small, resume=True, steps=1))) == 2
 

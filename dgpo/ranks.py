@@ -1,0 +1,173 @@
+"""The ranks of a run: which of them this process is, what they hold together, and where one is when it fails.
+
+A launcher (torchrun, deepspeed, srun) starts one process a device and says by RANK, LOCAL_RANK and WORLD_SIZE which one
+it is. Without a launcher the world is one process, and everything here is the identity.
+
+Every collective ends by the time-out that `join` was given. The error of one that fails names the rank and its place:
+
+    with place("step 3"), place("update"):
+        sequences = total(sequences)         # RanksError: rank 1 of 2 on node7, in step 3, update: ...
+"""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dgpo.config import ConfigError
+
+_places: list[str] = []
+_host_group: dist.ProcessGroup | None = None  # for numbers and objects of the host; None is the default group
+
+
+class RanksError(RuntimeError):
+    """The ranks did not come together: another one died, failed, or is elsewhere."""
+
+
+def rank() -> int:
+    """This process's number, 0 in a world of one; before `join`, the launcher's word."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
+
+
+def size() -> int:
+    """The number of ranks; before `join`, the launcher's word."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join(device: str, timeout: float) -> None:
+    """Meet the launcher's other ranks, all within `timeout` seconds, and take this rank's device ("cpu" or "cuda").
+
+    Without a launcher it makes a world of one that needs no port. Joining twice is fine. Raises ConfigError when the
+    host has fewer devices than ranks, RanksError when the world is not the one that the launcher started.
+    """
+    global _host_group
+    local = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    if device == "cuda":
+        if local >= (devices := torch.cuda.device_count()):
+            raise ConfigError(f"{_me()} is number {local} there, where {devices} CUDA devices are: too many ranks")
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        limit = timedelta(seconds=timeout)
+        with _collective("the start"):
+            dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=limit, **alone)
+            if device == "cuda" and size() > 1:
+                _host_group = dist.new_group(backend="gloo", timeout=limit)
+    if size() != (expected := int(os.environ.get("WORLD_SIZE", 1))):
+        raise RanksError(f"the process group has {size()} ranks, the launcher started {expected}")
+
+
+@contextmanager
+def place(name: str) -> Iterator[None]:
+    """What this rank is doing. An error that leaves it carries a note with the rank and its place."""
+    _places.append(name)
+    try:
+        yield
+    except BaseException as error:
+        noted = isinstance(error, RanksError) or any(n.startswith("rank ") for n in getattr(error, "__notes__", ()))
+        if size() > 1 and not noted:
+            error.add_note(f"{_me()}, in {here()}")
+        raise
+    finally:
+        _places.pop()
+
+
+def here() -> str:
+    """The places that this rank is in, outermost first."""
+    return ", ".join(_places) or "no named place"
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over ranks, on every rank."""
+    return _reduce(x, dist.ReduceOp.SUM)
+
+
+def smallest(x: Tensor) -> Tensor:
+    """The minimum over ranks, element by element, on every rank."""
+    return _reduce(x, dist.ReduceOp.MIN)
+
+
+def largest(x: Tensor) -> Tensor:
+    """The maximum over ranks, element by element, on every rank."""
+    return _reduce(x, dist.ReduceOp.MAX)
+
+
+def gather(x) -> list:
+    """Every rank's `x`, in the order of ranks, on every rank; any object, tensors as they are."""
+    if size() == 1:
+        return [x]
+    out = [None] * size()
+    with _collective("a gather"):
+        dist.all_gather_object(out, x, group=_host_group)
+    return out
+
+
+def barrier(name: str) -> None:
+    """Wait until every rank is here."""
+    if size() > 1:
+        with place(name):
+            gather(None)
+
+
+def first(function: Callable, *args):
+    """What `function` returns on rank 0, on every rank; an exception there is raised on every rank."""
+    if size() == 1:
+        return function(*args)
+    outcome = [None]
+    if rank() == 0:
+        try:
+            outcome = [(function(*args), None)]
+        except Exception as error:  # noqa: BLE001 (raised below, on every rank)
+            outcome = [(None, error)]
+    with _collective("a broadcast"):
+        dist.broadcast_object_list(outcome, src=0, group=_host_group)
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def every(function: Callable, *args):
+    """What `function` returns on this rank, once all ranks have called theirs; raises on all of them if one fails."""
+    value, error = None, None
+    try:
+        value = function(*args)
+    except Exception as caught:  # noqa: BLE001 (raised below, when every rank knows)
+        error = caught
+    failures = gather(None if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    if failed := [f"rank {i}: {what}" for i, what in enumerate(failures) if what]:
+        raise RanksError(f"{_me()}, in {here()}: stopped, since another rank failed. {'; '.join(failed)}")
+    return value
+
+
+def share(count: int) -> slice:
+    """This rank's part of `count` items: consecutive, and as even as they divide."""
+    return slice(count * rank() // size(), count * (rank() + 1) // size())
+
+
+def _reduce(x: Tensor, how) -> Tensor:
+    if size() == 1:
+        return x
+    y = x.detach().cpu().clone()
+    with _collective("a reduction"):
+        dist.all_reduce(y, how, group=_host_group)
+    return y.to(x.device)
+
+
+@contextmanager
+def _collective(kind: str):
+    try:
+        yield
+    except RuntimeError as error:  # gloo's own errors are of no other type
+        raise RanksError(f"{_me()}, in {here()}: {kind} of all ranks failed: {error}") from error
+
+
+def _me() -> str:
+    return f"rank {rank()} of {size()} on {socket.gethostname()}"
