@@ -59,6 +59,8 @@ class Config(BaseModel):
 
     eval_every=0 evaluates before the first step and after the last only; checkpoint_every=0 saves after the last only.
     A micro-batch is `micro_batch` sequences or, with micro_tokens, as many as keep sequences × longest within it.
+    attention="auto" takes flash-attn where it is installed and the policy is in bfloat16 on a GPU, else SDPA. Code that
+    comes with a checkpoint runs only with trust_remote_code.
     threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
     rank waits for the others, in any one place.
     """
@@ -88,6 +90,10 @@ class Config(BaseModel):
     tiny: TinyPolicy = TinyPolicy()
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
+    gradient_checkpointing: bool = False
+    liger: bool = False
+    trust_remote_code: bool = False
     threads: Count = 0
     timeout: Annotated[float, Field(gt=0)] = 1800.0
 
@@ -257,6 +263,10 @@ def _validate(config: Config) -> Config:
         raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device='cuda', but there is no CUDA device here: 'cpu' or 'auto'")
+    if config.liger and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("liger=True: Liger's kernels need a CUDA device")
+    if config.liger and importlib.util.find_spec("liger_kernel") is None:
+        raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")
     aggregation = method.aggregation if config.aggregation == "method" else config.aggregation

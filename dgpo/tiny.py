@@ -46,7 +46,8 @@ def load_policy(config):
     if config.model == "tiny":
         set_threads(config.threads, parameters=0)
         source = checkpoint(config.tiny)
-    lm, tokenizer = load_lm(source, config.dtype, pick_device(config.device))
+    device = pick_device(config.device)
+    lm, tokenizer = load_lm(source, config.dtype, device, config.attention, config.trust_remote_code)
     set_threads(config.threads, lm.num_parameters())
     return lm, tokenizer, source
 

@@ -24,7 +24,7 @@ from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.evaluate import decode, encode, evaluate
-from dgpo.model import Policy, pick_device
+from dgpo.model import Policy, apply_liger, pick_device, recompute_layers
 from dgpo.objective import group_advantages, kl_penalty, objective, token_coefficients, zero_variance
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
@@ -70,6 +70,10 @@ class Trainer:
         with self.seconds.phase("setup"):
             ranks.join(pick_device(config.device), config.timeout)
             lm, self.tokenizer, source = tiny.load_policy(config)
+            if config.gradient_checkpointing:
+                recompute_layers(lm)
+            if config.liger:
+                apply_liger(lm)
             positions = getattr(lm.config, "max_position_embeddings", None)
             if positions and config.max_prompt_tokens + config.max_new_tokens > positions:
                 raise ConfigError(

@@ -166,10 +166,3 @@ def test_a_model_that_changes_its_logits_is_refused(lm):
 
     with pytest.raises(ValueError, match="changes its logits after the output layer"):
         Policy(Capped())
-
-
-def test_folders_that_are_no_checkpoint_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"has no config\.json"):
-        load_lm(tmp_path)
-    with pytest.raises(ValueError, match="does not exist"):
-        load_lm(str(tmp_path / "nowhere"))

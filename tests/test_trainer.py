@@ -99,6 +99,12 @@ def test_cutting_the_updates_into_micro_batches_changes_nothing(small, tmp_path,
     assert rows(whole)[1]["grad_norm/mean"] == pytest.approx(rows(cut)[1]["grad_norm/mean"], rel=1e-4)
 
 
+def test_recomputed_layers_give_the_same_run(small, tmp_path):
+    """Through sampling, the reference and two steps: the sampler's eval() does not switch it off, a copy is a copy."""
+    again = run(small, steps=2, gradient_checkpointing=True, run_dir=str(tmp_path / "again"))
+    assert rows(again) == rows(run(small, steps=2))
+
+
 def test_zero_stages_agree(small, tmp_path):
     base, other = run(small, steps=1), run(small, steps=1, zero_stage=2, run_dir=str(tmp_path / "other"))
     a, b = (torch.cat([w.flatten() for w in weights(folder).values()]) for folder in (base, other))

@@ -29,6 +29,8 @@ class EvalConfig(BaseModel):
     tiny: TinyPolicy = TinyPolicy()
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
+    trust_remote_code: bool = False
     threads: Count = 0
 
     benchmarks: list[str] = Field(default=["chain"], min_length=1)
