@@ -1,4 +1,5 @@
 """python -m dgpo train [RECIPE] [key=value ...]     train; RECIPE is a name or a YAML file, `tiny` by default
+python -m dgpo sweep FILE [key=value ...]          runs that differ in named factors alone: --jobs, --shard, --report
 python -m dgpo eval [key=value ...]                evaluate a checkpoint on benchmarks; goes on where it was interrupted
 python -m dgpo eval --rescore FOLDER               judge the stored completions again
 python -m dgpo eval --compare FOLDER FOLDER        the paired differences of two evaluations
@@ -24,6 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     train.add_argument(
         "settings", nargs="*", metavar="[RECIPE] key=value", help="a recipe and settings that override it"
     )
+    sweep = commands.add_parser("sweep", help="train every cell of a sweep with every seed, as far as is missing")
+    sweep.add_argument("file", metavar="FILE", help="the sweep, or the sweep.yaml in its folder")
+    sweep.add_argument("settings", nargs="*", metavar="key=value", help="fields of the sweep, or settings of all runs")
+    sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
+    sweep.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
+    sweep.add_argument("--report", action="store_true", help="run nothing: table and report of what is there")
     commands.add_parser("methods", help="list the methods")
     evaluation = commands.add_parser("eval", help="evaluate a checkpoint")
     evaluation.add_argument("settings", nargs="*", metavar="key=value", help="settings of dgpo.evaluation.settings")
@@ -35,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         return _data(words[1:])
     args = parser.parse_args(words)
     try:
-        return {"train": _train, "methods": _methods, "eval": _eval}[args.command](args)
+        return {"train": _train, "sweep": _sweep, "methods": _methods, "eval": _eval}[args.command](args)
     except configs.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,6 +61,18 @@ def _train(args) -> int:
         return 3 if isinstance(error, TrainingDiverged) else 2
     print(folder)
     return 0
+
+
+def _sweep(args) -> int:
+    from dgpo.sweep import definition
+
+    _, overrides = parse(["tiny", *args.settings])
+    sweep, shard = definition.load(args.file, **overrides), definition.parse_shard(args.shard)
+    from dgpo.sweep import execute, report, table
+
+    statuses = {} if args.report else execute.execute(sweep, args.jobs, shard)
+    print(report.write(sweep, table.collect(sweep)))
+    return int(execute.FAILED in statuses.values())
 
 
 def _eval(args) -> int:

@@ -47,13 +47,15 @@ class Evaluation:
     finished: np.ndarray
 
     def metrics(self) -> dict[str, float | None]:
-        """avg@k and pass@k with 95 % intervals over problems, mean length, truncated fraction."""
+        """avg@k and pass@k with 95 % intervals over problems, pass@2, 4, ... below k, mean length, truncated share."""
         k = self.rewards.shape[1]
         right = (self.rewards >= 1).sum(1)
         out = {}
         for name, values in (("avg", self.rewards.mean(1)), ("pass", pass_at_k(right, k, k))):
             mean, low, high = mean_interval(values)
             out |= {f"eval/{name}@{k}": mean, f"eval/{name}@{k}_low": low, f"eval/{name}@{k}_high": high}
+        for j in (2**i for i in range(1, k.bit_length()) if 2**i < k):
+            out[f"eval/pass@{j}"] = float(pass_at_k(right, k, j).mean())
         return out | {"eval/length": float(self.lengths.mean()), "eval/truncated": float(1 - self.finished.mean())}
 
     def examples(self, step: int, count: int) -> list[dict]:

@@ -39,7 +39,11 @@ class Progress:
     def _text(self, done: int, now: float, values: dict) -> str:
         filled = round(20 * done / self.total)
         parts = [f"{self.unit} {done}/{self.total}", "█" * filled + "░" * (20 - filled)]
-        parts += [f"{name} {value:.3f}" for name, value in values.items() if value is not None]
+        parts += [
+            f"{name} {value:{'' if isinstance(value, int) else '.3f'}}"
+            for name, value in values.items()
+            if value is not None
+        ]
         left = (now - self.began) / max(done - self.start, 1) * (self.total - done)
         return "  ".join([*parts, f"{int(left // 60)}:{int(left % 60):02d} left"])
 

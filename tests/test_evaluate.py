@@ -55,6 +55,7 @@ def test_metrics_by_hand():
     metrics = result.metrics()
     assert metrics["eval/avg@2"] == 0.25
     assert metrics["eval/pass@2"] == 0.5
+    assert "eval/pass@4" not in metrics
     assert metrics["eval/avg@2_low"] == 0.0
     assert (metrics["eval/length"], metrics["eval/truncated"]) == (4.0, 0.25)
     row = {"step": 3, "prompt": "a", "answer": "1", "completion": "x", "reward": 1.0, "ended": "stop"}

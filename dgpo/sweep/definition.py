@@ -1,0 +1,239 @@
+"""What a sweep is: a YAML file of factors whose levels are crossed, and the settings that all its runs share.
+
+    name: methods
+    folder: runs/methods
+    recipe: tiny
+    settings: {steps: 40, updates: 16}          held equal
+    factors:
+      lr: [0.0003, 0.001]                       the values of one setting, or
+      method:                                   named bundles of settings
+        grpo+dual_clip: {method: grpo, dual_clip: 3}
+        dgpo: {method: dgpo, n: 1, m: 2}
+    seeds: [0, 1, 2]
+
+A cell is one level of every factor. Its runs are `folder/CELL/seed_K/`, ordinary run folders.
+"""
+
+import itertools
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from dgpo import config as configs
+from dgpo.config import Config, ConfigError, Count
+
+_RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
+# What may be another when a sweep goes on: none of these changes a number of a run.
+_FREE = ("run_dir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "tensorboard")
+_NAME = re.compile(r"[A-Za-z0-9_.+=-]+")
+
+
+class Sweep(BaseModel):
+    """One sweep, as its file gives it. A level of a factor is the settings that it stands for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
+    folder: str
+    recipe: str = "tiny"
+    settings: dict[str, Any] = {}
+    factors: Annotated[dict[str, list[Any] | dict[str, dict[str, Any]]], Field(min_length=1)]
+    seeds: Annotated[list[Count], Field(min_length=1)]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder)
+
+    @property
+    def cells(self) -> list["Cell"]:
+        """Every combination of levels, the last factor changing fastest."""
+        levels = [levels_of(name, values) for name, values in self.factors.items()]
+        return [
+            Cell(
+                name=",".join(level for level, _ in combination),
+                levels=dict(zip(self.factors, (level for level, _ in combination), strict=True)),
+                settings=_merge(self, combination),
+            )
+            for combination in itertools.product(*levels)
+        ]
+
+    def config(self, cell: "Cell", seed: int) -> Config:
+        """The settings of one run. Raises ConfigError, with the cell's name, where the trainer would refuse them."""
+        try:
+            settings = {**self.settings, **cell.settings}
+            return configs.load(self.recipe, **settings, seed=seed, run_dir=str(self.run_dir(cell, seed)), resume=True)
+        except ConfigError as error:
+            raise ConfigError(f"cell {cell.name!r}: {error}") from None
+
+    def run_dir(self, cell: "Cell", seed: int) -> Path:
+        return self.path / cell.name / f"seed_{seed}"
+
+    def runs(self, shard: tuple[int, int] = (1, 1)) -> list["Run"]:
+        """All runs, or the i-th of n parts of them: every n-th one, so that parts are alike in length.
+
+        All cells with the first seed come before any with the second, so that an unfinished sweep compares them all.
+        """
+        runs = [Run(cell, seed, self.config(cell, seed)) for seed in self.seeds for cell in self.cells]
+        return runs[shard[0] - 1 :: shard[1]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One level of every factor: `levels` by factor, and the settings that they stand for."""
+
+    name: str
+    levels: dict[str, str]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell with one seed; `config` as the trainer is given it."""
+
+    cell: Cell
+    seed: int
+    config: Config
+
+    @property
+    def path(self) -> Path:
+        return Path(self.config.run_dir)
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.name} seed {self.seed}"
+
+
+def load(path: str | Path, **overrides) -> Sweep:
+    """The sweep in a file, with overrides: fields of `Sweep`, or settings that all runs share.
+
+    Raises ConfigError for whatever no run could be made of: an unknown field or setting, a factor that is no setting,
+    two cells with one name or with the same settings, a setting that two places decide.
+    """
+    fields = {**_read(Path(path))}
+    own = {name: value for name, value in overrides.items() if name in Sweep.model_fields}
+    settings = {name: value for name, value in overrides.items() if name not in own}
+    fields |= own
+    if settings:
+        fields["settings"] = {**(fields.get("settings") or {}), **settings}
+    try:
+        sweep = Sweep(**fields)
+    except pydantic.ValidationError as error:
+        known = ", ".join(Sweep.model_fields)
+        raise ConfigError("\n".join(f"{path}: {_line(e)} (a sweep has: {known})" for e in error.errors())) from None
+    _validate(sweep)
+    return sweep
+
+
+def dump(sweep: Sweep, path: Path) -> None:
+    path.write_text(yaml.safe_dump(sweep.model_dump(), sort_keys=False, allow_unicode=True))
+
+
+def differences(before: Sweep, now: Sweep) -> list[str]:
+    """What keeps `now` from going on in the folder of `before`: a cell that is gone or whose settings changed.
+
+    More cells and more seeds may come: a sweep can grow.
+    """
+    cells, found = {cell.name: cell for cell in now.cells}, []
+    for old in before.cells:
+        if old.name not in cells:
+            found.append(f"cell {old.name!r} is gone")
+            continue
+        left, right = (comparable(sweep.config(cell, 0)) for sweep, cell in ((before, old), (now, cells[old.name])))
+        found += [f"cell {old.name!r}, {k}: {v!r} → {right[k]!r}" for k, v in left.items() if v != right[k]]
+    return found + [f"seed {seed} is gone" for seed in before.seeds if seed not in now.seeds]
+
+
+def comparable(config: Config) -> dict[str, Any]:
+    """The settings that decide a run's numbers, the seed excepted."""
+    return {k: v for k, v in config.model_dump().items() if k not in (*_FREE, "seed")}
+
+
+def levels_of(factor: str, values: list | dict[str, dict]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, settings) of every level of a factor; a value `v` of the setting `lr` is named `lr=v`."""
+    if isinstance(values, dict):
+        return [*values.items()]
+    plain = [f"{factor}={str(value).lower() if isinstance(value, bool) else value}" for value in values]
+    return [(name, {factor: value}) for name, value in zip(plain, values, strict=True)]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`i/n`, the i-th of n parts, 1 ≤ i ≤ n."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    i, n = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= i <= n:
+        raise ConfigError(f"shard={text!r} must be i/n with 1 ≤ i ≤ n, such as 1/4")
+    return i, n
+
+
+def _validate(sweep: Sweep) -> None:
+    for name, values in sweep.factors.items():
+        levels = [level for level, _ in levels_of(name, values)]
+        if not levels:
+            raise ConfigError(f"factor {name!r} has no levels")
+        if bad := [level for level in levels if not _NAME.fullmatch(level)]:
+            raise ConfigError(
+                f"factor {name!r}: {bad[0]!r} cannot name a folder; name its levels: {{LEVEL: {{setting: value}}}}, "
+                "in letters, digits and _ . + = -"
+            )
+    for where, settings in [("settings", sweep.settings), *((c.name, c.settings) for c in sweep.cells)]:
+        if taken := [name for name in settings if name in _RESERVED]:
+            raise ConfigError(f"{where}: {taken[0]} is set by the sweep itself, from folder and seeds")
+    cells = sweep.cells
+    if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
+        raise ConfigError(f"two cells are named {twice[0]!r}")
+    if twice := [seed for seed, count in Counter(sweep.seeds).items() if count > 1]:
+        raise ConfigError(f"seeds={sweep.seeds}: {twice[0]} is named twice")
+    seen: dict[str, str] = {}
+    for cell in cells:
+        settings = repr(comparable(sweep.config(cell, 0)))
+        if settings in seen:
+            raise ConfigError(f"cells {seen[settings]!r} and {cell.name!r} have the same settings")
+        seen[settings] = cell.name
+
+
+def _merge(sweep: Sweep, combination) -> dict[str, Any]:
+    merged, origin = {}, dict.fromkeys(sweep.settings, "settings")
+    for factor, (_, settings) in zip(sweep.factors, combination, strict=True):
+        for name, value in settings.items():
+            if name in origin:
+                raise ConfigError(f"{name} is set by factor {factor!r} and by {origin[name]}: it can be set by one")
+            merged[name], origin[name] = value, f"factor {factor!r}"
+    return merged
+
+
+class _Unique(yaml.SafeLoader):
+    """YAML in which a key stands once: of two cells with one name, plain YAML silently keeps the last."""
+
+
+def _mapping(loader, node):
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    if twice := [key for key, count in Counter(map(str, keys)).items() if count > 1]:
+        raise ConfigError(f"{twice[0]!r} stands twice in one mapping, {str(node.start_mark).strip()}")
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Unique.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{str(path)!r} is not a file of a sweep")
+    try:
+        fields = yaml.load(path.read_text(), _Unique)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from None
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{str(path)!r} must be a mapping, not {type(fields).__name__}")
+    return fields
+
+
+def _line(error) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    missing = error["type"] == "missing"
+    return f"{name} is missing" if missing else f"{name}={error['input']!r}: {error['msg'].lower()}"

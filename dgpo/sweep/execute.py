@@ -1,0 +1,253 @@
+"""Runs the runs of a sweep: a process each, a bounded number at a time, each one `dgpo.trainer.train` and nothing else.
+
+A process harms its own run only. One that is killed goes on from its checkpoint at the next start; a training that
+diverges is a result, kept as `seed_K.json` beside the run folder, like the reason of any other failure, which is tried
+again. What a run prints is in `seed_K.log`.
+"""
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import connection
+from pathlib import Path
+
+from dgpo import config as configs
+from dgpo.config import Config, ConfigError
+from dgpo.progress import Progress
+from dgpo.runfolder import read_rows, remove, write_whole
+from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
+
+FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfinished"
+_DIVERGED_EXIT = 3
+
+
+def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1)) -> dict[str, str]:
+    """Run what is missing of `sweep`, `jobs` processes at a time. Returns the status of every run of the shard by name.
+
+    Raises ConfigError when the folder holds another sweep, or runs that began from another policy.
+    """
+    if jobs < 1:
+        raise ConfigError(f"jobs={jobs} must be at least 1")
+    runs = sweep.runs(shard)
+    waiting = [run for run in runs if status(run)[0] not in (FINISHED, DIVERGED)]
+    claim(sweep)
+    if waiting:
+        with _Pool(jobs) as pool, Progress(_steps(runs), sum(r.config.steps for r in runs)) as progress:
+            _prepare(sweep, pool)
+            while waiting or pool:
+                while waiting and pool.free:
+                    pool.start(waiting.pop(0))
+                ended = pool.wait()
+                progress.update(_steps(runs), failed=sum(status(r)[0] in (DIVERGED, FAILED) for r in runs))
+                if progress.mode == "quiet":
+                    for run in ended:
+                        print(run.name, *status(run), flush=True)
+    return {run.name: status(run)[0] for run in runs}
+
+
+def status(run: Run) -> tuple[str, str]:
+    """(one of `finished diverged failed unfinished`, why) of a run, from what is on disk."""
+    summary, note = run.path / "summary.json", _note(run)
+    if summary.exists() and json.loads(summary.read_text())["steps"] == run.config.steps:
+        return FINISHED, ""
+    if note.exists():
+        record = json.loads(note.read_text())
+        return record["status"], record["reason"]
+    return UNFINISHED, ""
+
+
+def claim(sweep: Sweep) -> None:
+    """Write `sweep.yaml` into the folder, which is this sweep's from then on.
+
+    Raises ConfigError for a folder with other things, with another sweep, or with a run of other settings.
+    """
+    path = sweep.path / "sweep.yaml"
+    if sweep.path.exists() and not sweep.path.is_dir():
+        raise ConfigError(f"folder={sweep.folder!r} is a file")
+    if not path.exists() and sweep.path.exists() and any(not p.name.startswith(".") for p in sweep.path.iterdir()):
+        raise ConfigError(f"folder={sweep.folder!r} is not empty and not a sweep; nothing there was touched")
+    sweep.path.mkdir(parents=True, exist_ok=True)
+    with locked(sweep.path):
+        if path.exists() and (changed := differences(load(path, folder=sweep.folder), sweep)):
+            raise ConfigError(f"folder={sweep.folder!r} was made with another sweep: {'; '.join(changed)}")
+        for run in sweep.runs():
+            _check(run)
+        write_whole(path, lambda scratch: dump(sweep, scratch))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Shards of one sweep write its common files one after another."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def start_policies(sweep: Sweep) -> dict[str, str]:
+    """The hashes of the policies that runs of this folder start from, by name, as recorded when the first one began."""
+    path = sweep.path / "policies.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _check(run: Run) -> None:
+    path = run.path / "config.yaml"
+    if not path.exists():
+        return
+    before, now = comparable(configs.make(configs.read_recipe(path))), comparable(run.config)
+    if changed := [f"{k}: {v!r} → {now[k]!r}" for k, v in before.items() if v != now[k]]:
+        raise ConfigError(f"{str(run.path)!r} holds a run of other settings: {'; '.join(changed)}")
+
+
+def _prepare(sweep: Sweep, pool: "_Pool") -> None:
+    """Make the embedded policies before any run starts; all runs of a folder must begin from the same ones."""
+    configs = [sweep.config(cell, 0) for cell in sweep.cells]
+    found = pool.call(_policies, [*{repr((c.model, c.tiny)): c for c in configs}.values()])
+    with locked(sweep.path):
+        known = start_policies(sweep)
+        for name, digest in found.items():
+            if known.get(name, digest) != digest:
+                raise ConfigError(
+                    f"folder={sweep.folder!r}: its runs began from a policy {name} with hash {known[name][:16]}, and "
+                    f"the one found now has {digest[:16]}: they would not be comparable"
+                )
+        text = json.dumps(known | found, indent=2) + "\n"
+        write_whole(sweep.path / "policies.json", lambda scratch: scratch.write_text(text))
+
+
+def _policies(configs: list[Config]) -> dict[str, str]:
+    """Hashes of the policies that runs start from, by the names of their folders; made first where they are missing."""
+    from dgpo import tiny
+    from dgpo.evaluation.folder import model_hash
+
+    loaded = [(source, lm) for lm, _, source in map(tiny.load_policy, configs)]
+    return {Path(source).name: model_hash(source, lm) for source, lm in loaded}
+
+
+def _steps(runs: list[Run]) -> int:
+    """Steps made of all runs; a diverged one counts as done."""
+    done = 0
+    for run in runs:
+        path = run.path / "metrics.jsonl"
+        if status(run)[0] in (FINISHED, DIVERGED):
+            done += run.config.steps
+        elif path.exists() and (rows := read_rows(path)):
+            done += rows[-1]["step"]
+    return done
+
+
+class _Pool:
+    """At most `jobs` processes. Leaving it ends them; so does the end, of whatever kind, of this process."""
+
+    def __init__(self, jobs: int):
+        import torch
+
+        self.jobs, self.running = jobs, {}
+        self.context = multiprocessing.get_context("forkserver")
+        if not torch.cuda.is_available():  # a process forked from one that has loaded CUDA cannot use it
+            self.context.set_forkserver_preload(["dgpo.trainer"])  # else every run spends seconds on its imports
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process, _ in self.running.values():
+            process.kill()
+            process.join()
+
+    def __len__(self):
+        return len(self.running)
+
+    @property
+    def free(self) -> bool:
+        return len(self) < self.jobs
+
+    def call(self, function, argument):
+        """What `function(argument)` returns, in a process that has the trainer loaded; ConfigErrors come through."""
+        receiver, sender = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_answer, args=(sender, function, argument))
+        process.start()
+        self.running[process.sentinel] = process, None
+        sender.close()
+        try:
+            answer = receiver.recv()
+        except EOFError:
+            raise RuntimeError(f"the process of {function.__name__} ended without an answer") from None
+        finally:
+            process.join()
+            del self.running[process.sentinel]
+        if isinstance(answer, ConfigError):
+            raise answer
+        return answer
+
+    def start(self, run: Run) -> None:
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        remove(_note(run))
+        process = self.context.Process(target=_train, args=(run.config, _log(run)), name=run.name)
+        process.start()
+        self.running[process.sentinel] = process, run
+
+    def wait(self, seconds: float = 1.0) -> list[Run]:
+        """The runs that ended within `seconds`, with a note beside those that failed."""
+        ended = []
+        for sentinel in connection.wait([*self.running], seconds):
+            process, run = self.running.pop(sentinel)
+            process.join()
+            if process.exitcode:
+                _write_note(run, process.exitcode)
+            ended.append(run)
+        return ended
+
+
+def _write_note(run: Run, code: int) -> None:
+    lines = _log(run).read_text().strip().splitlines() or [""]
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else lines[-1]
+    record = {"status": DIVERGED if code == _DIVERGED_EXIT else FAILED, "reason": how}
+    write_whole(_note(run), lambda scratch: scratch.write_text(json.dumps(record, indent=2) + "\n"))
+
+
+def _note(run: Run) -> Path:
+    return run.path.with_name(f"{run.path.name}.json")
+
+
+def _log(run: Run) -> Path:
+    return run.path.with_name(f"{run.path.name}.log")
+
+
+def _train(config: Config, log: Path) -> None:
+    """What a run's process does."""
+    _end_with_parent()
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from dgpo.trainer import TrainingDiverged, train
+
+    try:
+        train(config)
+    except TrainingDiverged as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(_DIVERGED_EXIT)
+
+
+def _answer(sender: connection.Connection, function, argument) -> None:
+    _end_with_parent()
+    try:
+        sender.send(function(argument))
+    except ConfigError as error:
+        sender.send(error)
+
+
+def _end_with_parent() -> None:
+    """Kill this process when the one that started it is gone: a forked process would outlive it."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

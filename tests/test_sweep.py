@@ -1,0 +1,338 @@
+"""Sweeps: what a file may say, runs equal to those of `train`, kills at random, divergence, table and report."""
+
+import contextlib
+import copy
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import SMALL
+from safetensors.torch import load_file
+
+from dgpo import __main__ as cli
+from dgpo import config as configs
+from dgpo.config import ConfigError
+from dgpo.runfolder import read_rows, remove
+from dgpo.sweep import definition, execute, report, table
+
+SETTINGS = {**SMALL, "steps": 3, "checkpoint_every": 1}
+METHOD = {
+    "grpo": {"method": "grpo", "eps_high": 0.2},
+    "grpo+dual_clip": {"method": "grpo", "eps_high": 0.2, "dual_clip": 3},
+    "gppo": {"method": "gppo", "dual_clip": 3},
+}
+
+
+def fields(folder, **changes):
+    base = {"name": "test", "folder": str(folder), "settings": dict(SETTINGS), "factors": {"method": METHOD}}
+    return {**copy.deepcopy(base), "seeds": [0, 1], **changes}
+
+
+def make(folder, **changes):
+    path = Path(folder).with_name(f"{Path(folder).name}.yaml")
+    path.write_text(yaml.safe_dump(fields(folder, **changes), sort_keys=False))
+    return definition.load(path)
+
+
+class TestDefinition:
+    def test_cells_are_the_product_of_the_levels(self, tmp_path):
+        sweep = make(tmp_path / "s", factors={"method": METHOD, "lr": ["1e-4", 0.001]})
+        assert [cell.name for cell in sweep.cells[:3]] == ["grpo,lr=1e-4", "grpo,lr=0.001", "grpo+dual_clip,lr=1e-4"]
+        assert sweep.cells[2].levels == {"method": "grpo+dual_clip", "lr": "lr=1e-4"}
+        config = sweep.config(sweep.cells[2], 7)
+        assert (config.lr, config.seed, config.method_params["dual_clip"], config.steps) == (1e-4, 7, 3.0, 3)
+        assert config.run_dir == str(tmp_path / "s" / "grpo+dual_clip,lr=1e-4" / "seed_7")
+
+    def test_overrides_are_fields_of_the_sweep_or_settings(self, tmp_path):
+        make(tmp_path / "s")
+        sweep = definition.load(tmp_path / "s.yaml", seeds=[4], steps=9)
+        assert (sweep.seeds, sweep.config(sweep.cells[0], 4).steps) == ([4], 9)
+
+    def test_shards_part_the_runs(self, tmp_path):
+        sweep = make(tmp_path / "s", seeds=[0, 1, 2])
+        parts = [run.name for i in (1, 2, 3, 4) for run in sweep.runs((i, 4))]
+        assert len(parts) == 9
+        assert sorted(parts) == sorted(run.name for run in sweep.runs())
+        assert {run.seed for run in sweep.runs()[:3]} == {0}
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"factors": {"stepz": [1, 2]}}, "cell 'stepz=1': unknown setting stepz=1 (did you mean 'steps'?)"),
+            ({"factors": {"m": [1]}, "settings": {"method": "grpo"}}, "cell 'm=1': unknown setting m=1"),
+            ({"factors": {"method": {"a": {"method": "grop"}}}}, "cell 'a': method='grop'"),
+            ({"factors": {"lr": [0.1, 0.1]}}, "two cells are named 'lr=0.1'"),
+            ({"factors": {"lr": {"a": {"lr": 1}, "b": {"lr": 1.0}}}}, "cells 'a' and 'b' have the same settings"),
+            ({"factors": {"betas": [[0.9, 0.9]]}}, "'betas=[0.9, 0.9]' cannot name a folder"),
+            ({"factors": {"lr": []}}, "factor 'lr' has no levels"),
+            ({"factors": {"steps": [1, 2]}}, "steps is set by factor 'steps' and by settings"),
+            ({"factors": {"lr": [1], "x": {"y": {"lr": 2}}}}, "lr is set by factor 'x' and by factor 'lr'"),
+            ({"factors": {"seed": [1, 2]}}, "seed is set by the sweep itself"),
+            ({"factors": {}}, "factors={}"),
+            ({"seeds": [1, 1]}, "seeds=[1, 1]: 1 is named twice"),
+            ({"seeds": [-1]}, "seeds.0=-1"),
+            ({"sedes": [1]}, "sedes=[1]: extra inputs are not permitted (a sweep has: name, folder"),
+            ({"name": "a/b"}, "name='a/b'"),
+        ],
+    )
+    def test_mistakes_are_named_before_anything_runs(self, tmp_path, changes, said):
+        with pytest.raises(ConfigError) as error:
+            make(tmp_path / "s", **changes)
+        assert said in str(error.value)
+        assert not (tmp_path / "s").exists()
+
+    def test_a_cell_named_twice_in_the_file_is_not_dropped_in_silence(self, tmp_path):
+        path = tmp_path / "s.yaml"
+        path.write_text("name: s\nfolder: f\nfactors:\n  lr:\n    a: {lr: 1}\n    a: {lr: 2}\nseeds: [0]\n")
+        with pytest.raises(ConfigError, match="'a' stands twice in one mapping"):
+            definition.load(path)
+
+    @pytest.mark.parametrize("shard", ["", "2", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2"])
+    def test_a_malformed_shard(self, shard):
+        with pytest.raises(ConfigError, match="must be i/n with 1 ≤ i ≤ n"):
+            definition.parse_shard(shard)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, checkpoint):
+    """A finished sweep: three methods, two seeds, and a cell that diverges."""
+    folder = tmp_path_factory.mktemp("sweeps") / "undisturbed"
+    sweep = make(folder, factors={"method": {**METHOD, "wild": {"method": "pg", "lr": 1e30}}})
+    statuses = execute.execute(sweep, jobs=2)
+    return sweep, statuses, table.collect(sweep)
+
+
+def rows(folder):
+    return [
+        {k: v for k, v in row.items() if not k.startswith("seconds/")}
+        for row in read_rows(Path(folder) / "metrics.jsonl")
+    ]
+
+
+def test_a_run_of_a_sweep_is_the_run_that_train_makes(done, tmp_path):
+    """Bit for bit, although its process is forked from one that has imported everything."""
+    from dgpo.trainer import train
+
+    sweep, _, _ = done
+    cell = sweep.cells[1]
+    overrides = {**sweep.settings, **cell.settings, "seed": 1, "run_dir": str(tmp_path / "alone")}
+    alone = train(configs.load("tiny", **overrides))
+    there = sweep.run_dir(cell, 1)
+    assert rows(alone) == rows(there)
+    ours, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (alone, there))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_a_divergence_is_a_result_and_is_kept(done):
+    sweep, statuses, frame = done
+    assert {name: how for name, how in statuses.items() if how != "finished"} == dict.fromkeys(
+        ("wild seed 0", "wild seed 1"), "diverged"
+    )
+    wild = sweep.runs()[3]
+    assert "NaN or infinite" in execute.status(wild)[1]
+    before = (wild.path / "metrics.jsonl").stat().st_mtime_ns
+    assert execute.execute(sweep) == statuses
+    assert (wild.path / "metrics.jsonl").stat().st_mtime_ns == before
+    assert set(frame[frame["cell"] == "wild"]["status"]) == {"diverged"}
+    assert frame.groupby("cell")["step"].max().to_dict() == {"grpo": 3, "grpo+dual_clip": 3, "gppo": 3, "wild": 0}
+
+
+def test_the_table_has_a_row_for_every_step_of_every_run(done):
+    sweep, _, frame = done
+    assert pd.read_parquet(sweep.path / "sweep.parquet").equals(frame)
+    finished = frame[frame["status"] == "finished"]
+    assert len(finished) == 3 * 2 * 4
+    assert set(finished["factor/method"]) == set(METHOD)
+    assert not [c for c in frame if c.startswith("seconds/")]
+    assert finished.groupby("cell")["reward/mean"].count().eq(2 * 3).all()
+
+
+def test_the_report_says_what_was_equal_and_what_a_method_decided_itself(done):
+    sweep, _, frame = done
+    text = report.write(sweep, frame)
+    assert (sweep.path / "report.md").read_text() == text
+    equal, differing = report.contrast(sweep)
+    assert equal["updates"] == 4
+    assert equal["aggregation"] == "token-mean"
+    assert differing.loc["grpo"].to_dict() == {
+        "method": "grpo", "lr": 3e-4, "eps_low": 0.2, "eps_high": 0.2, "dual_clip": "off",
+    }  # fmt: skip
+    assert differing.loc["gppo", "eps_high"] == 0.28
+    left = report.undecided(sweep, differing)
+    assert left["eps_high"] == {"0.28": ["gppo"]}
+    assert left["dual_clip"] == {"off": ["grpo"]}
+    assert "`eps_high` is left to the method: 0.28 in gppo" in text
+    assert "`eps_high` does not exist in wild: there it cannot be made equal" in text
+    assert "wild seed 0 diverged: step" in text
+    digest = json.loads((sweep.path / "policies.json").read_text())
+    assert all(value[:16] in text for value in digest.values())
+    assert len(digest) == 1
+
+
+def test_killed_at_random_and_restarted_it_has_the_same_table(done, tmp_path):
+    """Runs are killed, the sweep itself is interrupted, and its process killed outright, each at a random moment."""
+    _, _, expected = done
+    sweep = make(tmp_path / "disturbed")
+    rng = random.Random(0)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for _ in range(4):
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1.0, 3.0))
+            try:
+                execute.execute(sweep, jobs=2)
+            except KeyboardInterrupt:
+                interrupted += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert not [p for p in multiprocessing.active_children() if p.is_alive()]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted
+    _kill_the_process(tmp_path / "disturbed.yaml", sweep)
+    execute.execute(sweep, jobs=2)
+    got = table.collect(sweep)
+    expected = expected[expected["cell"] != "wild"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(got[expected.columns], expected, check_exact=True)
+    assert not list(sweep.path.glob("**/.*.partial"))
+
+
+def _kill_the_process(path, sweep):
+    """Start the sweep as a user does and kill it while a run of it trains: no process may be left behind."""
+    last = sweep.runs()[-1]
+    remove(last.path)
+    command = [sys.executable, "-m", "dgpo", "sweep", str(path)]
+    process = subprocess.Popen(command, env={**os.environ, "SWEEP_MARK": str(path)}, stderr=subprocess.PIPE)
+    while not (last.path / "config.yaml").exists():
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.02)
+    assert len(_marked(path)) >= 3  # itself, the server that forks, and a run
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for _ in range(400):
+        if not _marked(path):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"processes of a killed sweep go on: {_marked(path)}")
+
+
+def _marked(path) -> list[str]:
+    """The processes whose environment has the mark."""
+    found, mark = [], f"SWEEP_MARK={path}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it is gone, or another user's
+            if mark in environ.read_bytes():
+                found.append(environ.parent.name)
+    return found
+
+
+def test_a_run_that_is_killed_harms_itself_only_and_is_tried_again(done, tmp_path):
+    _, _, expected = done
+    sweep = make(tmp_path / "s", factors={"method": {"grpo": METHOD["grpo"]}})
+    victim = sweep.runs()[0]
+    stop = threading.Event()
+
+    def kill():
+        while not stop.wait(0.02):
+            if (victim.path / "config.yaml").exists():
+                for child in multiprocessing.active_children():
+                    if child.name == victim.name:
+                        os.kill(child.pid, signal.SIGKILL)
+                        return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        statuses = execute.execute(sweep)
+    finally:
+        stop.set()
+        killer.join()
+    assert statuses == {"grpo seed 0": "failed", "grpo seed 1": "finished"}
+    assert execute.status(victim) == ("failed", "killed by SIGKILL")
+    assert set(table.collect(sweep)["seed"]) == {1}
+    assert "grpo seed 0 failed: killed by SIGKILL" in report.report(sweep, table.collect(sweep))
+    assert set(execute.execute(sweep).values()) == {"finished"}
+    expected = expected[expected["cell"] == "grpo"].sort_values(["seed", "step"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(table.collect(sweep)[expected.columns], expected, check_exact=True)
+
+
+class TestFolder:
+    def test_it_may_grow_and_nothing_else(self, tmp_path):
+        sweep = make(tmp_path / "s")
+        execute.claim(make(tmp_path / "s", seeds=[0]))
+        execute.claim(sweep)
+        for changes, said in (
+            ({"settings": {**SETTINGS, "steps": 5}}, "cell 'grpo', steps: 3 → 5"),
+            ({"factors": {"method": {"grpo": METHOD["grpo"]}}}, "cell 'gppo' is gone"),
+            ({"seeds": [0]}, "seed 1 is gone"),
+        ):
+            with pytest.raises(ConfigError, match="was made with another sweep") as error:
+                execute.claim(sweep.model_copy(update=changes))
+            assert said in str(error.value)
+
+    def test_a_folder_with_other_things_is_not_touched(self, tmp_path):
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / "thesis.tex").write_text("x")
+        with pytest.raises(ConfigError, match="not empty and not a sweep"):
+            execute.claim(make(tmp_path / "s"))
+        assert [p.name for p in (tmp_path / "s").iterdir()] == ["thesis.tex"]
+
+    def test_a_run_of_other_settings_in_its_place(self, tmp_path):
+        sweep = make(tmp_path / "s")
+        run = sweep.runs()[0]
+        execute.claim(sweep)
+        run.path.mkdir(parents=True)
+        configs.dump(run.config.model_copy(update={"lr": 0.5}), run.path / "config.yaml")
+        with pytest.raises(ConfigError, match=r"holds a run of other settings: lr: 0\.5 → 0\.0003"):
+            execute.claim(sweep)
+
+    def test_runs_from_another_start_are_not_mixed(self, done, tmp_path):
+        sweep = make(tmp_path / "s")
+        execute.claim(sweep)
+        known = json.loads((done[0].path / "policies.json").read_text())
+        (sweep.path / "policies.json").write_text(json.dumps(dict.fromkeys(known, "0" * 64)))
+        with pytest.raises(ConfigError, match="began from a policy tiny-"):
+            execute.execute(sweep)
+        assert not any(run.path.exists() for run in sweep.runs())
+
+    def test_a_moved_folder_is_read_where_it_is(self, done, tmp_path):
+        sweep, _, frame = done
+        moved = tmp_path / "moved"
+        shutil.copytree(sweep.path, moved)
+        assert table.read(moved).path == moved
+        assert table.collect(table.read(moved)).equals(frame)
+        with pytest.raises(ConfigError, match=r"has no sweep\.yaml"):
+            table.read(tmp_path)
+
+
+def test_the_command(done, capsys):
+    sweep, _, _ = done
+    file = str(sweep.path / "sweep.yaml")
+    assert cli.main(["sweep", file, "--report"]) == 0
+    assert "# Sweep test" in capsys.readouterr().out
+    for words, said in (
+        (["--shard", "3/2"], "shard='3/2' must be i/n"),
+        (["--jobs", "0"], "jobs=0 must be at least 1"),
+        (["steps=9"], "was made with another sweep"),
+        (["oops"], "'oops' is not of the form key=value"),
+    ):
+        assert cli.main(["sweep", file, *words]) == 2
+        assert said in capsys.readouterr().err
+    assert cli.main(["sweep", "nowhere.yaml"]) == 2
+    assert "'nowhere.yaml' is not a file of a sweep" in capsys.readouterr().err
