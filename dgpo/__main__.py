@@ -51,14 +51,15 @@ def main(argv: list[str] | None = None) -> int:
 def _train(args) -> int:
     recipe, overrides = parse(args.settings)
     config = configs.load(recipe, **overrides)
+    from dgpo.mismatch import MismatchError
     from dgpo.tasks.math import DataError  # after validation: these imports take seconds
     from dgpo.trainer import TrainingDiverged, train
 
     try:
         folder = train(config)
-    except (DataError, TrainingDiverged) as error:
+    except (DataError, MismatchError, TrainingDiverged) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, TrainingDiverged) else 2
+        return 2 if isinstance(error, DataError) else 3
     print(folder)
     return 0
 

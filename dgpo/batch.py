@@ -22,6 +22,7 @@ class Batch:
     old_logp      [B, T] float32, log π by the trainer itself at rollout time
     entropy       [B, T] float32, of the same policy, in nats
     ref_logp      [B, T] float32, log π by the reference, which is the policy at the start of the run
+    correction    [B, T] float32, factor of the policy-gradient term, for the sampler's distance (objective.correction)
     coefficient   [B, T] float32, what a token counts for in its optimizer batch (objective.token_coefficients)
 
     What is not known yet is None.
@@ -37,6 +38,7 @@ class Batch:
     old_logp: Tensor | None = None
     entropy: Tensor | None = None
     ref_logp: Tensor | None = None
+    correction: Tensor | None = None
     coefficient: Tensor | None = None
 
     def __len__(self):
@@ -66,7 +68,7 @@ class Batch:
         T = max(int(part["mask"].sum(1).max()), 1) if len(part["mask"]) else 1
         for name in ("tokens", "attention"):
             part[name] = part[name][:, first : P + T]
-        for name in ("mask", "rollout_logp", "old_logp", "entropy", "ref_logp", "coefficient"):
+        for name in ("mask", "rollout_logp", "old_logp", "entropy", "ref_logp", "correction", "coefficient"):
             if name in part:
                 part[name] = part[name][:, :T]
         return Batch(**part)

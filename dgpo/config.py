@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from dgpo import methods
-from dgpo.objective import ADVANTAGES, AGGREGATIONS, KL_KINDS
+from dgpo.objective import ADVANTAGES, AGGREGATIONS, CORRECTIONS, KL_KINDS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -115,6 +115,10 @@ class Config(BaseModel):
     completions: Positive = 8
     temperature: Annotated[float, Field(gt=0)] = 1.0
     rollout_rows: Positive = 256
+    max_mismatch: Annotated[float, Field(gt=0)] | None = None
+    correction: Literal[*CORRECTIONS] = "none"
+    correction_cap: Annotated[float, Field(gt=0)] = 2.0
+    correction_bounds: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]] = (0.5, 5.0)
 
     # updates
     epochs: Positive = 1
@@ -259,6 +263,8 @@ def _validate(config: Config) -> Config:
         raise ConfigError(
             f"completions=1 with zero_variance={config.zero_variance!r}: a group of one never varies, so none is left"
         )
+    if config.correction_bounds[0] >= config.correction_bounds[1]:
+        raise ConfigError(f"correction_bounds={list(config.correction_bounds)}: the first must be below the second")
     if config.tiny.hidden % (2 * config.tiny.heads):
         raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
     if config.device == "cuda" and not torch.cuda.is_available():

@@ -1,10 +1,10 @@
 """From rewards and log-probabilities to the one loss that every method shares.
 
-    loss = Σ_t c_t · ( − A_t · sg(w_log,t) · log π_t  +  β · KL_t  −  α · H_t )
+    loss = Σ_t c_t · ( − A_t · ρ_t · sg(w_log,t) · log π_t  +  β · KL_t  −  α · H_t )
 
 c_t is what a token counts for. It is fixed for the whole optimizer batch before that is cut into micro-batches, so a
 gradient is the same however it is accumulated. The value of the first term says nothing (its gradient does): report
-rewards and weights instead.
+rewards and weights instead. ρ_t is 1 unless the sampler's distance from the trainer is corrected (`correction`).
 
 Shapes: rewards `[P, n]`, P prompts of n completions; token quantities `[B, T]`.
 """
@@ -19,6 +19,7 @@ from dgpo.methods import Method
 ADVANTAGES = ("grpo", "mean", "rloo", "none")
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant")
 KL_KINDS = ("k1", "k2", "k3")
+CORRECTIONS = ("none", "tis-token", "tis-sequence", "mask")
 
 
 def group_advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
@@ -111,6 +112,39 @@ def kl_penalty(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
     raise ValueError(f"kl={kind!r} must be one of {', '.join(KL_KINDS)}")
 
 
+def correction(
+    logp: Tensor, rollout_logp: Tensor, mask: Tensor, kind: str, cap: float = 2.0, bounds: tuple = (0.5, 5.0)
+) -> Tensor | None:
+    """The factor ρ of each token's policy-gradient term, `[B, T]` without gradient; None for "none".
+
+    With r_t = π_trainer/π_sampler of a token at rollout time,
+
+        tis-token      min(r_t, C)                       C = cap
+        tis-sequence   min(Π_t r_t, C)                   one weight for all tokens of a completion
+        mask           r_t if low ≤ r_t ≤ high, else 0   (low, high) = bounds
+
+    The tokens drawn are the sampler's, the gradient is meant for the trainer's policy; the truncation bounds the
+    variance at the price of a bias. What a token counts for is not changed: a masked one stays in the normaliser.
+    Raises ValueError for another kind.
+
+    Source: truncated importance sampling, token by token: Yao et al. 2025, "Your efficient RL framework secretly brings
+    you off-policy RL training"; on whole sequences: Liu et al. 2025, "When speed kills stability"; mask: IcePop, Ling
+    team 2025, "Small leak can sink a great ship", whose defaults are 0.5 and 5. As read, not as run.
+    """
+    d = torch.where(mask, logp - rollout_logp, 0).detach()
+    match kind:
+        case "none":
+            return None
+        case "tis-token":
+            return d.exp().clamp(max=cap)
+        case "tis-sequence":
+            return d.sum(1, keepdim=True).exp().clamp(max=cap).expand_as(d).contiguous()
+        case "mask":
+            ratio, (low, high) = d.exp(), bounds
+            return torch.where((ratio >= low) & (ratio <= high), ratio, 0)
+    raise ValueError(f"correction={kind!r} must be one of {', '.join(CORRECTIONS)}")
+
+
 def objective(
     logp: Tensor,
     entropy: Tensor | None,
@@ -123,11 +157,13 @@ def objective(
 ) -> tuple[Tensor, Tensor]:
     """The loss of one micro-batch and the weights it used, (scalar, w_log `[B, T]`).
 
-    `batch` carries old_logp, advantage, mask, coefficient, and ref_logp when kl_coef is not 0 (see `Batch`). The losses
-    of the micro-batches of an optimizer batch, over all ranks, add up to its loss.
+    `batch` carries old_logp, advantage, mask, coefficient, ref_logp when kl_coef is not 0, and correction or None (see
+    `Batch`). w_log is the method's own, without the correction. The losses of the micro-batches of an optimizer batch,
+    over all ranks, add up to its loss.
     """
     w_log = method.weight(logp, batch.old_logp, batch.advantage, batch.mask)
-    loss = surrogate(logp, w_log, batch.advantage, batch.coefficient)
+    weight = batch.coefficient if batch.correction is None else batch.coefficient * batch.correction
+    loss = surrogate(logp, w_log, batch.advantage, weight)
     if kl_coef:
         penalty = kl_penalty(_live(logp, batch.mask), _live(batch.ref_logp, batch.mask), kl)
         loss = loss + kl_coef * (batch.coefficient * penalty).sum()

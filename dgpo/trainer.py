@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dgpo import ranks, rollout, summary, tasks, tiny
+from dgpo import mismatch, ranks, rollout, summary, tasks, tiny
 from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.evaluate import decode, encode, evaluate
 from dgpo.model import Policy, apply_liger, pick_device, recompute_layers
-from dgpo.objective import group_advantages, kl_penalty, objective, token_coefficients, zero_variance
+from dgpo.objective import correction, group_advantages, kl_penalty, objective, token_coefficients, zero_variance
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
 from dgpo.runfolder import RunFolder
@@ -51,6 +51,7 @@ def train(config: Config) -> Path:
                 torch.manual_seed(derive(config.seed, "torch", step))
                 batch, rewards, rolled = trainer.rollout()
                 batch, scored = trainer.score(batch, rewards)
+                mismatch.guard(step, scored, config.max_mismatch)
                 updated = trainer.update(step, batch)
                 trainer.sampler.load(trainer.engine.weights())
                 trainer.report(step, rolled | scored | updated)
@@ -139,23 +140,25 @@ class Trainer:
         return batch.replace(row=torch.arange(len(batch))), rewards, metrics
 
     def score(self, batch: Batch, rewards: Tensor) -> tuple[Batch, dict[str, float]]:
-        """Advantages, and log-probabilities by the trainer's own forward pass: the sampler's are only compared."""
+        """Advantages, and log-probabilities by the trainer's own forward pass, compared with the sampler's."""
+        config = self.config
         if not len(batch):
-            return batch, dict.fromkeys(("entropy", "mismatch/mean_abs", "mismatch/ratio_min", "mismatch/ratio_max"))
-        advantage = group_advantages(rewards, self.config.advantage).view(-1, 1)
+            return batch, dict.fromkeys(("entropy", *(f"mismatch/{name}" for name in mismatch.MEASURES)))
+        advantage = group_advantages(rewards, config.advantage).view(-1, 1)
         with self.seconds.phase("old_logp"):
-            parts = batch.micro_batches(self.config.micro_batch, self.config.micro_tokens)
+            parts = batch.micro_batches(config.micro_batch, config.micro_tokens)
             old_logp, entropy = self.engine.logp(batch, parts)
             reference = self.reference and self.engine.logp(batch, parts, self.reference)[0]
         batch = batch.replace(advantage=advantage, old_logp=old_logp, entropy=entropy, ref_logp=reference)
         live = batch.mask
-        mismatch = (old_logp - batch.rollout_logp)[live]
-        metrics = {
-            "entropy": float(entropy[live].mean()),
-            "mismatch/mean_abs": float(mismatch.abs().mean()),
-            "mismatch/ratio_min": float(mismatch.min().exp()),
-            "mismatch/ratio_max": float(mismatch.max().exp()),
-        }
+        distance = mismatch.compare(old_logp, batch.rollout_logp, live)
+        factor = correction(
+            old_logp, batch.rollout_logp, live, config.correction, config.correction_cap, config.correction_bounds
+        )
+        batch = batch.replace(correction=factor)
+        metrics = {"entropy": float(entropy[live].mean())} | {f"mismatch/{k}": v for k, v in distance.items()}
+        if factor is not None:
+            metrics["correction/mean"] = float(ranks.total(factor[live].sum()) / ranks.total(live.sum()))
         if reference is not None:
             metrics["kl_to_start"] = float(kl_penalty(old_logp, reference, "k3")[live].mean())
         return batch, metrics

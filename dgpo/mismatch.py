@@ -1,0 +1,50 @@
+"""How far the policy that sampled is from the one that is trained: measured, and bounded.
+
+d = log π_trainer − log π_sampler of a sampled token, both under the softmax over all words. It is 0 for a sampler that
+computes what the trainer computes; other kernels and precisions, stale weights and a stale prefix cache make it
+something else. The ratio π_trainer/π_sampler is e^d. `objective.correction` is what can be done about it.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from dgpo import ranks
+
+MEASURES = ("mean_abs", "ratio_min", "ratio_mean", "ratio_max", "kl")
+
+
+class MismatchError(RuntimeError):
+    """Sampler and trainer are further apart than `max_mismatch` allows."""
+
+
+def compare(logp: Tensor, rollout_logp: Tensor, mask: Tensor) -> dict[str, float]:
+    """The MEASURES over the live tokens of `[B, T]` of all ranks.
+
+    mean_abs   mean |d|, in nats
+    kl         mean (e^d − 1 − d): the k3 estimate of KL(sampler ‖ trainer) a token, since the sampler drew them
+    """
+    d = (logp - rollout_logp)[mask]
+    count = ranks.total(torch.tensor(d.numel()))
+    nothing = d.new_tensor([math.inf])  # a rank may have no token
+    values = (
+        ranks.total(d.abs().sum()) / count,
+        ranks.smallest(torch.cat([d, nothing]).min()).exp(),
+        ranks.total(d.double().exp().sum()) / count,
+        ranks.largest(torch.cat([d, -nothing]).max()).exp(),
+        ranks.total((torch.expm1(d.double()) - d).sum()) / count,
+    )
+    return dict(zip(MEASURES, map(float, values), strict=True))
+
+
+def guard(step: int, metrics: dict[str, float | None], bound: float | None) -> None:
+    """Raise MismatchError when the step's mismatch/mean_abs is above `bound`, or NaN."""
+    measured = metrics["mismatch/mean_abs"]
+    if bound is None or measured is None or measured <= bound:
+        return
+    raise MismatchError(
+        f"step {step}: mean |log π_trainer − log π_sampler| = {measured:.3g} nats a token, above max_mismatch="
+        f"{bound:g}; no update was made on this batch. Likely causes: weights that did not reach the sampler, a prefix "
+        "cache of older weights, another dtype in sampler and trainer"
+    )
