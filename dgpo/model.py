@@ -15,14 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from dgpo.config import ConfigError
 
 _CHUNK_BYTES = 64 * 2**20
+_AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")  # tokenizer.json says all there is
 _ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other longer than they work
 
 
@@ -185,7 +193,10 @@ def load_lm(
     """
     shape = load_shape(path, trust_remote_code)
     with _named(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", trust_remote_code=trust_remote_code)
+        named = get_tokenizer_config(path).get("tokenizer_class")
+        # AutoTokenizer puts Qwen2's word splitting in place of that of a tokenizer.json beside any Qwen2 model
+        loader = PreTrainedTokenizerFast if named in _AS_SAVED else AutoTokenizer
+        tokenizer = loader.from_pretrained(path, padding_side="left", trust_remote_code=trust_remote_code)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up for a folder without one
         raise ConfigError(f"model={str(path)!r} has no tokenizer: save one there with tokenizer.save_pretrained")
     if tokenizer.eos_token_id is None:

@@ -129,8 +129,13 @@ def _examples(settings: TinyPolicy, rng: random.Random, tokenizer) -> tuple[torc
         prompt = tokenizer(problem.prompt).input_ids
         completion = tokenizer(chain.worked_example(problem, rng, settings.slip)).input_ids
         rows.append((prompt, [*completion, tokenizer.eos_token_id]))
+    return stack(rows, tokenizer.pad_token_id)
+
+
+def stack(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts with their completions as (tokens, labels) `[B, T]`, right-padded; a label of −100 does not count."""
     width = max(len(p) + len(c) for p, c in rows)
-    tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
+    tokens = torch.full((len(rows), width), pad)
     labels = torch.full_like(tokens, -100)
     for i, (prompt, completion) in enumerate(rows):
         end = len(prompt) + len(completion)

@@ -15,6 +15,7 @@ from dgpo import config as configs
 from dgpo import model
 from dgpo.config import ConfigError
 from dgpo.model import Policy, apply_liger, load_lm, recompute_layers
+from dgpo.tasks import chain
 from tests.test_model import make_batch
 
 
@@ -220,3 +221,12 @@ class TestLiger:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ConfigError, match="liger=True needs the package liger-kernel"):
             configs.load("tiny", liger=True)
+
+
+def test_a_tokenizer_file_is_read_as_it_was_saved(folder):
+    """Beside a Qwen2 model, AutoTokenizer would split words as Qwen2 does, whatever the file says."""
+    saved = chain.tokenizer()
+    _, loaded = load_lm(folder)
+    text = r"<think>7+5=2</think>\boxed{2}"
+    assert loaded(text).input_ids == saved(text).input_ids
+    assert loaded.padding_side == "left"
