@@ -92,14 +92,27 @@ class Batch:
             start += len(parts[-1])
         return parts
 
+    def nothing(self) -> "Batch":
+        """One sequence of the batch with no token to learn from: it runs, and its loss and gradients are 0."""
+        one = self.select(torch.arange(1))
+        empty = {"coefficient": torch.zeros_like(one.coefficient)} if one.coefficient is not None else {}
+        return one.replace(mask=torch.zeros_like(one.mask), **empty)
+
+    def shares(self, count: int) -> list[Tensor]:
+        """The sequences of each of `count` ranks, by number: dealt out by length, so that their work is alike."""
+        if count == 1:
+            return [torch.arange(len(self))]
+        order = self.attention.sum(1).argsort(descending=True, stable=True)
+        return [order[i::count].sort().values for i in range(count)]
+
     def split(self, rows: int, tokens: int | None = None) -> list["Batch"]:
         """The micro-batches themselves."""
         return [self.select(index) for index in self.micro_batches(rows, tokens)]
 
     def minibatches(self, updates: int, epochs: int, generator: torch.Generator) -> Iterator["Batch"]:
         """`epochs` × `updates` optimizer batches, each epoch a fresh random partition of the sequences."""
-        for _ in range(epochs):
-            order = torch.randperm(len(self), generator=generator)
+        orders = [torch.randperm(len(self), generator=generator) for _ in range(epochs)]  # before others draw from it
+        for order in orders:
             for index in order.tensor_split(min(updates, len(self))) if len(self) else ():
                 yield self.select(index)
 

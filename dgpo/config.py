@@ -62,7 +62,8 @@ class Config(BaseModel):
     attention="auto" takes flash-attn where it is installed and the policy is in bfloat16 on a GPU, else SDPA. Code that
     comes with a checkpoint runs only with trust_remote_code.
     threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
-    rank waits for the others, in any one place.
+    rank waits for the others, in any one place. ranks: how many there must be; 0 takes what the launcher started.
+    keep_best keeps, beside the newest keep_checkpoints, the one of the highest avg@k.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -95,7 +96,6 @@ class Config(BaseModel):
     liger: bool = False
     trust_remote_code: bool = False
     threads: Count = 0
-    timeout: Annotated[float, Field(gt=0)] = 1800.0
 
     # task
     task: Literal["chain", "math"] = "chain"
@@ -131,7 +131,12 @@ class Config(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
-    zero_stage: Annotated[int, Field(ge=1, le=2)] = 1
+
+    # ranks
+    ranks: Count = 0
+    zero_stage: Annotated[int, Field(ge=1, le=3)] = 1
+    offload: Literal["none", "optimizer", "optimizer+params"] = "none"
+    timeout: Annotated[float, Field(gt=0)] = 1800.0
 
     # evaluation and records
     eval_every: Count = 10
@@ -140,6 +145,7 @@ class Config(BaseModel):
     eval_temperature: Annotated[float, Field(gt=0)] = 1.0
     checkpoint_every: Count = 10
     keep_checkpoints: Positive = 2
+    keep_best: bool = False
     kl_to_start: bool = True
     token_records: Count = 512
     tensorboard: bool = False
@@ -166,8 +172,12 @@ RESUMABLE = (
     "steps",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_best",
     "tensorboard",
     "timeout",
+    "ranks",
+    "zero_stage",
+    "offload",
 )
 
 
@@ -265,6 +275,8 @@ def _validate(config: Config) -> Config:
         )
     if config.correction_bounds[0] >= config.correction_bounds[1]:
         raise ConfigError(f"correction_bounds={list(config.correction_bounds)}: the first must be below the second")
+    if config.offload == "optimizer+params" and config.zero_stage != 3:
+        raise ConfigError(f"offload='optimizer+params' needs zero_stage=3, not zero_stage={config.zero_stage}")
     if config.tiny.hidden % (2 * config.tiny.heads):
         raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
     if config.device == "cuda" and not torch.cuda.is_available():

@@ -3,23 +3,26 @@
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dgpo import ranks
+from dgpo import ranks, shards
 from dgpo.config import Config
 from dgpo.model import Policy
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+# DeepSpeed's use of the older names of two collectives, told once for every layer
+warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
 
 import deepspeed  # noqa: E402  (it picks its accelerator on import)
 
-_TAG = "engine"
+_PERSISTENT = 100_000  # elements; ZeRO-3 keeps smaller parameters whole on every rank
 
 
 class NonFiniteError(FloatingPointError):
@@ -30,44 +33,61 @@ class Engine:
     """Owns the policy's training: forward without gradient, optimizer step, checkpoint."""
 
     def __init__(self, policy: Policy, config: Config):
-        self.policy = policy
+        self.policy, self.config = policy, config
         _init_deepspeed(policy.device.type)
-        optimizer = torch.optim.AdamW(
+        self.settings = {
+            "train_micro_batch_size_per_gpu": 1,  # unused: micro-batches are cut by the caller
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": config.grad_clip,
+            "zero_optimization": _zero(config),
+            "bf16": {"enabled": config.dtype == "bfloat16"},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": None,
+        }
+        optimizer = _adam(config)(
             policy.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(config))
         self.deepspeed, *_ = deepspeed.initialize(
-            model=policy,
-            optimizer=optimizer,
-            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(config)),
-            config={
-                "train_micro_batch_size_per_gpu": 1,  # unused: micro-batches are cut by the caller
-                "gradient_accumulation_steps": 1,
-                "gradient_clipping": config.grad_clip,
-                "zero_optimization": {"stage": config.zero_stage},
-                "bf16": {"enabled": config.dtype == "bfloat16"},
-                "zero_allow_untested_optimizer": True,
-                "steps_per_print": None,
-            },
+            model=policy, optimizer=optimizer, lr_scheduler=self.schedule, config=self.settings
         )
+        if config.zero_stage == 3:
+            _own_head(policy)
         self._finite = torch.ones((), dtype=torch.bool, device=policy.device)
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._watch)
+
+    def shard(self, policy: Policy) -> Policy:
+        """Spread a policy that is not trained over the ranks, as the stage spreads the trained one."""
+        if self.config.zero_stage == 3 and ranks.size() > 1:
+            deepspeed.initialize(model=policy, config=self.settings)
+            _own_head(policy)
+        return policy
 
     def __call__(self, batch, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
         """(logp, entropy) of a micro-batch, `[B, T]`, with gradient."""
         return self.deepspeed(batch, with_entropy=with_entropy)
 
     @torch.no_grad()
-    def logp(self, batch, parts: list[Tensor], policy: Policy | None = None) -> tuple[Tensor, Tensor]:
-        """(logp, entropy) of a whole batch, `[B, T]` on the CPU, by this policy or another one of its kind."""
+    def logp(self, batch, micro_batches: list[Tensor], policy: Policy | None = None) -> tuple[Tensor, Tensor]:
+        """(logp, entropy) of a whole batch, `[B, T]` on the CPU, by this policy or another one of its kind.
+
+        Each rank computes `micro_batches`, its own part of the batch; all of them get the whole.
+        """
         logp, entropy = torch.zeros_like(batch.rollout_logp), torch.zeros_like(batch.rollout_logp)
-        for rows in parts:
+        for rows in micro_batches:
             micro = batch.select(rows)
             part = (policy or self.policy)(micro.to(self.policy.device), with_entropy=True)
             T = micro.mask.shape[1]
             logp[rows, :T], entropy[rows, :T] = (x.cpu() for x in part)
-        return logp, entropy
+        for _ in range(self.spare(micro_batches)):
+            (policy or self.policy)(batch.nothing().to(self.policy.device))
+        return ranks.total(logp), ranks.total(entropy)
+
+    def spare(self, micro_batches: list) -> int:
+        """How many micro-batches this rank must run beyond its own: under ZeRO every one is a meeting of all ranks."""
+        return int(ranks.largest(torch.tensor(len(micro_batches)))) - len(micro_batches)
 
     def update(self, losses: Iterable[Tensor], count: int) -> dict[str, float]:
         """One optimizer step on the sum of `count` losses, each of a micro-batch and made when it is asked for.
@@ -89,17 +109,32 @@ class Engine:
         return {"grad_norm": float(self.deepspeed.get_global_grad_norm()), "lr": lr}
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(name as in the checkpoint, full tensor) of every parameter of the policy."""
-        yield from self.policy.lm.named_parameters()
+        """(name as in the checkpoint, full tensor) of every parameter of the policy.
+
+        Under ZeRO-3 a tensor is put together when it is asked for, by all ranks: each must iterate to the end.
+        """
+        for name, parameter in self.policy.lm.named_parameters():
+            if self.config.zero_stage == 3:
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    yield name, parameter.data
+            else:
+                yield name, parameter
 
     def save(self, folder: Path) -> None:
-        """Weights, optimizer and schedule, sharded as they are trained."""
-        self.deepspeed.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        """Write this rank's shard of the weights and the optimizer into `folder`."""
+        shards.save(folder, self.policy, self.deepspeed.optimizer)
 
-    def load(self, folder: Path) -> None:
-        path, _ = self.deepspeed.load_checkpoint(str(folder), tag=_TAG)
-        if path is None:
-            raise FileNotFoundError(f"{folder} holds no checkpoint of the engine")
+    def load(self, folder: Path, updates: int) -> None:
+        """Go on from the shards in `folder`, written after `updates` optimizer steps, whatever the number of ranks."""
+        shards.load(folder, self.policy, self.deepspeed.optimizer, updates)
+        self.schedule.load_state_dict(self.schedule.state_dict() | {"last_epoch": updates, "_step_count": updates + 1})
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = self.config.lr * lr_factor(self.config)(updates)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps made so far."""
+        return self.schedule.last_epoch
 
     def _watch(self, gradient: Tensor) -> None:
         # The sum of squares, not the elements: a norm can overflow where no gradient does, and clipping divides by it.
@@ -118,6 +153,32 @@ def lr_factor(config: Config):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
     return factor
+
+
+def _zero(config: Config) -> dict:
+    """DeepSpeed's settings of the ZeRO stage and of what waits in host memory."""
+    zero = {"stage": config.zero_stage}
+    if config.zero_stage == 3:
+        zero["stage3_param_persistence_threshold"] = _PERSISTENT
+    pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if config.offload != "none":
+        zero["offload_optimizer"] = pinned
+    if config.offload == "optimizer+params":
+        zero["offload_param"] = pinned
+    return zero
+
+
+def _adam(config: Config):
+    if config.offload == "none":
+        return torch.optim.AdamW
+    return deepspeed.ops.adam.DeepSpeedCPUAdam  # compiled on first use
+
+
+def _own_head(policy: Policy) -> None:
+    """The policy multiplies by the output layer's weight outside that layer: ZeRO-3 must have it whole there too."""
+    head = policy.lm.get_output_embeddings()
+    for parameter in head.parameters():
+        deepspeed.zero.register_external_parameter(policy, parameter)
 
 
 def _init_deepspeed(device: str) -> None:

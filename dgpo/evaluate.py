@@ -5,9 +5,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
+from dgpo import ranks
 from dgpo.rollout import Sampler, Sampling
 from dgpo.seeds import derive
 from dgpo.tasks.base import Problem, Task
@@ -76,19 +78,25 @@ class Evaluation:
 
 
 def evaluate(sampler: Sampler, tokenizer, task: Task, completions: int, sampling: Sampling) -> Evaluation:
-    """Sample `completions` answers to every held-out problem. The seeds are the same at every call and in every run."""
+    """Sample `completions` answers to every held-out problem, each rank its share; all ranks get the whole.
+
+    The seeds are the same at every call and in every run.
+    """
     problems = [p for p in task.heldout for _ in range(completions)]
-    prompts = encode(tokenizer, [p.prompt for p in problems])
+    own = ranks.share(len(problems))
     seeds = [derive("evaluate", i) for i in range(len(problems))]
-    batch = sampler.generate(prompts, seeds, sampling)
+    batch = sampler.generate(encode(tokenizer, [p.prompt for p in problems[own]]), seeds[own], sampling)
     texts = decode(tokenizer, batch)
+    rewards = task.rewards(problems[own], texts)
+    rows = zip(texts, rewards, batch.mask.sum(1).tolist(), batch.finished.tolist(), strict=True)
+    texts, rewards, lengths, finished = zip(*chain.from_iterable(ranks.gather([*rows])), strict=True)
     shape = (len(task.heldout), completions)
     return Evaluation(
         problems=task.heldout,
-        rewards=np.array(task.rewards(problems, texts)).reshape(shape),
-        completions=[texts[i : i + completions] for i in range(0, len(texts), completions)],
-        lengths=batch.mask.sum(1).numpy().reshape(shape),
-        finished=batch.finished.numpy().reshape(shape),
+        rewards=np.array(rewards).reshape(shape),
+        completions=[[*texts[i : i + completions]] for i in range(0, len(texts), completions)],
+        lengths=np.array(lengths).reshape(shape),
+        finished=np.array(finished).reshape(shape),
     )
 
 

@@ -118,12 +118,9 @@ class Policy(nn.Module):
 
     def __init__(self, lm: nn.Module, temperature: float = 1.0, right_padded: bool = False):
         super().__init__()
+        self.device = lm.device  # once ZeRO-3 has cut the weights, they no longer say
         self.lm, self.temperature, self.right_padded = lm, temperature, right_padded
         self._check_head()
-
-    @property
-    def device(self):
-        return self.lm.device
 
     def forward(self, batch, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
         head, live = self.lm.get_output_embeddings(), batch.mask

@@ -9,8 +9,6 @@ rewards and weights instead. ρ_t is 1 unless the sampler's distance from the tr
 Shapes: rewards `[P, n]`, P prompts of n completions; token quantities `[B, T]`.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -56,9 +54,7 @@ def zero_variance(rewards: Tensor) -> Tensor:
     return rewards.amax(1) == rewards.amin(1)
 
 
-def token_coefficients(
-    mask: Tensor, how: str = "token-mean", length: int | None = None, total: Callable[[Tensor], Tensor] = lambda x: x
-) -> Tensor:
+def token_coefficients(mask: Tensor, how: str = "token-mean", length: int | None = None) -> Tensor:
     """What each token of one optimizer batch counts for, float32 `[B, T]`, 0 on masked tokens.
 
         token-mean            1 / N                      N live tokens of the whole batch
@@ -66,15 +62,15 @@ def token_coefficients(
         seq-mean-token-sum    1 / S
         constant              1 / (S · length)           length: a constant, as in Dr.GRPO
 
-    `mask` is the whole optimizer batch on this rank; `total` sums a count over ranks (identity on one). An empty
-    completion counts nowhere. Raises ValueError for another `how`, or `constant` without `length`.
+    `mask` is of the whole optimizer batch, that of all ranks. An empty completion counts nowhere. Raises ValueError for
+    another `how`, or `constant` without `length`.
     """
     live = mask.float()
     per_sequence = live.sum(1, keepdim=True)
-    sequences = total((per_sequence > 0).float().sum()).clamp(min=1)
+    sequences = (per_sequence > 0).float().sum().clamp(min=1)
     match how:
         case "token-mean":
-            return live / total(live.sum()).clamp(min=1)
+            return live / live.sum().clamp(min=1)
         case "seq-mean-token-mean":
             return live / (sequences * per_sequence.clamp(min=1))
         case "seq-mean-token-sum":

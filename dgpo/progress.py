@@ -3,6 +3,8 @@
 import sys
 import time
 
+from dgpo import ranks
+
 _INTERVAL = 0.5  # seconds between redraws; a flood of output loses notebook cells
 
 
@@ -15,7 +17,8 @@ class Progress:
     def __init__(self, done: int, total: int, unit: str = "step"):
         self.start, self.total, self.unit = done, total, unit
         self.began, self.shown, self.handle, self.line = time.monotonic(), 0.0, None, ""
-        self.mode = "notebook" if _in_notebook() else "terminal" if sys.stderr.isatty() else "quiet"
+        display = "notebook" if _in_notebook() else "terminal" if sys.stderr.isatty() else "quiet"
+        self.mode = display if ranks.rank() == 0 else "quiet"
 
     def __enter__(self):
         return self

@@ -11,6 +11,7 @@ Every collective ends by the time-out that `join` was given. The error of one th
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dgpo.config import ConfigError
+from dgpo.config import Config, ConfigError
 
 _places: list[str] = []
 _host_group: dist.ProcessGroup | None = None  # for numbers and objects of the host; None is the default group
@@ -27,6 +28,27 @@ _host_group: dist.ProcessGroup | None = None  # for numbers and objects of the h
 
 class RanksError(RuntimeError):
     """The ranks did not come together: another one died, failed, or is elsewhere."""
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError unless the ranks are as many as `config` asks for, and were all started with it."""
+    for other, theirs in enumerate(gather(config)):
+        if theirs != config:
+            own, theirs = config.model_dump(), theirs.model_dump()
+            differ = "; ".join(f"{k}: {own[k]!r} and {theirs[k]!r}" for k in own if own[k] != theirs[k])
+            raise ConfigError(f"ranks {rank()} and {other} were started with different settings: {differ}")
+    if config.ranks and config.ranks != size():
+        hosts = ", ".join(f"{n} on {host}" for host, n in Counter(gather(socket.gethostname())).items())
+        raise ConfigError(
+            f"ranks={config.ranks}, but {size()} were started ({hosts}): "
+            "is the launcher's number, or its hostfile, the right one?"
+        )
+    for name, count in (
+        ("prompts", config.prompts),
+        ("eval_problems × eval_completions", config.eval_problems * config.eval_completions),
+    ):
+        if count < size():
+            raise ConfigError(f"{name}={count} must be at least the number of ranks, {size()}")
 
 
 def rank() -> int:
@@ -132,19 +154,19 @@ def first(function: Callable, *args):
     return value
 
 
-def every(function: Callable, *args):
-    """What `function` returns on this rank, once all ranks have called theirs; raises on all of them if one fails."""
+def every(function: Callable, *args) -> list:
+    """What `function` returns on each rank; if it raises on any, every rank raises once all have called it."""
     value, error = None, None
     try:
         value = function(*args)
     except Exception as caught:  # noqa: BLE001 (raised below, when every rank knows)
         error = caught
-    failures = gather(None if error is None else f"{type(error).__name__}: {error}")
+    outcomes = gather((value, error and f"{type(error).__name__}: {error}"))
     if error is not None:
         raise error
-    if failed := [f"rank {i}: {what}" for i, what in enumerate(failures) if what]:
-        raise RanksError(f"{_me()}, in {here()}: stopped, since another rank failed. {'; '.join(failed)}")
-    return value
+    if failed := [f"rank {i}: {what}" for i, (_, what) in enumerate(outcomes) if what]:
+        raise RanksError(f"{_me()}, in {here()}: another rank failed. {'; '.join(failed)}")
+    return [value for value, _ in outcomes]
 
 
 def share(count: int) -> slice:

@@ -1,13 +1,15 @@
 """A run is a folder: `config.yaml metrics.jsonl completions.jsonl tokens/ checkpoints/ policy/ summary.json`.
 
 Files and folders appear whole or not at all; rows are appended. Metrics and records of steps after the newest
-checkpoint are dropped when a run continues; the continuation makes them again. One process at a time has the folder.
+checkpoint are dropped when a run continues; the continuation makes them again. One run at a time has the folder. Of
+several ranks the first one reads and writes; the others get what it returns, and its errors.
 """
 
 import fcntl
+import functools
 import json
 import os
-import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,9 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
+from dgpo import checkpoint, ranks
 from dgpo import config as configs
+from dgpo.checkpoint import CheckpointError, remove
 from dgpo.config import Config, ConfigError
 
 _OWN = (
@@ -30,6 +34,14 @@ _OWN = (
     "failed",
     "figures",
 )
+
+
+def _by_rank_0(method):
+    @functools.wraps(method)
+    def called_by_all(self, *args):
+        return ranks.first(method, self, *args)
+
+    return called_by_all
 
 
 class RunFolder:
@@ -54,10 +66,12 @@ class RunFolder:
         if exists and config.resume and (changed := configs.differences(before, config)):
             raise ConfigError(f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}")
 
+    @_by_rank_0
     def open(self) -> dict | None:
-        """Make the folder, or bring it back to its newest checkpoint. Returns that checkpoint's state, or None.
+        """Make the folder, or bring it back to its newest whole checkpoint. Returns that checkpoint's state, or None.
 
-        The folder is this process's until `close`. Raises ConfigError when another one has it.
+        The folder is this run's until `close`. Raises ConfigError when another one has it, CheckpointError when there
+        are checkpoints and none is whole.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / ".lock").open("w")
@@ -69,8 +83,7 @@ class RunFolder:
         if self.config.overwrite:
             for name in reversed(_OWN):  # config.yaml last: until then it is still known as a run
                 remove(self.path / name)
-        newest = self.checkpoints()[-1:]
-        state = json.loads((newest[0] / "state.json").read_text()) if newest else None
+        state = self._newest_whole()
         if state is None or state["step"] < self.config.steps:  # what an earlier end left is of fewer steps
             remove(self.path / "summary.json")
             remove(self.path / "policy")
@@ -85,18 +98,22 @@ class RunFolder:
 
     # metrics and records
 
+    @_by_rank_0
     def append_metrics(self, row: dict) -> None:
         _append(self.path / "metrics.jsonl", [row])
         if self.config.tensorboard:
             self._tensorboard(row)
 
+    @_by_rank_0
     def append_completions(self, rows: list[dict]) -> None:
         _append(self.path / "completions.jsonl", rows)
 
+    @_by_rank_0
     def write_tokens(self, step: int, records: pd.DataFrame) -> None:
         target = self.path / "tokens" / f"step_{step:06d}.parquet"
         write_whole(target, lambda scratch: records.to_parquet(scratch, index=False))
 
+    @_by_rank_0
     def write_summary(self, summary: dict) -> None:
         write_whole(
             self.path / "summary.json", lambda scratch: scratch.write_text(json.dumps(summary, indent=2) + "\n")
@@ -109,20 +126,46 @@ class RunFolder:
         return sorted(self.path.glob("checkpoints/step_??????"))
 
     def save_checkpoint(self, state: dict, write: Callable[[Path], None]) -> None:
-        """`write` fills a folder beside the checkpoints, which then takes its name in one rename; old ones go.
+        """Every rank calls `write` on one folder; once that is whole, old checkpoints go (see `checkpoint.save`)."""
+        checkpoint.save(self.path / "checkpoints" / f"step_{state['step']:06d}", state, write)
+        self._rotate()
 
-        If anything fails before that, the unfinished folder is removed and the checkpoints are as they were.
-        """
+    @_by_rank_0
+    def _rotate(self) -> None:
+        """Keep the newest `keep_checkpoints` and, with `keep_best`, the one of the highest held-out avg@k."""
+        found = self.checkpoints()
+        kept = set(found[-self.config.keep_checkpoints :])
+        if self.config.keep_best:
+            scores = {folder: checkpoint.load_state(folder)["heldout"] for folder in found}
+            if evaluated := [folder for folder in found if scores[folder] is not None]:
+                kept.add(max(evaluated, key=lambda folder: (scores[folder], folder)))
+        for folder in found:
+            if folder not in kept:
+                remove(folder)
 
-        def fill(scratch: Path):
-            scratch.mkdir()
-            write(scratch)
-            (scratch / "state.json").write_text(json.dumps(state))
+    def _newest_whole(self) -> dict | None:
+        """The state of the newest checkpoint that is whole. Damaged ones after it are moved to failed/."""
+        damaged = {}
+        for folder in reversed(self.checkpoints()):
+            if not (complaint := checkpoint.damage(folder)):
+                break
+            damaged[folder] = complaint
+        else:
+            folder = None
+        what = "; ".join(f"{path.name}: {complaint}" for path, complaint in damaged.items())
+        if damaged and not folder:
+            raise CheckpointError(
+                f"run_dir={self.config.run_dir!r}: no checkpoint is whole ({what}); overwrite=True starts afresh"
+            )
+        for path in damaged:
+            (self.path / "failed").mkdir(exist_ok=True)
+            remove(self.path / "failed" / path.name)
+            path.rename(self.path / "failed" / path.name)
+        if damaged:
+            print(f"{self.path}: damaged and moved to failed/: {what}; going on from {folder.name}", file=sys.stderr)
+        return checkpoint.load_state(folder) if folder else None
 
-        write_whole(self.path / "checkpoints" / f"step_{state['step']:06d}", fill)
-        for old in self.checkpoints()[: -self.config.keep_checkpoints]:
-            remove(old)
-
+    @_by_rank_0
     def save_failed(self, step: int, tensors: dict[str, torch.Tensor]) -> Path:
         """The batch of an update that was not applied, for inspection with `safetensors.torch.load_file`."""
         target = self.path / "failed" / f"step_{step:06d}.safetensors"
@@ -130,6 +173,7 @@ class RunFolder:
         write_whole(target, lambda scratch: save_file(tensors, scratch))
         return target
 
+    @_by_rank_0
     def save_policy(self, write: Callable[[Path], None]) -> None:
         """The trained policy as a checkpoint folder of `transformers`."""
         write_whole(self.path / "policy", lambda scratch: (scratch.mkdir(), write(scratch)))
@@ -190,7 +234,7 @@ def _append(path: Path, rows: list[dict]) -> None:
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file or folder under another name, and rename it to `target` when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.parent / f".{target.name}.partial"
+    scratch = checkpoint.partial(target)
     remove(scratch)
     try:
         write(scratch)
@@ -200,10 +244,3 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
             os.replace(scratch, target)
     finally:
         remove(scratch)
-
-
-def remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

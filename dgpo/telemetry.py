@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dgpo import ranks
 from dgpo.batch import Batch
 from dgpo.methods import REGIONS, Method
 
@@ -78,23 +79,28 @@ class TokenTelemetry:
     def metrics(self) -> dict[str, float | None]:
         """Ratio spread, the largest weights, and each region's fraction of tokens and shares of the weight sums.
 
-        None throughout for a step without a token.
+        Over the tokens of all ranks. None throughout for a step without a token.
         """
-        tokens = float(self.tokens.sum())
-        spread = (self.ratio_min, self.ratio_sum / max(tokens, 1), self.ratio_max, self.max_w_log, self.max_w_prob)
+        sums = ranks.total(torch.stack([self.tokens, self.w_log, self.w_prob]))
+        ratio_sum = float(ranks.total(torch.tensor(self.ratio_sum, dtype=torch.float64)))
+        extremes = torch.tensor([-self.ratio_min, self.ratio_max, self.max_w_log, self.max_w_prob], dtype=torch.float64)
+        low, high, max_w_log, max_w_prob = ranks.largest(extremes).tolist()
+        tokens = float(sums[0].sum())
+        spread = (-low, ratio_sum / max(tokens, 1), high, max_w_log, max_w_prob)
         names = ("ratio/min", "ratio/mean", "ratio/max", "max_w_log", "max_w_prob")
         out = dict(zip(names, spread if tokens else [None] * len(names), strict=True))
-        for name, sums in (("tokens", self.tokens), ("w_log", self.w_log), ("w_prob", self.w_prob)):
-            shares = sums / sums.sum() if sums.sum() > 0 else sums
+        for name, row in zip(("tokens", "w_log", "w_prob"), sums, strict=True):
+            shares = row / row.sum() if row.sum() > 0 else row
             out |= {f"{name}/{r}": float(share) if tokens else None for r, share in zip(REGIONS, shares, strict=True)}
         return out
 
     def records(self, step: int) -> pd.DataFrame:
-        """The sampled tokens, one a row: `region` by name, `entropy` of the policy that sampled the token, and
+        """The sampled tokens of all ranks, one a row: `region` by name, `entropy` of the policy that sampled it, and
         `sampled`, the probability with which the row was kept (weigh by 1/sampled for a distribution of all tokens)."""
-        if not self.parts:
+        parts = [part for own in ranks.gather(self.parts) for part in own]
+        if not parts:
             return pd.DataFrame()
-        columns = {k: torch.cat([p[k] for p in self.parts]).cpu().numpy() for k in self.parts[0]}
+        columns = {k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]}
         columns["region"] = np.array(REGIONS)[columns["region"]]
         frame = pd.DataFrame({"step": step, **columns})
         floats = frame.select_dtypes("float64").columns.difference(["w_prob"])  # 1/π leaves float32's range
@@ -111,7 +117,8 @@ class Seconds:
     def phase(self, name: str):
         start = time.perf_counter()
         try:
-            yield
+            with ranks.place(name):
+                yield
         finally:
             self._spent[name] += time.perf_counter() - start
 

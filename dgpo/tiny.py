@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from dgpo import ranks
 from dgpo.config import TinyPolicy
 from dgpo.model import load_lm, pick_device, set_threads
 from dgpo.progress import Progress
@@ -45,7 +46,8 @@ def load_policy(config):
     source = config.model
     if config.model == "tiny":
         set_threads(config.threads, parameters=0)
-        source = checkpoint(config.tiny)
+        ranks.first(checkpoint, config.tiny)
+        source = checkpoint(config.tiny)  # made already, unless this host has a cache of its own
     device = pick_device(config.device)
     lm, tokenizer = load_lm(source, config.dtype, device, config.attention, config.trust_remote_code)
     set_threads(config.threads, lm.num_parameters())

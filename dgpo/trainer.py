@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,13 +49,14 @@ def train(config: Config) -> Path:
             trainer.report(0, {})
         with Progress(start, config.steps) as progress:
             for step in range(start + 1, config.steps + 1):
-                torch.manual_seed(derive(config.seed, "torch", step))
-                batch, rewards, rolled = trainer.rollout()
-                batch, scored = trainer.score(batch, rewards)
-                mismatch.guard(step, scored, config.max_mismatch)
-                updated = trainer.update(step, batch)
-                trainer.sampler.load(trainer.engine.weights())
-                trainer.report(step, rolled | scored | updated)
+                with ranks.place(f"step {step}"):
+                    torch.manual_seed(derive(config.seed, "torch", step))
+                    batch, rewards, rolled = trainer.rollout()
+                    batch, scored = trainer.score(batch, rewards)
+                    mismatch.guard(step, scored, config.max_mismatch)
+                    updated = trainer.update(step, batch)
+                    trainer.sampler.load(trainer.engine.weights())
+                    trainer.report(step, rolled | scored | updated)
                 progress.update(step, reward=rolled["reward/mean"], **{"held-out": trainer.heldout})
         return trainer.finish()
 
@@ -63,13 +65,12 @@ class Trainer:
     """The parts of the loop and what they share; `train` is their order. Metrics are returned, `report` writes them."""
 
     def __init__(self, config: Config):
-        if ranks.size() > 1:
-            raise ConfigError(f"WORLD_SIZE={ranks.size()}: training runs in one process so far")
         self.config, self.method = config, config.make_method()
         self.run = RunFolder(config)
         self.seconds = Seconds()
         with self.seconds.phase("setup"):
             ranks.join(pick_device(config.device), config.timeout)
+            ranks.check(config)
             lm, self.tokenizer, source = tiny.load_policy(config)
             if config.gradient_checkpointing:
                 recompute_layers(lm)
@@ -83,14 +84,17 @@ class Trainer:
                 )
             self.task = tasks.make(config, self.tokenizer)
             for name, count in self.task.notes.items():
-                if count:
+                if count and ranks.rank() == 0:
                     print(f"{config.data}: {count} {name.replace('_', ' ')}", file=sys.stderr)
             self.policy = Policy(lm, config.temperature, right_padded=config.micro_tokens is not None)
             self.reference = None
             if config.kl_to_start or config.kl_coef:
                 self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+            # the embedded sampler shares the trainer's weights, unless ZeRO-3 has only a part of them here
+            sampled = copy.deepcopy(self.policy).requires_grad_(False) if config.zero_stage == 3 else self.policy
             self.engine = Engine(self.policy, config)
-            self.sampler = rollout.make(config, self.policy, self.tokenizer, source)
+            self.reference = self.reference and self.engine.shard(self.reference)
+            self.sampler = rollout.make(config, sampled, self.tokenizer, source)
         self.sampling = Sampling(config.max_new_tokens, config.temperature)
         self.position = 0  # in the stream of training problems
         self.heldout: float | None = None  # the latest avg@k
@@ -100,7 +104,13 @@ class Trainer:
         state = self.run.open()
         if state is None:
             return 0
-        self.engine.load(self.run.checkpoints()[-1])
+        if state["ranks"] != ranks.size() and ranks.rank() == 0:
+            print(
+                f"{self.run.path}: ranks={state['ranks']} wrote step {state['step']}, {ranks.size()} go on: the same "
+                "weights, optimizer, batches and seeds, but sums round otherwise from here on",
+                file=sys.stderr,
+            )
+        self.engine.load(self.run.checkpoints()[-1], state["updates"])
         self.sampler.load(self.engine.weights())
         self.position = state["position"]
         return state["step"]
@@ -111,15 +121,16 @@ class Trainer:
         With zero_variance="drop", groups whose rewards are all equal are left out; with "resample", others are sampled
         in their place, for `resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
         """
-        config, batches, scores = self.config, [], []
+        config, batches, scores, rounds = self.config, [], [], 0
         known = Counter(self.task.verdicts)
         while True:
-            batch, rewards = self._sample()
-            batches.append(batch)
-            scores.append(rewards)
+            for batch, rewards in self._sample():
+                batches.append(batch)
+                scores.append(rewards)
             silent = zero_variance(torch.cat(scores))
             enough = config.zero_variance != "resample" or int((~silent).sum()) >= config.prompts
-            if enough or len(scores) == config.resample_rounds:
+            rounds += 1
+            if enough or rounds == config.resample_rounds:
                 break
         batch, rewards = concatenate(batches), torch.cat(scores)
         metrics = {
@@ -131,7 +142,7 @@ class Trainer:
             "groups": len(silent),
             "groups/zero_variance": int(silent.sum()),
         }
-        verdicts = self.task.verdicts - known
+        verdicts = sum(ranks.gather(self.task.verdicts - known), Counter())
         metrics |= {f"verdict/{name}": count / verdicts.total() for name, count in sorted(verdicts.items())}
         if config.zero_variance != "keep":
             kept = (~silent).nonzero().squeeze(1)[: config.prompts]
@@ -146,7 +157,7 @@ class Trainer:
             return batch, dict.fromkeys(("entropy", *(f"mismatch/{name}" for name in mismatch.MEASURES)))
         advantage = group_advantages(rewards, config.advantage).view(-1, 1)
         with self.seconds.phase("old_logp"):
-            parts = batch.micro_batches(config.micro_batch, config.micro_tokens)
+            parts = self._own_micro_batches(batch)
             old_logp, entropy = self.engine.logp(batch, parts)
             reference = self.reference and self.engine.logp(batch, parts, self.reference)[0]
         batch = batch.replace(advantage=advantage, old_logp=old_logp, entropy=entropy, ref_logp=reference)
@@ -171,8 +182,10 @@ class Trainer:
         reports = []
         with self.seconds.phase("update"):
             for i, mini in enumerate(batch.minibatches(config.updates, config.epochs, generator)):
-                counts = token_coefficients(mini.mask, config.aggregation, config.max_new_tokens, ranks.total)
-                micros = mini.replace(coefficient=counts).split(config.micro_batch, config.micro_tokens)
+                counts = token_coefficients(mini.mask, config.aggregation, config.max_new_tokens)
+                mini = mini.replace(coefficient=counts)
+                micros = [mini.select(rows) for rows in self._own_micro_batches(mini)]
+                micros += [mini.nothing()] * self.engine.spare(micros)
                 try:
                     reports.append(self.engine.update(self._losses(i, micros, telemetry), len(micros)))
                 except NonFiniteError as error:
@@ -204,26 +217,42 @@ class Trainer:
             )
         self.run.append_metrics({"step": step, **metrics, **self.seconds.take()})
         if step and (last or (config.checkpoint_every and step % config.checkpoint_every == 0)):
+            state = {
+                "step": step,
+                "position": self.position,
+                "updates": self.engine.updates,
+                "ranks": ranks.size(),
+                "heldout": metrics.get(f"eval/avg@{config.eval_completions}"),
+            }
             with self.seconds.phase("checkpoint"):  # counted in the next step's row
-                self.run.save_checkpoint({"step": step, "position": self.position}, self.engine.save)
+                self.run.save_checkpoint(state, self.engine.save)
 
     def finish(self) -> Path:
         """Write the trained policy and the summary."""
-        self.run.save_policy(self._save_policy)
+        whole = {name: w.detach().cpu().clone() for name, w in self.engine.weights() if ranks.rank() == 0}
+        self.run.save_policy(partial(self._save_policy, whole))
         self.run.write_summary(summary.summarise(self.run, self.config, self.method, self.task.notes))
         return self.run.path
 
-    def _sample(self) -> tuple[Batch, Tensor]:
+    def _sample(self) -> list[tuple[Batch, Tensor]]:
+        """Completions and rewards of the next `prompts` problems: each rank's part, in the order of the stream."""
         config, n = self.config, self.config.completions
         with self.seconds.phase("rollout"):
-            places = range(self.position, self.position + config.prompts)
+            places = range(self.position, self.position + config.prompts)[ranks.share(config.prompts)]
             problems = [self.task.train(place) for place in places for _ in range(n)]
             seeds = [derive(config.seed, "rollout", place, i) for place in places for i in range(n)]
             batch = self.sampler.generate(encode(self.tokenizer, [p.prompt for p in problems]), seeds, self.sampling)
             self.position += config.prompts
         with self.seconds.phase("reward"):
             rewards = self.task.rewards(problems, decode(self.tokenizer, batch))
-        return batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)
+            return ranks.gather((batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)))
+
+    def _own_micro_batches(self, batch: Batch) -> list[Tensor]:
+        """This rank's part of a batch, by number of sequence."""
+        own = batch.shares(ranks.size())[ranks.rank()]
+        return [
+            own[rows] for rows in batch.select(own).micro_batches(self.config.micro_batch, self.config.micro_tokens)
+        ]
 
     def _losses(self, update: int, micros: list[Batch], telemetry: TokenTelemetry) -> Iterator[Tensor]:
         config = self.config
@@ -250,6 +279,6 @@ class Trainer:
             f"Its batch is in {path}; newest checkpoint: {newest[0] if newest else 'none yet'}"
         )
 
-    def _save_policy(self, folder: Path) -> None:
-        self.policy.lm.save_pretrained(folder)
+    def _save_policy(self, weights: dict[str, Tensor], folder: Path) -> None:
+        self.policy.lm.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)

@@ -76,12 +76,6 @@ def test_token_coefficients_by_hand():
         assert (token_coefficients(mask, how, length=10)[~mask] == 0).all()
 
 
-def test_counts_are_summed_over_ranks():
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
-    doubled = token_coefficients(mask, "token-mean", total=lambda count: 2 * count)
-    assert doubled[mask].tolist() == pytest.approx([1 / 6] * 3)
-
-
 @pytest.mark.parametrize("how", AGGREGATIONS)
 def test_fully_masked_batches_cost_nothing(how):
     mask = torch.zeros(2, 3, dtype=torch.bool)

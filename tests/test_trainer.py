@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo import config as configs
 from dgpo import methods, trainer
+from dgpo.checkpoint import CheckpointError
 from dgpo.config import ConfigError
 from dgpo.runfolder import read_rows
 from dgpo.trainer import TrainingDiverged, train
@@ -358,7 +359,7 @@ class TestFailures:
                 raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(trainer.Engine, "save", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(CheckpointError, match=r"step_000004 could not be written .*No space left"):
             run(small)
         monkeypatch.undo()
         folder = Path(small["run_dir"])

@@ -21,12 +21,13 @@ import pyarrow
 import pyarrow.parquet as parquet
 import yaml
 
+from dgpo.checkpoint import remove
 from dgpo.config import ConfigError
 from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
-from dgpo.runfolder import remove, write_whole
+from dgpo.runfolder import write_whole
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
 _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")

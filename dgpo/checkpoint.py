@@ -1,0 +1,111 @@
+"""Checkpoints: whole or absent, and known to be whole.
+
+    checkpoints/step_000010/rank_00000.safetensors …   a shard of each rank (dgpo.shards)
+                            state.json                 step, position, updates, ranks; each file's size and SHA-256
+
+All ranks write into one folder beside the checkpoints, which takes its name when the last of them has finished. What
+was cut short, overwritten or lost later is found by `damage`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dgpo import ranks
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, or none that is whole; the message names it and what is wrong."""
+
+
+def save(target: Path, state: dict, write: Callable[[Path], None]) -> None:
+    """Every rank calls `write` on one new folder, which then becomes `target` with `state` in it.
+
+    If anything fails on any rank, the unfinished folder goes and every rank raises: CheckpointError where it failed.
+    """
+    scratch = partial(target)
+
+    def own() -> None:
+        try:
+            write(scratch)
+        except Exception as error:
+            raise CheckpointError(
+                f"{target} could not be written ({error}); the checkpoints before it are untouched"
+            ) from error
+
+    try:
+        ranks.first(_make, scratch)
+        ranks.every(own)
+        ranks.first(_complete, scratch, target, state)
+    finally:
+        if ranks.rank() == 0:
+            remove(scratch)
+
+
+def load_state(folder: Path) -> dict:
+    """What `save` was told; call `damage` first."""
+    return json.loads((folder / "state.json").read_text())
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a checkpoint; empty if it is as it was written."""
+    try:
+        state = load_state(folder)
+        if state.pop("sha256") != _digest_of(state):
+            return "state.json is not as it was written"
+        files = state["files"]
+    except (OSError, ValueError) as error:
+        return f"state.json: {error}"
+    except KeyError as error:
+        return f"state.json has no {error}"
+    for name, file in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if (size := (folder / name).stat().st_size) != file["bytes"]:
+            return f"{name} has {size} bytes, not {file['bytes']}"
+    changed = [name for name, digest in _digests(folder, [*files]).items() if digest != files[name]["sha256"]]
+    return f"{', '.join(changed)} is not as it was written" if changed else ""
+
+
+def partial(target: Path) -> Path:
+    """Under what name `target` is made."""
+    return target.parent / f".{target.name}.partial"
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _make(scratch: Path) -> None:
+    remove(scratch)
+    scratch.mkdir(parents=True)
+
+
+def _complete(scratch: Path, target: Path, state: dict) -> None:
+    names = sorted(path.name for path in scratch.iterdir())
+    digests = _digests(scratch, names)
+    files = {name: {"bytes": (scratch / name).stat().st_size, "sha256": digests[name]} for name in names}
+    state = {**state, "files": files}
+    (scratch / "state.json").write_text(json.dumps({**state, "sha256": _digest_of(state)}, indent=2) + "\n")
+    remove(target)
+    os.replace(scratch, target)
+
+
+def _digests(folder: Path, names: list[str]) -> dict[str, str]:
+    def digest(name: str) -> str:
+        with (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        return dict(zip(names, pool.map(digest, names), strict=True))
+
+
+def _digest_of(state: dict) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,113 @@
+"""What a rank holds of the weights and of the optimizer, in a file that any number of ranks can read.
+
+ZeRO keeps the float32 weights and Adam's two moments flat, and cut over the ranks. A shard holds a rank's pieces by the
+name of the parameter and the place in it where they begin:
+
+    lm.model.norm.weight|4096|exp_avg      float32 [n], the elements 4096 … 4096 + n of the flattened parameter
+
+A rank reads from all shards what its own pieces overlap, so neither the number of ranks nor the ZeRO stage need be
+those that wrote. The files are safetensors: nothing in them is executed.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dgpo import ranks
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements `start` … `start + size` of the flattened parameter `name`: `flat[offset : offset + size]`."""
+
+    name: str
+    start: int
+    size: int
+    offset: int
+    flat: Tensor  # what the optimizer knows as its parameter
+
+    def of(self, flat: Tensor) -> Tensor:
+        """The same piece of `flat`, the weights or a moment."""
+        return flat.detach()[self.offset : self.offset + self.size]
+
+
+def pieces(model: nn.Module, zero) -> Iterator[Piece]:
+    """What this rank holds under DeepSpeed's ZeRO optimizer, of stage 1, 2 or 3."""
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id"):  # stage 3 cuts every parameter evenly, the last part is padded
+            group, offset, even = zero.grad_position[zero.get_param_id(parameter)]
+            start = ranks.rank() * even
+            if (size := min(even, parameter.ds_numel - start)) > 0:
+                yield Piece(name, start, size, offset, zero.fp32_partitioned_groups_flat[group])
+        elif (held := parameter._hp_mapping) is not None:  # stages 1 and 2 cut the whole; None: all of it is elsewhere
+            inside, flat = held.lp_fragment_address, zero.single_partition_of_fp32_groups[held.param_group_index]
+            yield Piece(name, inside.start, inside.numel, held.hp_fragment_address.start, flat)
+
+
+def save(folder: Path, model: nn.Module, zero) -> None:
+    """Write this rank's shard into `folder`."""
+    shard = {}
+    for piece in pieces(model, zero):
+        held = {"weight": piece.flat, **zero.optimizer.state[piece.flat]}
+        for kind in ("weight", *_MOMENTS):
+            if kind in held:  # before the first update there are no moments
+                shard[f"{piece.name}|{piece.start}|{kind}"] = piece.of(held[kind]).cpu()
+    save_file(shard, folder / f"rank_{ranks.rank():05d}.safetensors")
+
+
+@torch.no_grad()
+def load(folder: Path, model: nn.Module, zero, updates: int) -> None:
+    """Read this rank's pieces, as they were after `updates` optimizer steps. Raises ValueError for one not there."""
+    with ExitStack() as stack:
+        where = defaultdict(list)  # (parameter, kind) → the file, key, start and end of each piece
+        for path in sorted(folder.glob("rank_*.safetensors")):
+            file = stack.enter_context(safe_open(path, "pt"))
+            for key in file.keys():  # noqa: SIM118 (it is no mapping)
+                name, start, kind = key.split("|")
+                size = file.get_slice(key).get_shape()[0]
+                where[name, kind].append((file, key, int(start), int(start) + size))
+        for piece in pieces(model, zero):
+            held = {"weight": piece.flat}
+            if updates:
+                state = zero.optimizer.state[piece.flat]
+                for kind in _MOMENTS:
+                    held[kind] = state.setdefault(kind, torch.zeros_like(piece.flat))
+            for kind, flat in held.items():
+                _fill(piece.of(flat), piece.start, where[piece.name, kind], f"{folder}: {kind} of {piece.name}")
+    for state in zero.optimizer.state.values():
+        # torch counts in a tensor, DeepSpeed's own Adam in an int
+        state["step"] = torch.tensor(float(updates)) if isinstance(zero.optimizer, torch.optim.AdamW) else updates
+    _spread(zero)
+
+
+def _fill(target: Tensor, start: int, sources: list, what: str) -> None:
+    """Copy into `target`, elements from `start` on, all that `sources` hold of it."""
+    filled = 0
+    for file, key, first, end in sources:
+        low, high = max(first, start), min(end, start + len(target))
+        if low < high:
+            target[low - start : high - start].copy_(file.get_slice(key)[low - first : high - first])
+            filled += high - low
+    if filled != len(target):
+        raise ValueError(f"{what}: {filled} of the {len(target)} elements from {start} on are there")
+
+
+def _spread(zero) -> None:
+    """Bring the float32 weights into the model, as DeepSpeed does at the end of an optimizer step."""
+    if not hasattr(zero, "fp32_partitioned_groups_flat"):
+        zero.update_lp_params()
+        return
+    zero._partition_all_parameters()
+    for group in range(len(zero.fp32_partitioned_groups_flat)):
+        zero._reassign_or_swap_out_partitioned_parameters(group)
+    if zero.persistent_parameters:
+        zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
