@@ -90,8 +90,9 @@ class Trainer:
             self.reference = None
             if config.kl_to_start or config.kl_coef:
                 self.reference = copy.deepcopy(self.policy).requires_grad_(False)
-            # the embedded sampler shares the trainer's weights, unless ZeRO-3 has only a part of them here
-            sampled = copy.deepcopy(self.policy).requires_grad_(False) if config.zero_stage == 3 else self.policy
+            sampled = self.policy
+            if config.zero_stage == 3 and config.rollout == "transformers":  # of its weights a rank will have a part
+                sampled = copy.deepcopy(self.policy).requires_grad_(False)
             self.engine = Engine(self.policy, config)
             self.reference = self.reference and self.engine.shard(self.reference)
             self.sampler = rollout.make(config, sampled, self.tokenizer, source)
@@ -169,7 +170,7 @@ class Trainer:
         batch = batch.replace(correction=factor)
         metrics = {"entropy": float(entropy[live].mean())} | {f"mismatch/{k}": v for k, v in distance.items()}
         if factor is not None:
-            metrics["correction/mean"] = float(ranks.total(factor[live].sum()) / ranks.total(live.sum()))
+            metrics["correction/mean"] = float(factor[live].sum() / live.sum())
         if reference is not None:
             metrics["kl_to_start"] = float(kl_penalty(old_logp, reference, "k3")[live].mean())
         return batch, metrics
