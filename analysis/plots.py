@@ -79,12 +79,12 @@ def _sign_name(advantage):
 def _lines(frame):
     """(look, rows) per line of a panel, `look` the keyword arguments of `plot`."""
     names = list(dict.fromkeys(zip(frame["method"], frame["name"], strict=True)))
-    looks = _looks([k for k, _ in names], [n for _, n in names])
+    looks = looks_of([k for k, _ in names], [n for _, n in names])
     for look, (_, name) in zip(looks, names, strict=True):
         yield look, frame[frame["name"] == name]
 
 
-def _looks(keys, names):
+def looks_of(keys, names):
     """Colour, dash and label of each line. Several settings of one method share its colour, lighter and lighter."""
     looks = []
     for i, (key, name) in enumerate(zip(keys, names, strict=True)):
@@ -196,7 +196,7 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
     rng = np.random.default_rng(0) if rng is None else rng
     if unknown := [m for m in metrics if m not in runs.data]:
         raise ValueError(f"unknown metric {unknown[0]!r}; recorded: {', '.join(runs.data)}")
-    looks = _looks(list(runs.methods), list(runs.names))
+    looks = looks_of(list(runs.methods), list(runs.names))
     with style.figure_style(publication) as plt:
         fig, axes = _figure(plt, len(runs.settings), len(metrics), publication, width=3.7, height=2.7, sharex=True)
         handles = []
@@ -229,7 +229,7 @@ def stack_regions(ax, x, shares: dict) -> list:
 
 def region_shares(runs, setting: int = 0, *, publication=False):
     """Area plots of the share of tokens outside the trust region, by region: a panel per method, mean over seeds."""
-    labels = [look["label"] for look in _looks(list(runs.methods), list(runs.names))]
+    labels = [look["label"] for look in looks_of(list(runs.methods), list(runs.names))]
     columns = min(3, len(labels))
     rows = math.ceil(len(labels) / columns)
     with style.figure_style(publication) as plt:

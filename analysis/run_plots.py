@@ -176,13 +176,17 @@ def weight_histograms(runs: list[Run], publication: bool = False):
         return finish(plt, fig, axes[0].patches, columns=3)
 
 
-def boundary_weights(runs: list[Run], publication: bool = False):
-    """What the methods disagree about: w_prob of the sampled tokens on either boundary against π, a column a run."""
+def boundary_weights(runs: list[Run], steps: int | None = None, names=None, publication: bool = False):
+    """What the methods disagree about: w_prob of the sampled tokens on either boundary against π, a column a run.
+
+    Of all steps, or of the first `steps`; `names` are the titles of the columns.
+    """
+    names = names or [_name(run, runs) for run in runs]
     with style.figure_style(publication) as plt:
         size = (5.5, 3.4) if publication else (3.4 * len(runs) + 0.6, 6)
         fig, axes = plt.subplots(2, len(runs), figsize=size, sharex=True, sharey="row", squeeze=False)
         for j, run in enumerate(runs):
-            tokens = run.tokens()
+            tokens = run.tokens(steps)
             for ax, (region, label) in zip(axes[:, j], _BOUNDARIES, strict=True):
                 part = tokens[tokens["region"] == region]
                 ax.scatter(
@@ -195,7 +199,7 @@ def boundary_weights(runs: list[Run], publication: bool = False):
                 ax.set_xscale("log")
                 if j == 0:
                     ax.set_ylabel(f"{label}\nw_prob")
-            axes[0, j].set_title(_name(run, runs))
+            axes[0, j].set_title(names[j])
             axes[1, j].set_xlabel("probability π")
         for row in axes:
             drawn = np.concatenate([ax.collections[0].get_offsets()[:, 1] for ax in row])

@@ -46,9 +46,9 @@ class Run:
             raise RunError(f"{self.path} has no summary.json: the run has not finished")
         return json.loads(path.read_text())
 
-    def tokens(self) -> pd.DataFrame:
-        """The sampled token records of all steps, one a row: see `dgpo.telemetry.TokenTelemetry`."""
-        files = sorted(self.path.glob("tokens/step_*.parquet"))
+    def tokens(self, steps: int | None = None) -> pd.DataFrame:
+        """The sampled token records of the first `steps` steps, or of all: see `dgpo.telemetry.TokenTelemetry`."""
+        files = sorted(self.path.glob("tokens/step_*.parquet"))[:steps]
         frames = [frame for f in files if len(frame := pd.read_parquet(f))]
         if not frames:
             raise RunError(f"{self.path} has no token records: it ran with token_records={self.config.token_records}")

@@ -40,6 +40,19 @@ def paired_difference(a, b, rng, confidence: float = 0.95, resamples: int = 2000
     return _bootstrap(_mean, (a - b,), rng, confidence, resamples)
 
 
+def paired_t(a, b, confidence: float = 0.95) -> Estimate:
+    """Mean of a − b with Student's interval over runs: mean ± t · s/√runs, each run being the mean of its tasks.
+
+    For few runs: the bootstrap's percentiles of five differences cover in 84 % of cases where 95 % are asked for.
+    """
+    a, b = _pair(a, b)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence!r} must lie in (0, 1)")
+    differences = (a - b).mean(1)
+    half = scipy_stats.t.ppf((1 + confidence) / 2, len(a) - 1) * scipy_stats.sem(differences)
+    return Estimate(float(differences.mean()), float(differences.mean() - half), float(differences.mean() + half))
+
+
 def probability_of_improvement(a, b, rng, confidence: float = 0.95, resamples: int = 2000) -> Estimate:
     """P(a run of `a` scores above the same run of `b`) on a random task, ties counted half; rows resampled together."""
     a, b = _pair(a, b)

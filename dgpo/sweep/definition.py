@@ -17,6 +17,7 @@ A cell is one level of every factor. Its runs are `folder/CELL/seed_K/`, ordinar
 import itertools
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from dgpo import config as configs
+from dgpo import methods
 from dgpo.config import Config, ConfigError, Count
 
 _RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
@@ -115,7 +117,12 @@ def load(path: str | Path, **overrides) -> Sweep:
     Raises ConfigError for whatever no run could be made of: an unknown field or setting, a factor that is no setting,
     two cells with one name or with the same settings, a setting that two places decide.
     """
-    fields = {**_read(Path(path))}
+    return make(_read(Path(path)), path, **overrides)
+
+
+def make(fields: dict[str, Any], path: str | Path = "sweep", **overrides) -> Sweep:
+    """The sweep of the fields that a file would have; as `load`. `path` is what errors call it."""
+    fields = dict(fields)
     own = {name: value for name, value in overrides.items() if name in Sweep.model_fields}
     settings = {name: value for name, value in overrides.items() if name not in own}
     fields |= own
@@ -160,6 +167,11 @@ def levels_of(factor: str, values: list | dict[str, dict]) -> list[tuple[str, di
         return [*values.items()]
     plain = [f"{factor}={str(value).lower() if isinstance(value, bool) else value}" for value in values]
     return [(name, {factor: value}) for name, value in zip(plain, values, strict=True)]
+
+
+def method_levels(keys: Sequence[str], **held) -> dict[str, dict[str, Any]]:
+    """Levels of a factor of methods, each with those of the parameters `held` that it has: {key: settings}."""
+    return {key: {"method": key} | {k: v for k, v in held.items() if k in methods.get(key).params()} for key in keys}
 
 
 def parse_shard(text: str) -> tuple[int, int]:
