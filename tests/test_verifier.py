@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import sympy
+from math_verify import parser
 from verifier_cases import HACKS, TABLE
+from verifier_cases_blind import BLIND, COMPLETIONS
 
-from dgpo.verifier import Verdict, Verifier, VerifierError, final_answer, literals, notation, verify
+from dgpo.verifier import Verdict, Verifier, VerifierError, final_answer, latex, literals, notation, values, verify
 from dgpo.verifier import __main__ as audit
 from dgpo.verifier import judge as judging
 
@@ -147,11 +150,15 @@ def test_every_verdict(verifier, completion, verdict):
 # right or wrong
 
 
-@pytest.mark.parametrize("kind", TABLE)
-def test_table(verifier, kind):
-    verdicts = verifier.verify_many((gold, boxed(answer)) for gold, answer, _ in TABLE[kind])
-    mistakes = [case for case, v in zip(TABLE[kind], verdicts, strict=True) if (v == Verdict.correct) != case[2]]
-    assert not mistakes
+@pytest.mark.parametrize("cases", [*TABLE.values(), *BLIND.values()], ids=[*TABLE, *(f"blind-{k}" for k in BLIND)])
+def test_table(verifier, cases):
+    verdicts = verifier.verify_many((gold, boxed(answer)) for gold, answer, _ in cases)
+    assert [case for case, v in zip(cases, verdicts, strict=True) if (v == Verdict.correct) != case[2]] == []
+
+
+def test_whole_completions(verifier):
+    verdicts = verifier.verify_many((gold, completion) for gold, completion, _ in COMPLETIONS)
+    assert [case for case, v in zip(COMPLETIONS, verdicts, strict=True) if (v == Verdict.correct) != case[2]] == []
 
 
 def test_table_is_large_and_judging_it_raises_nothing():
@@ -177,6 +184,33 @@ def test_equal_values_are_seen_and_close_ones_told_apart(verifier):
         right.append(False)
     verdicts = verifier.verify_many((gold, boxed(answer)) for gold, answer in pairs)
     assert [v == Verdict.correct for v in verdicts] == right
+
+
+def test_reading_in_two_stages_changes_nothing(monkeypatch):
+    cases = [*TABLE["expressions"], *BLIND["algebra"]]
+    texts = {notation.normalise(text) for case in cases for text in case[:2]}
+    texts |= {"x^2_1", "a^{2}_n y^3", "f^{-1}(x)", "x^{y^2}", "e^{-2x}x^2", r"\sin^2 x + \pi^2", "x^"}
+    in_two = [repr(judging._read.__wrapped__(t)) for t in sorted(texts)]
+    assert sum(r != "None" for r in in_two) > 100
+    parser.parse_latex_cached.cache_clear()
+    monkeypatch.setattr(latex._Reader, "parse", latex._parse)
+    monkeypatch.setattr(latex._Reader, "create_parser", latex._create_parser)
+    assert [repr(judging._read.__wrapped__(t)) for t in sorted(texts)] == in_two
+
+
+@pytest.mark.parametrize(
+    ("gold", "given", "parted"),
+    [
+        ("x^2+y^2-25", "x^2+y^2-26", True),
+        ("x^2+y^2-25", "x^2-y^2-25", True),
+        ("x*y-3", "y-3/x", False),
+        ("x**2-4", "Abs(x)-2", False),
+        ("sin(x)*y", "sin(x)*(y-1)", True),
+        ("x**2+1", "x**2+2", False),  # no real zero to tell them by
+    ],
+)
+def test_a_zero_of_one_equation_tells_it_from_another(gold, given, parted):
+    assert values.parted(sympy.sympify(gold.replace("^", "**")), sympy.sympify(given.replace("^", "**"))) is parted
 
 
 def test_numbers_of_any_length_are_exact():

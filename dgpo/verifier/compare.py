@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from dgpo.verifier.forms import MAX_ITEMS, Atom, Equation, Many, Matrix, Named, Range, Ratio, Row, Union, Word
 
+_EMPTY = Atom(r"\emptyset")  # of which {∅} is not another way of writing
+_LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
+
 
 def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable[[str, str], bool]) -> bool:
     """Whether two forms say the same; `same` compares expressions, `same_equation` equations, each given as text."""
@@ -25,7 +28,8 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
                 return True
             return not (gold.sure or given.sure or " " in gold.text + given.text) and same(gold.raw, given.raw)
         case Named(), Named():
-            return gold.name == given.name and eq(gold.form, given.form)
+            renamed = _renamed(gold, given)
+            return renamed is not None and eq(gold.form, renamed)
         case Many(), Many():
             return _match(gold.items, given.items, eq, loose=gold.braces and given.braces)
         case Many(items), Row():
@@ -48,7 +52,7 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
             return _match(gold.items, given.parts, eq, loose=False)
         case Ratio(), Ratio():
             a, b = gold.items, given.items
-            if any(re.match("0[0-9]|0+$", i.text) for i in (*a, *b)):  # 05:00 is a time
+            if any(re.match(r"0[0-9]|0+$|.*\\text", i.text) for i in (*a, *b)):  # 05:00 and 5:10 pm are times
                 return each(a, b)
             cross = zip(a, b, strict=False)
             return len(a) == len(b) and all(
@@ -64,6 +68,8 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
             return flat is not None and gold.left + gold.right == "()" and each(gold.items, flat)
         case Equation(), Equation():
             return same_equation(gold.text, given.text)
+        case Atom(), Named("C", Row(_, _, (Atom(n), Atom(k)))):
+            return same(gold.text, rf"\binom{{{n}}}{{{k}}}")
         case Named(), Equation():
             return isinstance(gold.form, Atom) and same_equation(f"{gold.name}={gold.form.text}", given.text)
         case Equation(), Named():
@@ -73,9 +79,9 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
         case _, Named():
             return eq(gold, given.form)
         case Many(items), _ if len(items) == 1:
-            return eq(items[0], given)
+            return given != _EMPTY and eq(items[0], given)
         case _, Many(items) if len(items) == 1:
-            return eq(gold, items[0])
+            return gold != _EMPTY and eq(gold, items[0])
         case Equation(_, (first, *_, last)), Atom():  # 0.56 = 56%
             return same(first, last) and eq(Atom(first), given)
         case _, Equation(_, sides):  # 2+3 = 5: an answer only if it is true
@@ -97,6 +103,21 @@ def _text(form) -> str:
     return form.text
 
 
+def _renamed(gold: Named, given: Named):
+    """What `given` says of the name that `gold` has; None if they name different things.
+
+    f(x) = 2x says what f(n) = 2n says, and y = 2x what f(x) = 2x says.
+    """
+    if gold.name == given.name or {gold.name, given.name} <= {"y", "f(x)"}:
+        return given.form
+    a, b = (re.fullmatch(r"(.+)\(([a-zA-Z])\)", form.name) for form in (gold, given))
+    if not a or not b or a[1] != b[1] or not isinstance(given.form, Atom):
+        return None
+    if a[2] in _LETTER.findall(given.form.text):
+        return None
+    return Atom(_LETTER.sub(lambda m: a[2] if m[0] == b[2] else m[0], given.form.text))
+
+
 def _by_name(items):
     """The values of x = 1, y = 2, ordered by name as a point would list them."""
     names = [i.name for i in items]
@@ -114,10 +135,18 @@ def _match(gold, given, eq, loose: bool) -> bool:
     """Whether every item has its partner; `loose` lets repeated items of a set share one."""
     if max(len(gold), len(given)) > MAX_ITEMS or (not loose and len(gold) != len(given)):
         return False
+
+    def same(item, other):  # {1} and {2} are not 1 and 2
+        return _is_set(item) == _is_set(other) and eq(item, other)
+
     left = list(given)
     for item in gold:
-        index = next((i for i, other in enumerate(left) if eq(item, other)), None)
+        index = next((i for i, other in enumerate(left) if same(item, other)), None)
         if index is None:
-            return loose and any(eq(item, other) for other in given)
+            return loose and any(same(item, other) for other in given)
         left.pop(index)
-    return not left or all(any(eq(item, other) for item in gold) for other in left)
+    return not left or all(any(same(item, other) for item in gold) for other in left)
+
+
+def _is_set(form) -> bool:
+    return isinstance(form, Many) and form.braces

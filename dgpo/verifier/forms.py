@@ -8,25 +8,36 @@ without any of these, is read as algebra.
 import itertools
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from dgpo.verifier import literals
 
 MAX_ITEMS = 64
-_NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
+_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_ONES = (_ONES + " seventeen eighteen nineteen").split()
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_NUMBER_WORDS = [*_ONES, *(f"{ten}-{one}".removesuffix("-zero") for ten in _TENS for one in _ONES[:10]), "hundred"]
 
 _OPEN, _CLOSE = "([{", ")]}"
 _TOKEN = re.compile(r"\\begin\{[a-zA-Z*]+\}|\\end\{[a-zA-Z*]+\}|\\text\{[^{}]*\}|\\[a-zA-Z]+|\\.|[\s\S]")
 _CONJUNCTION = re.compile(r"^\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}$")
 _PLAIN_CONJUNCTION = re.compile(r"\\text\{[^{}]*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
+_OR = re.compile(r"\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z])or(?![a-zA-Z])")
 _NAME = re.compile(
     r"(?:\\text\{[a-zA-Z ]+\}|[a-zA-Z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi|rho|sigma|tau))"
-    r"'*(?:_\s*(?:\{[^{}]*\}|[0-9a-zA-Z]))?(?:\s*\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\))?"  # f'_1(x, y)
+    r"'*(?:_\s*(?:\{[^{}]*\}|[0-9a-zA-Z]))?"
+    r"(?:\s*\(\s*(?:[a-zA-Z]|-?[0-9]+)(?:\s*,\s*(?:[a-zA-Z]|-?[0-9]+))*\s*\))?"  # f'_1(x, y), f(3)
     r"|\\angle [A-Z]+|(?:\\overline\{)?[A-Z]{2,3}\}?|\|\s*[A-Z]{1,2}\s*\|"  # ∠A, AB, |AB|
     r"|\([a-zA-Z](?:\s*,\s*[a-zA-Z_0-9{}]+)+\)"  # (x, y)
 )
 _MATRIX = re.compile(
     r"^\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{(?:[pbB]?matrix|smallmatrix|array)\}$"
 )
+_CASES = re.compile(r"^\\begin\{cases\}(.*)\\end\{cases\}$")
+_CONDITION = re.compile(r"^(?:\\text\{\s*(?:if|for|when|where)\s*\}|(?:if|for|when|where)(?![a-z]))\s*")
+_TRANSPOSED = re.compile(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:T|\\top|\\text\{T\}|\\intercal)\s*\}?$")
+_POINT = re.compile(r"^[A-Z]\s*(?=\(.*,.*\)$)")
+_SIZE = re.compile(r"^\|\s*([a-z])\s*\|$")
 _RELATION = {r"\leq": "<=", r"\geq": ">=", "<": "<", ">": ">"}
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _WORD = re.compile(r"^[a-zA-Z][a-zA-Z'\- ]*$")
@@ -107,7 +118,8 @@ class Equation:
 
 
 _PLAIN_WORDS = {word: Atom(str(number)) for number, word in enumerate(_NUMBER_WORDS)}
-_PLAIN_WORDS |= {"empty set": Atom(r"\emptyset"), "the empty set": Atom(r"\emptyset")}
+_PLAIN_WORDS |= dict.fromkeys(("empty set", "no solution", "no real solution"), Atom(r"\emptyset"))
+_PLAIN_WORDS |= {"infinitely many": Atom(r"\infty"), "dne": Word("doe not exist", "does not exist", sure=True)}
 
 
 def read(text: str):
@@ -123,18 +135,24 @@ def read(text: str):
         return read(text[6:-1])
     if len(parts := split(text, r"\cup")) > 1:
         return Union(tuple(read(p) for p in parts))
+    if cases := _CASES.match(text):
+        return _many([_case(row) for row in _rows(cases[1])])
     parts = split_list(text)
     if len(parts) > 1:
-        return _many([read(p) for p in parts if p.strip()])
+        forms = [read(p) for p in parts if p.strip()]
+        return (None if _OR.search(text) else _overlap(forms)) or _many(forms)
     if text.startswith(r"\{") and _closes(text, 2, r"\}"):
         return _braces(text[2:-2].strip())
     if r"\pm" in text or r"\mp" in text:
         return _many([read(t) for t in _signs(text)])
     if (relation := _relation(text)) is not None:
         return relation
+    if transposed := _TRANSPOSED.search(text):
+        return _transpose(read(text[: transposed.start()])) or Atom(text)
     if matrix := _MATRIX.match(text):
-        rows = [row for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", matrix[1].replace(r"\hline", "")) if row.strip()]
-        return Matrix(tuple(tuple(read(cell) for cell in split(row, "&")) for row in rows))
+        return Matrix(tuple(tuple(read(cell) for cell in split(row, "&")) for row in _rows(matrix[1])))
+    if (point := _POINT.match(text)) and isinstance(form := read(text[point.end() :]), Row):
+        return Named(point[0].strip(), form)
     for opening, closing in (("(", ")"), ("[", "]"), (r"\langle", r"\rangle"), ("(", "]"), ("[", ")")):
         if text.startswith(opening) and text.endswith(closing) and _closes(text, len(opening), closing):
             inner = text[len(opening) : -len(closing)].strip()
@@ -155,7 +173,8 @@ def as_word(text: str) -> Word | None:
     if len(plain) < 2 or not _WORD.match(plain):
         return None
     sure = r"\text{" in text or " " in plain
-    return Word(" ".join(w.removesuffix("s") for w in plain.casefold().split()), plain, sure)
+    phrases = " ".join(w.removesuffix("s") for w in plain.casefold().split()).split(" and ")
+    return Word(" and ".join(sorted(phrases)), plain, sure)
 
 
 def split(text: str, mark: str) -> list[str]:
@@ -173,7 +192,7 @@ def split_list(text: str) -> list[str]:
     text = _PLAIN_CONJUNCTION.sub(lambda m: m[0] if m[0][0] == "\\" else r"\text{and}", text)
     cuts, start = [], 0
     for token, position, depth in _scan(text):
-        if depth == 0 and (token in (",", ";", r"\lor", r"\vee") or _CONJUNCTION.match(token)):
+        if depth == 0 and (token in (",", ";", r"\lor", r"\vee", r"\land", r"\wedge") or _CONJUNCTION.match(token)):
             cuts.append(text[start:position])
             start = position + len(token)
     cuts.append(text[start:])
@@ -221,6 +240,27 @@ def _braces(inner: str):
         return Atom(r"\emptyset")
     items = [read(i) for i in split_list(inner)]
     return Many(_many(items).items, braces=True)
+
+
+def _rows(text: str) -> list[str]:
+    """The rows of a matrix or of cases."""
+    return [row for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", text.replace(r"\hline", "")) if row.strip()]
+
+
+def _case(row: str):
+    """One of several cases: a value and its condition, or an equation of a system."""
+    cells = [cell.strip(" ,;.") for cell in split(row, "&")]
+    if len(cells) == 1:
+        return read(cells[0])
+    return Row("", "", (read(cells[0]), *(read(_CONDITION.sub("", cell)) for cell in cells[1:])))
+
+
+def _transpose(form):
+    if isinstance(form, Row):
+        return Matrix(tuple((item,) for item in form.items))
+    if isinstance(form, Matrix) and len(set(map(len, form.rows))) == 1:
+        return Matrix(tuple(zip(*form.rows, strict=True)))
+    return None
 
 
 def _signs(text: str) -> list[str]:
@@ -287,6 +327,10 @@ def _range(marks: list[str], sides: list[str]):
     if len(sides) == 2:
         left, right = sides
         mark = marks[0]
+        if _SIZE.match(right):
+            left, right, mark = right, left, _FLIPPED[mark]
+        if size := _SIZE.match(left):
+            return _within(size[1], mark, right)
         if _NAME.fullmatch(right) and not _NAME.fullmatch(left):
             left, right, mark = right, left, _FLIPPED[mark]
         if _NAME.fullmatch(left):
@@ -294,6 +338,28 @@ def _range(marks: list[str], sides: list[str]):
             if mark[0] == "<":
                 return Range(_tight(left), "(", "]" if closed else ")", (Atom(r"-\infty"), read(right)))
             return Range(_tight(left), "[" if closed else "(", ")", (read(right), Atom(r"\infty")))
+    return None
+
+
+def _within(name: str, mark: str, bound: str):
+    """|x| < a as an interval, |x| > a as the union of two."""
+    low, high = read(f"-({bound})"), read(bound)
+    if mark[0] == "<":
+        return Range(name, *(("[", "]") if "=" in mark else ("(", ")")), (low, high))
+    below = Range(name, "(", "]" if "=" in mark else ")", (Atom(r"-\infty"), low))
+    return Union((below, Range(name, "[" if "=" in mark else "(", ")", (high, Atom(r"\infty")))))
+
+
+def _overlap(forms: list) -> Range | None:
+    """x > 1 and x < 3 as one interval; None for anything else, also for two half-lines that do not meet."""
+    if len(forms) != 2 or not all(isinstance(f, Range) for f in forms) or forms[0].name != forms[1].name:
+        return None
+    for below, above in (forms, forms[::-1]):
+        if below.items[0] == Atom(r"-\infty") and above.items[1] == Atom(r"\infty"):
+            ends = above.items[0], below.items[1]
+            low, high = (literals.value(end.text) if isinstance(end, Atom) else None for end in ends)
+            if isinstance(low, int | Fraction) and isinstance(high, int | Fraction) and low < high:
+                return Range(below.name, above.left, below.right, ends)
     return None
 
 

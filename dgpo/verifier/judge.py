@@ -13,8 +13,10 @@ from math_verify import verify as math_verify
 from sympy import Eq, Expr
 from sympy.logic.boolalg import BooleanAtom
 
-from dgpo.verifier import compare, forms, literals, quantities, values
+from dgpo.verifier import compare, forms, latex, literals, quantities, values
 from dgpo.verifier.answer import Verdict
+
+latex.install()
 
 # units stay, quantities.py has dealt with them: left to itself, math-verify reads 5m as 5
 _READING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
@@ -36,6 +38,7 @@ _MISREAD = [  # names that math-verify takes for something else, or whose marks 
     (re.compile(r"(?<=[a-zA-Z])'+"), lambda m: f"_{{{'p' * len(m[0])}}}"),
 ]
 _UNDONE = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-zA-Z])")  # the question once more, and no answer to it
+_AND_SO_ON = re.compile(r"\\ldots(?![a-zA-Z])")  # math-verify drops it
 _LETTERS = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 
 
@@ -80,7 +83,7 @@ def _equal(gold: str, answer: str) -> bool:
         return digits == quantities.based(answer)
     if (digits := quantities.based(answer)) is not None:
         return literals.value(gold) == int(*digits)
-    if _UNDONE.search(answer) and not _UNDONE.search(gold):
+    if any(what.search(answer) and not what.search(gold) for what in (_UNDONE, _AND_SO_ON)):
         return False
     right, given = forms.read(gold), forms.read(answer)
     if compare.equal(right, given, _same, _same_equation):
@@ -139,8 +142,11 @@ def _same_equation(gold: str, answer: str) -> bool:
     if not names or names != values.symbols(right) or not _same_case(gold, answer):
         return False
     try:
-        if values.proportional(left.lhs - left.rhs, right.lhs - right.rhs) is not None:
+        first, second = left.lhs - left.rhs, right.lhs - right.rhs
+        if values.proportional(first, second) is not None:
             return True
+        if values.parted(first, second):
+            return False
     except values.Unknown:
         pass
     return math_verify([left], [right], timeout_seconds=None)
@@ -155,7 +161,7 @@ def _by_math_verify(gold: str, answer: str) -> bool:
 def _read(text: str):
     """What math-verify makes of a text; None if nothing."""
     # boxed: passed raw, it reads 8\sqrt{10} as 8
-    text = quantities.degrees_inside(text).replace("%", r"\%")
+    text = quantities.degrees_inside(text).replace("%", r"\%").replace("$", "")
     for what, by in _MISREAD:
         text = what.sub(by, text)
     found = parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=None, fallback_mode="no_fallback")
@@ -173,7 +179,8 @@ def _choice(gold: str, answer: str) -> bool | None:
         if given and marked:
             return given["letter"].upper() == right["letter"].upper()
         if given and (given["close"] or r"\text" in answer):
-            return given["letter"] == right["letter"]
+            fold = str.upper if given["open"] and given["close"] else str
+            return fold(given["letter"]) == fold(right["letter"])
         return False if marked else None
     return _equal(gold, rest) if given and rest else None
 

@@ -3,6 +3,7 @@
 import re
 from fractions import Fraction
 
+_DOLLARS = re.compile(r"^([+-]?)\s*\$\s*")
 _INTEGER = re.compile(r"([+-]?)\s*(?:0*([0-9]+)|0*([0-9]{1,3}(?:,[0-9]{3})+)|0*([1-9][0-9]{0,2}(?: [0-9]{3})+))")
 _DECIMAL = re.compile(r"([+-]?)\s*([0-9]*|[0-9]{1,3}(?:,[0-9]{3})+)\.([0-9]+)")
 _RATIO = re.compile(r"([+-]?)\s*(?:\\frac\s*\{\s*([+-]?[0-9]+)\s*\}\s*\{\s*([+-]?[0-9]+)\s*\}|([0-9]+)\s*/\s*([0-9]+))")
@@ -31,7 +32,7 @@ def value(text: str) -> int | Fraction | str | None:
 
     A long integer comes back as its digits: Python refuses to convert more than 4,300 of them, and so would we.
     """
-    text = text.strip()
+    text = _DOLLARS.sub(r"\1", text.strip())
     if match := _INTEGER.fullmatch(text):
         digits = re.sub("[, ]", "", match[2] or match[3] or match[4])
         if len(digits) > 4000:

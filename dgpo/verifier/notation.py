@@ -16,7 +16,7 @@ _SYMBOLS = {
     **{"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "±": r"\pm ", "∓": r"\mp "},
     **{"≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∈": r"\in "},
     **{"∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∞": r"\infty ", "∠": r"\angle ", "△": r"\triangle "},
-    **{"°": r"^\circ ", "º": r"^\circ ", "′": "'", "″": "''", "‘": "'", "’": "'", "“": "", "”": "", '"': ""},
+    **{"°": r"^\circ ", "º": r"^\circ ", "′": "'", "″": "''", "‘": "'", "’": "'", "“": "", "”": "", '"': "", "`": ""},
     **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}"},
     **{"α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta "},
     **{"λ": r"\lambda ", "μ": r"\mu ", "π": r"\pi ", "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi "},
@@ -37,6 +37,10 @@ _SYMBOLS_TABLE = str.maketrans(_SYMBOLS)
 _END = "(?![a-zA-Z])"  # of a command's name
 _OPERATORS = "arcsin|arccos|arctan|sinh?|cosh?|tanh?|csc|cot|log|ln|exp|gcd|lcm"
 _TEXT = "text(?:rm|bf|it|sf|tt|normal|up)?|math(?:rm|sf|it|normal|bf)|operatorname|mbox|hbox|bf|rm|boldsymbol|bm"
+_SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
+# words before an answer that add nothing to it
+_LEAD_IN = r"(?i:(?:the )?(?:final )?answer(?: is)?\s*:?|(?:option|choice)(?=\s*\(?[A-J]\b))\s*|答案[是为:：]?\s*"
+_COUNTERS = "个|人|元|只|本|张|次|种|块|天|年|岁"
 
 # (what, by what), in this order
 _REWRITES = [
@@ -51,6 +55,9 @@ _REWRITES = [
     (r"\{\s*\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}"),
     (r"\\text\{\s*\}", " "),
     (r"\\text\{([eid])\}", r"\1"),
+    (rf"(^|\\text\{{)\s*(?:{_LEAD_IN})", r"\1"),
+    (rf"\\(?:{_SIZES}){_END}\s*", ""),
+    (r"\\(?:textcolor|color)\s*\{[a-zA-Z]+\}|\\underline(?=\s*\{)", ""),
     (r"\\lbrace" + _END, r"\\{"),
     (r"\\rbrace" + _END, r"\\}"),
     (r"\\[lr]?vert" + _END, "|"),
@@ -69,8 +76,10 @@ _REWRITES = [
     (rf"\s*\^\s*\\circ(?:\s*\{{\s*\}}|{_END})|\\(?:text)?degree{_END}", r"^\\circ "),
     (r"\\%", "%"),
     (r"\\ldotp|\\mathpunct\{\.\}", "."),
-    (r"\{\s*,\s*\}", ","),
-    (r"\\\$|\$|\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", ""),  # math mode and dollars; `\\[` is a line break of a matrix
+    (r"\{\s*([,:])\s*\}|\\text\{\s*,\s*\}(?=[0-9]{3})", lambda m: m[1] or ","),
+    (r"(?<!\\)\$|\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", ""),  # math mode; `\\[` is a line break of a matrix
+    (r"\\\$\s*(?=[0-9.]|\\frac)", "$"),  # dollars
+    (r"\\\$", ""),
     (r"(?<=[0-9])\s*(?:(?<!\\)\\[,!;: ]|,\s*\\!)\s*(?=[0-9]{3}(?![0-9]))", ","),  # 1\,234\,567 and 11,\!111
     (rf"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|thinspace|medspace|thickspace){_END}", " "),
     (r"\\(?:hspace|phantom)\s*(?:\{[^{}]*\}|.)", " "),
@@ -80,9 +89,22 @@ _REWRITES = [
     (r"\\pmod\s*([0-9a-z])", r"\\pmod{\1}"),
     (r"\(\s*(?:\\text\{\s*)?\\?b?mod\s*\}?\s*([0-9a-z]+)\s*\)", r"\\pmod{\1}"),
     (r"\*\*([^*]+)\*\*$", r"\1"),
+    (r"(?<=[0-9])\s*度$", r"^\\circ "),
+    (rf"(?<=[0-9])\s*({_COUNTERS})$", r"\\text{ \1}"),
+    (r"(?<=[0-9])\s*(?:\\text\{\s*to\s*\}|(?<= )to )\s*(?=[0-9])", ":"),  # 3 to 5, a ratio
+    (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
+    (r"(?<![a-zA-Z])(?:\{\s*\})?[_^]\s*\{?([0-9]+)\}?\s*C\s*_\s*\{?([0-9]+)\}?$", r"\\binom{\1}{\2}"),  # {}_5C_2
+    (r"(?:\\text\{\s*cis\s*\}|(?<![a-zA-Z])\\?cis(?![a-zA-Z]))([^+,;=]+)", r"(\\cos(\1)+i\\sin(\1))"),
+    (r"^([\[\]])([^\[\]()]+,[^\[\]()]+)([\[\]])$", lambda m: _interval(*m.groups())),
     (r"\s+", " "),
 ]
 _REWRITES = [(re.compile(what), by) for what, by in _REWRITES]
+
+
+def _interval(left: str, inner: str, right: str) -> str:
+    """]1,3[ as (1,3)."""
+    return ("[" if left == "[" else "(") + inner + ("]" if right == "]" else ")")
+
 
 # What a program would print, as LaTeX. A letter before means that it is part of a word.
 _FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}

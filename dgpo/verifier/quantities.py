@@ -4,6 +4,7 @@ A unit may be missing on either side, because the question mostly names it; a un
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -26,7 +27,8 @@ _NAMES = """
     mm: millimeter millimetre; cm: centimeter centimetre cms; m: meter metre; km: kilometer kilometre kms
     in: inch inches; ft: foot feet; yd: yard yds; mi: mile; mg: milligram; g: gram; kg: kilogram kgs; lb: pound lbs
     s: sec second secs; min: minute mins; h: hr hour hrs; day: days; week: wk; ml: milliliter millilitre mL
-    l: liter litre L; $: dollar usd; cent: ¢; €: euro eur; £: gbp; mi/h: mph; km/h: kmh kph kmph
+    l: liter litre L; n: newton; j: joule; w: watt; pa: pascal; hz: hertz; rad: radian
+    $: dollar usd; cent: ¢; €: euro eur; £: gbp; mi/h: mph; km/h: kmh kph kmph
 """
 _CANONICAL = {unit: unit for unit in _UNITS}
 for _name, _others in (entry.split(":") for entry in re.split(r"[;\n]", _NAMES.strip())):
@@ -51,7 +53,8 @@ _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
 _BASE_WORDS |= {"eleven": 11, "twelve": 12, "sixteen": 16}
 _BASE = re.compile(r"^(-?)([0-9A-Z]+|[0-9a-f]+)\s*_\s*(?:\{\s*(?:\\text\{)?\s*([0-9]+|[a-z]+)\s*\}?\s*\}|([0-9]))$")
 _INSIDE_DEGREE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\\circ(?![a-zA-Z])")
-_CURRENCY = re.compile(r"^([-+]?)\s*([€£])\s*(?=[0-9.])")
+_CURRENCY = re.compile(r"^([-+]?)\s*([$€£])\s*(?=[0-9.]|\\frac)")
+_ARC = re.compile(r"^(.*[0-9])\s*('{1,2})$")  # minutes and seconds of an angle, or feet and inches
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,10 @@ def read(text: str) -> Quantity:
     """The number of a text and what stands behind it."""
     text = _UNIT_FRACTION.sub(r"\\text{\1/\2}", text.strip())
     if match := _CURRENCY.match(text):
-        return Quantity(match[1] + text[match.end() :], match[2])
+        rest = read(match[1] + text[match.end() :])
+        return Quantity(rest.number, match[2] + rest.unit.removeprefix(match[2]), rest.factor)
+    if match := _ARC.match(text):
+        return Quantity(match[1], match[2])
     if match := _PERCENT.match(text):
         return Quantity(match[1].removesuffix("\\"), "%")
     if (match := _DEGREE.match(text)) and not _has_angle_function(match[1]):
@@ -97,12 +103,13 @@ def equal(gold: Quantity, given: Quantity, same) -> bool:
         return plain()
     if "%" in (gold.unit, given.unit):
         return _percent_equal(gold, given, same)
+    if {gold.unit, given.unit} in ({"°", ""}, {"°", "rad"}):
+        turn = [rf"({scaled(q)}) \cdot \frac{{\pi}}{{180}}" if q.unit == "°" else scaled(q) for q in (gold, given)]
+        # 90° is π/2 anywhere, and 90 where the question asks for degrees
+        return same(*turn) or ("rad" not in (gold.unit, given.unit) and plain())
     if not gold.unit or not given.unit:
-        if "°" in (gold.unit, given.unit):  # 90° is 90 where the question asks for degrees, and π/2 anywhere
-            turn = [scaled(q) if not q.unit else rf"({scaled(q)}) \cdot \frac{{\pi}}{{180}}" for q in (gold, given)]
-            return plain() or same(*turn)
         return plain()
-    sizes = [_UNITS.get(q.unit) for q in (gold, given)]
+    sizes = [_size(q.unit) for q in (gold, given)]
     if all(sizes) and sizes[0][0] == sizes[1][0]:
         return same(scaled(gold, sizes[0][1]), scaled(given, sizes[1][1]))
     return _same_thing(gold.unit, given.unit) and plain()
@@ -110,7 +117,7 @@ def equal(gold: Quantity, given: Quantity, same) -> bool:
 
 def based(text: str) -> tuple[str, int] | None:
     """The digits and the base of a numeral such as 1010_2."""
-    match = _BASE.match(text.strip())
+    match = _BASE.match(re.sub(r"^\(([0-9A-Fa-f]+)\)(?=\s*_)", r"\1", text.strip()))
     if not match:
         return None
     sign, digits, *names = match.groups()
@@ -148,11 +155,9 @@ def _with_unit(text: str, number: str, phrase: str, known_only: bool) -> Quantit
     if _BLOCKED.search(" ".join(words)):
         return Quantity(text)
     unit = _canonical(words)
-    if known_only and factor == 1 and unit not in _UNITS and unit not in ("mph", "kmh"):
-        power = re.fullmatch(r"(.*)\^[23]", unit)
-        if not power or power[1] not in _UNITS or len(power[1]) < 2:
-            return Quantity(text)
-    if known_only and len(unit) == 1 and unit.isalpha():
+    if known_only and factor == 1 and _size(unit) is None:
+        return Quantity(text)
+    if known_only and re.fullmatch(r"[a-z](?:\^.)?", unit):
         return Quantity(text)  # 5 m: a product with a variable as likely as metres
     return Quantity(number.strip(), unit, factor)
 
@@ -183,6 +188,19 @@ def _one(word: str) -> str:
         if form in _CANONICAL:
             return _CANONICAL[form]
     return word.lower()
+
+
+def _size(unit: str) -> tuple[Counter, Fraction] | None:
+    """What a unit such as cm^2 or km/h measures and how large it is; None for what is not made of known units."""
+    measures, size = Counter(), Fraction(1)
+    for i, part in enumerate(unit.split("/")):
+        name, _, power = part.partition("^")
+        if name not in _UNITS:
+            return None
+        exponent = int(power or 1) * (-1 if i else 1)
+        measures[_UNITS[name][0]] += exponent
+        size *= _UNITS[name][1] ** exponent
+    return measures, size
 
 
 def _same_thing(a: str, b: str) -> bool:

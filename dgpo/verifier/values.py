@@ -93,6 +93,29 @@ def proportional(gold: sympy.Basic, given: sympy.Basic) -> complex | None:
     return None if factor is None else complex(factor)
 
 
+def parted(gold: sympy.Basic, given: sympy.Basic) -> bool:
+    """Whether a point was found where gold = 0 and given ≠ 0, or the other way round; False proves nothing."""
+    names = symbols(gold, given)
+    return any(
+        _zero_elsewhere(a, b, {**point, name: None}, name)
+        for a, b in ((gold, given), (given, gold))
+        for name in names
+        for point in points(names)[:2]
+    )
+
+
+def _zero_elsewhere(here: sympy.Basic, there: sympy.Basic, point: dict, name: str) -> bool:
+    def at(e, x):
+        return _number(value(e, {**point, name: x}, DIGITS))
+
+    with mp.workdps(DIGITS + 15):
+        try:
+            x = mpmath.findroot(lambda x: at(here, x), (mpmath.mpf(1) / 3, mpmath.mpf(7) / 5), tol=1e-60, maxsteps=30)
+        except (ValueError, ZeroDivisionError, TypeError, TooBig):  # no root found
+            return False
+        return mpmath.im(x) == 0 and abs(at(there, x)) > mpmath.mpf(10) ** -20
+
+
 def _agree(gold, given, places, digits) -> bool:
     """Equal at every place where the first is real; at all of them if it is nowhere real."""
     left, too_big = [], None
