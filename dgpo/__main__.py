@@ -1,5 +1,6 @@
 """python -m dgpo train [RECIPE] [key=value ...]     train; RECIPE is a name or a YAML file, `tiny` by default
 python -m dgpo sweep FILE [key=value ...]          runs that differ in named factors alone: --jobs, --shard, --report
+python -m dgpo plan [RECIPE] [key=value ...]       memory of each GPU and seconds of a step, predicted (plan --help)
 python -m dgpo eval [key=value ...]                evaluate a checkpoint on benchmarks; goes on where it was interrupted
 python -m dgpo eval --rescore FOLDER               judge the stored completions again
 python -m dgpo eval --compare FOLDER FOLDER        the paired differences of two evaluations
@@ -31,6 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     sweep.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
     sweep.add_argument("--report", action="store_true", help="run nothing: table and report of what is there")
+    plan = commands.add_parser("plan", help="memory and time of a run, from counted bytes and FLOPs")
+    plan.add_argument("settings", nargs="*", metavar="[RECIPE] key=value", help="as for train")
+    plan.add_argument("--gpus", type=int, default=1)
+    plan.add_argument("--memory", type=float, default=141, metavar="GB", help="of a GPU (141, an H200)")
+    plan.add_argument("--length", type=float, metavar="TOKENS", help="mean completion (half of max_new_tokens)")
+    plan.add_argument("--bandwidth", type=float, metavar="TB/S", help="of a GPU's memory (4.8)")
+    plan.add_argument("--tflops", type=float, help="bfloat16 matrix rate of a GPU, as published (989)")
+    plan.add_argument("--mfu", type=float, help="share of it that forward and backward passes reach (0.4)")
     commands.add_parser("methods", help="list the methods")
     evaluation = commands.add_parser("eval", help="evaluate a checkpoint")
     evaluation.add_argument("settings", nargs="*", metavar="key=value", help="settings of dgpo.evaluation.settings")
@@ -42,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         return _data(words[1:])
     args = parser.parse_args(words)
     try:
-        return {"train": _train, "sweep": _sweep, "methods": _methods, "eval": _eval}[args.command](args)
+        run = {"train": _train, "plan": _plan, "sweep": _sweep, "methods": _methods, "eval": _eval}[args.command]
+        return run(args)
     except configs.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -51,17 +61,31 @@ def main(argv: list[str] | None = None) -> int:
 def _train(args) -> int:
     recipe, overrides = parse(args.settings)
     config = configs.load(recipe, **overrides)
-    from dgpo.mismatch import MismatchError
-    from dgpo.tasks.math import DataError  # after validation: these imports take seconds
+    from dgpo.mismatch import MismatchError  # after validation: these imports take seconds
+    from dgpo.plan import OutOfMemory
+    from dgpo.tasks.math import DataError
     from dgpo.trainer import TrainingDiverged, train
 
     try:
         folder = train(config)
-    except (DataError, MismatchError, TrainingDiverged) as error:
+    except (DataError, MismatchError, OutOfMemory, TrainingDiverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, DataError) else 3
     print(folder)
     return 0
+
+
+def _plan(args) -> int:
+    recipe, overrides = parse(args.settings)
+    config = configs.load(recipe, **overrides)
+    from dgpo import plan
+
+    scaled = {"memory": (args.memory, 1e9), "bandwidth": (args.bandwidth, 1e12), "flops": (args.tflops, 1e12)}
+    given = {name: value * unit for name, (value, unit) in scaled.items() if value is not None}
+    hardware = plan.hardware_of(**given, mfu=args.mfu)
+    result = plan.predict(config, args.gpus, hardware, args.length)
+    print(result)
+    return 0 if result.fits else 1
 
 
 def _sweep(args) -> int:

@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from dgpo.config import ConfigError
 
-_CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 64 * 2**20
 _AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")  # tokenizer.json says all there is
 _ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other longer than they work
 
@@ -94,7 +94,7 @@ def _wide(dtype) -> torch.dtype:
 
 
 def _chunk(weight) -> int:
-    return max(1, _CHUNK_BYTES // (4 * len(weight)))
+    return max(1, CHUNK_BYTES // (4 * len(weight)))
 
 
 def token_logprobs(

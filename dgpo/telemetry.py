@@ -3,6 +3,7 @@
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import numpy as np
@@ -108,10 +109,14 @@ class TokenTelemetry:
 
 
 class Seconds:
-    """Wall time by phase; a phase may be entered many times."""
+    """Wall time by phase; a phase may be entered many times.
 
-    def __init__(self):
+    out_of_memory    makes the error to raise for torch's out-of-memory error, from the phase and that error
+    """
+
+    def __init__(self, out_of_memory: Callable[[str, Exception], Exception]):
         self._spent: dict[str, float] = defaultdict(float)
+        self._out_of_memory = out_of_memory
 
     @contextmanager
     def phase(self, name: str):
@@ -119,6 +124,8 @@ class Seconds:
         try:
             with ranks.place(name):
                 yield
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(name, error) from error
         finally:
             self._spent[name] += time.perf_counter() - start
 

@@ -76,10 +76,10 @@ def checkpoint(settings: TinyPolicy, root: Path | None = None) -> Path:
     return target
 
 
-def build(settings: TinyPolicy) -> Qwen2ForCausalLM:
-    """The policy with random weights."""
+def shape(settings: TinyPolicy) -> Qwen2Config:
+    """The architecture."""
     tokenizer = chain.tokenizer()
-    config = Qwen2Config(
+    return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
         intermediate_size=4 * settings.hidden,
@@ -93,9 +93,13 @@ def build(settings: TinyPolicy) -> Qwen2ForCausalLM:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def build(settings: TinyPolicy) -> Qwen2ForCausalLM:
+    """The policy with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return Qwen2ForCausalLM(config)
+        return Qwen2ForCausalLM(shape(settings))
 
 
 def warm_up(settings: TinyPolicy) -> Qwen2ForCausalLM:

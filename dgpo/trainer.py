@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dgpo import mismatch, ranks, rollout, summary, tasks, tiny
+from dgpo import mismatch, plan, ranks, rollout, summary, tasks, tiny
 from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
@@ -67,7 +67,7 @@ class Trainer:
     def __init__(self, config: Config):
         self.config, self.method = config, config.make_method()
         self.run = RunFolder(config)
-        self.seconds = Seconds()
+        self.seconds = Seconds(partial(plan.out_of_memory, config))
         with self.seconds.phase("setup"):
             ranks.join(pick_device(config.device), config.timeout)
             ranks.check(config)

@@ -1,0 +1,336 @@
+"""What a run needs, before it starts: memory of each GPU by part and phase, seconds of a step.
+
+    python -m dgpo plan r1-distill-1.5b --gpus 8 --memory 141
+
+Pure arithmetic on the recipe and the model's shape: parameters are counted on the meta device, bytes and FLOPs from the
+architecture, and times are FLOPs or bytes over what the hardware reaches. What is assumed is printed with the result.
+Units: bytes, FLOPs and seconds, of one GPU.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from dgpo import ranks, tiny
+from dgpo.config import Config, ConfigError
+from dgpo.model import CHUNK_BYTES, load_shape
+
+_DEEPSPEED_BUCKET = 500_000_000  # elements of its reduce bucket
+_DEEPSPEED_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time
+_CONTEXT = 3e9  # bytes: CUDA context, NCCL, what the allocator cannot use
+
+_QWEN2 = {"max_position_embeddings": 131_072, "tie_word_embeddings": False}
+KNOWN = {  # by the name of the repository, for a machine without network
+    "DeepSeek-R1-Distill-Qwen-1.5B": (151_936, 1_536, 8_960, 28, 12, 2),
+    "DeepSeek-R1-Distill-Qwen-7B": (152_064, 3_584, 18_944, 28, 28, 4),
+    "DeepSeek-R1-Distill-Qwen-14B": (152_064, 5_120, 13_824, 48, 40, 8),
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One GPU and its links; the defaults are an H200's.
+
+    memory       bytes
+    bandwidth    bytes a second of its memory, as published
+    flops        bfloat16 matrix FLOPs a second, as published (dense)
+    link         bytes a second to the other GPUs, one way, as published (NVLink)
+    mfu          share of `flops` that forward and backward passes reach (an assumption)
+    streaming    share of `bandwidth` and `link` that is reached (an assumption)
+    """
+
+    memory: float = 141e9
+    bandwidth: float = 4.8e12
+    flops: float = 989e12
+    link: float = 450e9
+    mfu: float = 0.4
+    streaming: float = 0.6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the arithmetic needs to know of a model. `body`: parameters outside the embedding and the output layer."""
+
+    parameters: int
+    body: int
+    words: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    queries: int  # heads × their size
+    keys: int  # key-value heads × their size
+
+    @classmethod
+    def of(cls, config) -> "Shape":
+        """Of a transformers config; the parameters are counted, on the meta device."""
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(config)
+        embedding, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+        outside = embedding.numel() + (0 if embedding is head else head.numel())
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return cls(
+            parameters=lm.num_parameters(),
+            body=lm.num_parameters() - outside,
+            words=len(head),
+            hidden=config.hidden_size,
+            intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            layers=config.num_hidden_layers,
+            heads=heads,
+            queries=heads * size,
+            keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
+        )
+
+    def forward_flops(self, tokens: float, pairs: float, outputs: float) -> float:
+        """Of a forward pass: `pairs` of a token and one that it attends to, `outputs` tokens through the head."""
+        return 2 * self.body * tokens + 4 * self.queries * self.layers * pairs + 2 * self.words * self.hidden * outputs
+
+    def kept_bytes(self, width: int) -> int:
+        """What one layer keeps of a token for its backward pass, in a Qwen2 with SDPA; `width` bytes a number.
+
+        Two norms: their input in float32, its normalised form, their output, a scale. Attention: queries, keys, values,
+        output, a sum in float32 a head. The MLP: four of its inner size.
+        """
+        norms = 2 * (4 * self.hidden + 2 * width * self.hidden + 4)
+        attention = width * (2 * self.queries + 2 * self.keys) + 4 * self.heads
+        return norms + attention + 4 * width * self.intermediate
+
+
+def shape_of(config: Config) -> Shape:
+    """The shape of a config's model: its folder or hub name, else one of KNOWN. Raises ConfigError."""
+    if config.model == "tiny":
+        return Shape.of(tiny.shape(config.tiny))
+    try:
+        return Shape.of(load_shape(config.model, config.trust_remote_code))
+    except ConfigError:
+        if (known := KNOWN.get(Path(config.model).name)) is None:
+            raise
+        words, hidden, intermediate, layers, heads, kv_heads = known
+        return Shape.of(
+            Qwen2Config(
+                vocab_size=words,
+                hidden_size=hidden,
+                intermediate_size=intermediate,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                num_key_value_heads=kv_heads,
+                **_QWEN2,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`memory[phase][part]` in bytes and `seconds[phase]`; the largest phase is the peak."""
+
+    shape: Shape
+    gpus: int
+    hardware: Hardware
+    memory: dict[str, dict[str, float]]
+    host: float
+    seconds: dict[str, float]
+    assumptions: list[str]
+
+    @property
+    def peak(self) -> float:
+        return max(sum(parts.values()) for parts in self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.peak + _CONTEXT <= self.hardware.memory
+
+    def __str__(self) -> str:
+        parts = list(dict.fromkeys(part for phase in self.memory.values() for part in phase))
+        lines = [
+            f"{self.shape.parameters:,} parameters on {self.gpus} GPU{'s' * (self.gpus > 1)} "
+            f"of {self.hardware.memory / 1e9:.0f} GB",
+            "",
+            _row("GB of each GPU", *self.memory),
+        ]
+        for part in parts:
+            lines.append(_row(part, *(_gb(phase.get(part)) for phase in self.memory.values())))
+        lines += [
+            _row("together", *(_gb(sum(phase.values())) for phase in self.memory.values())),
+            f"peak {self.peak / 1e9:.1f} GB and {_CONTEXT / 1e9:.0f} GB for CUDA and NCCL: "
+            + ("fits" if self.fits else "DOES NOT FIT"),
+        ]
+        if self.host:
+            lines.append(f"host memory for each GPU: {self.host / 1e9:.1f} GB")
+        total = sum(self.seconds.values())
+        lines += ["", _row("phase", "seconds", "share")]
+        lines += [_row(phase, f"{s:.3g}", f"{s / total:.0%}") for phase, s in self.seconds.items()]
+        lines += [_row("a step", f"{total:.3g}", ""), "", "assumed:"]
+        return "\n".join([*lines, *(f"  {line}" for line in self.assumptions)])
+
+
+def predict(config: Config, gpus: int = 1, hardware: Hardware | None = None, length: float | None = None) -> Plan:
+    """The Plan of a config on `gpus`; `length` is the mean completion, in tokens (default: half of max_new_tokens).
+
+    Raises ConfigError for a model that cannot be found and for prompts that do not divide.
+    """
+    if gpus < 1:
+        raise ConfigError(f"gpus={gpus} must be positive")
+    if config.prompts % gpus:
+        raise ConfigError(f"prompts={config.prompts} do not divide over {gpus} GPUs")
+    hardware, shape = hardware or Hardware(), shape_of(config)
+    work = _Work(config, shape, gpus, length or config.max_new_tokens / 2)
+    return Plan(
+        shape, gpus, hardware, _memory(work, hardware), _host(work), _seconds(work, hardware), _assumed(work, hardware)
+    )
+
+
+class OutOfMemory(RuntimeError):
+    """The GPU's memory did not suffice: in which phase, what was predicted for it, and which settings need less."""
+
+
+_REMEDIES = {
+    "rollout": "rollout_rows, max_new_tokens",
+    "evaluate": "rollout_rows, max_new_tokens",
+    "old_logp": "micro_tokens, micro_batch",
+    "update": "micro_tokens, micro_batch, gradient_checkpointing, zero_stage",
+}
+
+
+def out_of_memory(config: Config, phase: str, error: Exception) -> OutOfMemory:
+    """The error to raise for torch's own in a phase of training."""
+    try:
+        plan = predict(config, ranks.size())
+    except ConfigError as unknown:
+        predicted = f"plan has no prediction: {unknown}"
+    else:
+        memory = {"evaluate": plan.memory["rollout"], **plan.memory}
+        here = memory.get(phase, {})
+        predicted = f"plan had predicted a peak of {plan.peak / 1e9:.1f} GB"
+        if here:
+            parts = ", ".join(f"{part} {b / 1e9:.2f}" for part, b in here.items())
+            predicted += f", and {sum(here.values()) / 1e9:.2f} GB in this phase: {parts}"
+    remedy = f"\nsettings that change it: {_REMEDIES[phase]}" if phase in _REMEDIES else ""
+    return OutOfMemory(f"out of GPU memory in {phase}: {error}\n{predicted}{remedy}")
+
+
+class _Work:
+    """Sizes of one step on one GPU."""
+
+    def __init__(self, config: Config, shape: Shape, gpus: int, length: float):
+        self.config, self.shape, self.gpus, self.length = config, shape, gpus, length
+        self.width = 2 if config.dtype == "bfloat16" else 4
+        self.stage, self.offload = config.zero_stage, getattr(config, "offload", "none")
+        self.rows = config.batch_size // gpus
+        self.prompt = config.max_prompt_tokens / 4
+        self.longest = config.max_prompt_tokens + config.max_new_tokens
+        self.tokens = self.rows * (self.prompt + length)
+        self.pairs = self.rows * (self.prompt + length) ** 2 / 2
+        self.micro = config.micro_tokens or config.micro_batch * self.longest
+        self.micros = max(1.0, self.tokens * config.epochs / config.updates / self.micro) * config.updates
+        self.kv_bytes = 2 * shape.keys * shape.layers * self.width  # of one token
+        self.weight_bytes = shape.parameters * self.width
+        self.live_rows = min(self.rows, config.rollout_rows)  # in one call of the embedded sampler
+
+
+def _memory(work: _Work, hardware: Hardware) -> dict[str, dict[str, float]]:
+    config, shape, width, gpus = work.config, work.shape, work.width, work.gpus
+    sharded = work.weight_bytes / gpus
+    on_host = 0 if work.offload == "none" else 1
+    states = {
+        "weights": (sharded * (work.offload != "optimizer+params") if work.stage == 3 else work.weight_bytes),
+        "optimizer": 0 if on_host else 12 * shape.parameters / gpus,  # float32 weights and both moments, ZeRO-1 to 3
+        "reference": work.weight_bytes if config.kl_to_start or config.kl_coef else 0,
+    }
+    gathered = min(shape.parameters, _DEEPSPEED_LIVE) * width if work.stage == 3 else 0
+    rows, layer = work.live_rows, shape.kept_bytes(width)
+    kept = shape.layers * width * shape.hidden + layer if config.gradient_checkpointing else shape.layers * layer
+    head = shape.words * shape.hidden
+    forward = {
+        "gathered": gathered,
+        "activations": work.micro * (layer + width * shape.hidden),
+        "logits": 3 * CHUNK_BYTES,
+    }
+    gradients = sharded if work.stage >= 2 else work.weight_bytes
+    update = {
+        "gradients": 0 if on_host and work.stage >= 2 else gradients,
+        "buckets": min(_DEEPSPEED_BUCKET, shape.parameters) * width if gpus > 1 else 0,
+        "gathered": gathered,
+        "activations": work.micro * kept,
+        # the head's gradient: its sum in float32, one product and the result
+        "logits": 3 * CHUNK_BYTES + head * (4 + 2 * width if width == 2 else width),
+    }
+    rollout = {
+        "gathered": work.weight_bytes if work.stage == 3 else 0,
+        "KV cache": rows * work.longest * work.kv_bytes,
+        "sampling": rows * shape.words * 32,  # scores, log-probabilities, and two of float64
+    }
+    # AdamW's own: the gradient in float32 and the denominator
+    step = {"gradients": update["gradients"], "step": 0 if on_host else 8 * shape.parameters / gpus}
+    phases = {"rollout": rollout, "old_logp": forward, "update": update, "optimizer step": step}
+    return {phase: {part: b for part, b in {**states, **parts}.items() if b} for phase, parts in phases.items()}
+
+
+def _host(work: _Work) -> float:
+    """Bytes of main memory a GPU: what is offloaded."""
+    if work.offload == "none":
+        return 0.0
+    params = work.weight_bytes if work.offload == "optimizer+params" else 0
+    return (16 * work.shape.parameters + params) / work.gpus  # float32 weights, moments and gradients
+
+
+def _seconds(work: _Work, hardware: Hardware) -> dict[str, float]:
+    config, shape, gpus = work.config, work.shape, work.gpus
+    stream, compute = hardware.bandwidth * hardware.streaming, hardware.flops * hardware.mfu
+    if work.width == 4:
+        compute /= 16  # float32 outside the tensor cores: 67 TFLOP/s of 989
+    outputs = work.rows * work.length
+    forward = shape.forward_flops(work.tokens, work.pairs, outputs)
+    again = shape.forward_flops(work.tokens, work.pairs, 0) if config.gradient_checkpointing else 0
+    head_again = 2 * shape.words * shape.hidden * outputs
+
+    # The embedded sampler: every call runs to its longest completion, over all rows and the padded prompt.
+    calls, steps = -(-work.rows // config.rollout_rows), config.max_new_tokens
+    context = config.max_prompt_tokens + steps / 2
+    per_token = work.weight_bytes + work.live_rows * (context * work.kv_bytes + 60 * shape.words)
+    decode_flops = shape.forward_flops(work.live_rows * steps, work.live_rows * steps * context, work.live_rows * steps)
+    prefill = shape.forward_flops(work.rows * work.prompt, work.rows * work.prompt**2 / 2, work.rows)
+    states = 30 * shape.parameters / gpus  # what AdamW reads and writes of weights, moments and gradients
+    ring = (gpus - 1) / gpus * work.weight_bytes
+    # weights and gradients: once an update; gradients every micro-batch; weights twice, gradients once there too
+    moved = {
+        1: 2 * config.updates * config.epochs * ring,
+        2: (work.micros + config.updates * config.epochs) * ring,
+        3: 3 * work.micros * ring,
+    }[work.stage]
+    return {
+        "prefill": prefill / compute,
+        "decode": calls * max(steps * per_token / stream, decode_flops / compute),
+        "old_logp": forward * (2 if "reference" in _memory(work, hardware)["update"] else 1) / compute,
+        "update": config.epochs * (3 * forward + again + head_again) / compute,
+        "optimizer step": config.updates * config.epochs * states / stream,
+        "communication": moved / (hardware.link * hardware.streaming) if gpus > 1 else 0.0,
+    }
+
+
+def _assumed(work: _Work, hardware: Hardware) -> list[str]:
+    return [
+        f"a GPU reads {hardware.bandwidth / 1e12:g} TB/s, computes {hardware.flops / 1e12:g} TFLOP/s and sends "
+        f"{hardware.link / 1e9:g} GB/s; of that it reaches {hardware.streaming:.0%}, of the FLOPs {hardware.mfu:.0%}",
+        f"completions of {work.length:g} tokens, the longest {work.config.max_new_tokens}; prompts of {work.prompt:g}",
+        f"micro-batches of {work.micro} tokens, all full; layers keep what Qwen2's keep",
+        "nothing overlaps; rewards, evaluation, checkpoints and the loading of weights are not counted",
+    ]
+
+
+def _row(name: str, *cells: str) -> str:
+    return f"{name:<16}" + "".join(f"{cell:>16}" for cell in cells)
+
+
+def _gb(value: float | None) -> str:
+    return "" if value is None else f"{value / 1e9:.2f}" if value < 1e10 else f"{value / 1e9:.1f}"
+
+
+def hardware_of(**given: float | None) -> Hardware:
+    """Hardware with the given fields, the others as in an H200. Raises ConfigError for one that is not positive."""
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name}={value} must be positive; fields: {', '.join(f.name for f in fields(Hardware))}")
+    return Hardware(**{name: value for name, value in given.items() if value is not None})
