@@ -117,6 +117,7 @@ def regions(results: Results, panel: str | None = None, lines=None, publication:
         fig, axes = _grid(plt, rows, columns, publication, width=3.2, height=2.3, sharex=True, sharey=True)
         for ax in axes.flat[len(lines) :]:
             ax.set_visible(False)
+        highest = 0.0
         for ax, line in zip(axes.flat, lines, strict=False):
             frame = results.steps(line, panel)
             mean = frame[frame["step"] > 0].groupby("step")[[f"tokens/{r}" for r in OUTSIDE]].mean()
@@ -124,6 +125,8 @@ def regions(results: Results, panel: str | None = None, lines=None, publication:
             ax.set_title(results.labels[line])
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.margins(x=0)
+            highest = max(highest, 100 * mean.sum(axis=1).max())
+        axes[0, 0].set_ylim(0, 1.05 * highest or 1)
         for ax in axes[:, 0]:
             ax.set_ylabel("tokens (%)")
         for ax in axes.flat[max(0, len(lines) - columns) : len(lines)]:

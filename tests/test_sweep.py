@@ -30,7 +30,6 @@ from dgpo.sweep import definition, execute, report, table
 SETTINGS = {**SMALL, "steps": 3, "checkpoint_every": 1}
 METHOD = {
     "grpo": {"method": "grpo", "eps_high": 0.2},
-    "grpo+dual_clip": {"method": "grpo", "eps_high": 0.2, "dual_clip": 3},
     "gppo": {"method": "gppo", "dual_clip": 3},
 }
 
@@ -49,11 +48,11 @@ def make(folder, **changes):
 class TestDefinition:
     def test_cells_are_the_product_of_the_levels(self, tmp_path):
         sweep = make(tmp_path / "s", factors={"method": METHOD, "lr": ["1e-4", 0.001]})
-        assert [cell.name for cell in sweep.cells[:3]] == ["grpo,lr=1e-4", "grpo,lr=0.001", "grpo+dual_clip,lr=1e-4"]
-        assert sweep.cells[2].levels == {"method": "grpo+dual_clip", "lr": "lr=1e-4"}
+        assert [cell.name for cell in sweep.cells[:3]] == ["grpo,lr=1e-4", "grpo,lr=0.001", "gppo,lr=1e-4"]
+        assert sweep.cells[2].levels == {"method": "gppo", "lr": "lr=1e-4"}
         config = sweep.config(sweep.cells[2], 7)
         assert (config.lr, config.seed, config.method_params["dual_clip"], config.steps) == (1e-4, 7, 3.0, 3)
-        assert config.run_dir == str(tmp_path / "s" / "grpo+dual_clip,lr=1e-4" / "seed_7")
+        assert config.run_dir == str(tmp_path / "s" / "gppo,lr=1e-4" / "seed_7")
 
     def test_overrides_are_fields_of_the_sweep_or_settings(self, tmp_path):
         make(tmp_path / "s")
@@ -63,9 +62,9 @@ class TestDefinition:
     def test_shards_part_the_runs(self, tmp_path):
         sweep = make(tmp_path / "s", seeds=[0, 1, 2])
         parts = [run.name for i in (1, 2, 3, 4) for run in sweep.runs((i, 4))]
-        assert len(parts) == 9
+        assert len(parts) == 6
         assert sorted(parts) == sorted(run.name for run in sweep.runs())
-        assert {run.seed for run in sweep.runs()[:3]} == {0}
+        assert {run.seed for run in sweep.runs()[:2]} == {0}
 
     @pytest.mark.parametrize(
         ("changes", "said"),
@@ -107,7 +106,7 @@ class TestDefinition:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, checkpoint):
-    """A finished sweep: three methods, two seeds, and a cell that diverges."""
+    """A finished sweep: two methods, two seeds, and a cell that diverges."""
     folder = tmp_path_factory.mktemp("sweeps") / "undisturbed"
     sweep = make(folder, factors={"method": {**METHOD, "wild": {"method": "pg", "lr": 1e30}}})
     statuses = execute.execute(sweep, jobs=2)
@@ -140,20 +139,20 @@ def test_a_divergence_is_a_result_and_is_kept(done):
     assert {name: how for name, how in statuses.items() if how != "finished"} == dict.fromkeys(
         ("wild seed 0", "wild seed 1"), "diverged"
     )
-    wild = sweep.runs()[3]
+    wild = sweep.runs()[2]
     assert "NaN or infinite" in execute.status(wild)[1]
     before = (wild.path / "metrics.jsonl").stat().st_mtime_ns
     assert execute.execute(sweep) == statuses
     assert (wild.path / "metrics.jsonl").stat().st_mtime_ns == before
     assert set(frame[frame["cell"] == "wild"]["status"]) == {"diverged"}
-    assert frame.groupby("cell")["step"].max().to_dict() == {"grpo": 3, "grpo+dual_clip": 3, "gppo": 3, "wild": 0}
+    assert frame.groupby("cell")["step"].max().to_dict() == {"grpo": 3, "gppo": 3, "wild": 0}
 
 
 def test_the_table_has_a_row_for_every_step_of_every_run(done):
     sweep, _, frame = done
     assert pd.read_parquet(sweep.path / "sweep.parquet").equals(frame)
     finished = frame[frame["status"] == "finished"]
-    assert len(finished) == 3 * 2 * 4
+    assert len(finished) == 2 * 2 * 4
     assert set(finished["factor/method"]) == set(METHOD)
     assert not [c for c in frame if c.startswith("seconds/")]
     assert finished.groupby("cell")["reward/mean"].count().eq(2 * 3).all()
