@@ -192,7 +192,7 @@ def test_killed_at_random_and_restarted_it_has_the_same_table(done, tmp_path):
     before = signal.signal(signal.SIGALRM, interrupt)
     interrupted = 0
     try:
-        for _ in range(4):
+        for _ in range(3):
             signal.setitimer(signal.ITIMER_REAL, rng.uniform(1.0, 3.0))
             try:
                 execute.execute(sweep, jobs=2)
