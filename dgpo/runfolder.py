@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 import torch
@@ -73,12 +74,7 @@ class RunFolder:
         The folder is this run's until `close`. Raises ConfigError when another one has it, CheckpointError when there
         are checkpoints and none is whole.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"run_dir={self.config.run_dir!r}: another process is running there") from None
+        self._lock = lock(self.path, f"run_dir={self.config.run_dir!r}")
         self._refuse_a_run(self._config() is not None)  # it may have come while this process was loading
         if self.config.overwrite:
             for name in reversed(_OWN):  # config.yaml last: until then it is still known as a run
@@ -218,6 +214,18 @@ class RunFolder:
                 path.unlink()
         for path in (*self.path.glob(".*.partial"), *self.path.glob("*/.*.partial")):
             remove(path)
+
+
+def lock(folder: Path, name: str) -> IO:
+    """Make a folder, and take it for this process until the returned file is closed. ConfigError if another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigError(f"{name}: another process is running there") from None
+    return file
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as parquet
 import pytest
 import torch
 
 from dgpo import __main__ as cli
 from dgpo.config import ConfigError
 from dgpo.evaluation import benchmarks, run, settings
-from dgpo.evaluation.folder import EvaluationError, EvaluationFolder
+from dgpo.evaluation.folder import COLUMNS, EvaluationError, EvaluationFolder
 from dgpo.evaluation.scores import Samples, compare, majority_at, pass_at, pass_curve, per_problem, powers, summary
+from dgpo.runfolder import lock
 from dgpo.tasks.math import DataError
 
 ROOT = Path(__file__).parents[1]
@@ -257,6 +259,36 @@ class TestFolder:
             contents(given["eval_dir"]).reset_index(drop=True), contents(tmp_path / "other").reset_index(drop=True)
         )
 
+    def test_a_larger_n_adds_the_completions_that_a_whole_evaluation_would_have(self, given, tmp_path):
+        def ordered(folder):
+            return contents(folder).sort_values(["index", "sample"]).reset_index(drop=True)
+
+        given |= {"n": 2, "max_new_tokens": 4, "limit": 12, "chunk_rows": 10, "eval_dir": str(tmp_path / "grown")}
+        run.evaluate(settings.load(**given))
+        (tmp_path / "grown" / "completions" / "math500" / "rows_000010.parquet").unlink()  # also with one unfinished
+        for n in (3, 5):
+            (result,) = run.read(run.evaluate(settings.load(**{**given, "n": n})))
+            assert result.n == n
+        run.evaluate(settings.load(**{**given, "n": 5, "eval_dir": str(tmp_path / "whole")}))
+        pd.testing.assert_frame_equal(ordered(tmp_path / "grown"), ordered(tmp_path / "whole"))
+        (whole,) = run.read(tmp_path / "whole")
+        assert (result.verdicts == whole.verdicts).all()
+        assert (result.lengths == whole.lengths).all()
+        run.rescore(tmp_path / "grown")
+        assert EvaluationFolder(tmp_path / "grown").config.n == 5
+        with pytest.raises(EvaluationError, match="other settings: n: 5 → 2"):
+            run.evaluate(settings.load(**given))
+
+    def test_one_process_at_a_time(self, given):
+        config = settings.load(**{**given, "n": 1, "max_new_tokens": 2, "limit": 4})
+        run.evaluate(config)
+        with lock(Path(given["eval_dir"]), "here"):
+            for again in (lambda: run.evaluate(config), lambda: run.rescore(given["eval_dir"])):
+                with pytest.raises(ConfigError, match="another process is running there"):
+                    again()
+            assert len(list(run.read(given["eval_dir"]))) == 1, "reading is free"
+        run.rescore(given["eval_dir"])
+
     def test_a_trained_kind_of_policy_on_chain(self, checkpoint, tmp_path):
         config = settings.load(
             model=str(checkpoint), eval_dir=str(tmp_path), difficulty=1, chain_problems=20, n=64, max_new_tokens=14
@@ -294,7 +326,11 @@ class TestRefusals:
     def test_spoilt_completion_files(self, done, tmp_path):
         first, second, _ = sorted(Path(done["eval_dir"]).glob("completions/math500/*.parquet"))
         whole = first.read_bytes()
-        for content, said in ((b"", "is empty"), (whole[:200], "is not a whole Parquet file")):
+        column = parquet.ParquetFile(first).metadata.row_group(0).column(COLUMNS.index("verdict"))
+        at = column.dictionary_page_offset + column.total_compressed_size - 1  # one byte of its last page
+        flipped = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+        broken = "is not a whole Parquet file"
+        for content, said in ((b"", "is empty"), (whole[:200], broken), (flipped, broken)):
             first.write_bytes(content)
             for again in (lambda: run.evaluate(settings.load(**done)), lambda: list(run.read(done["eval_dir"]))):
                 with pytest.raises(EvaluationError, match=f"rows_000000.parquet {said}.*remove it"):

@@ -1,18 +1,22 @@
 """An evaluation is a folder: `config.yaml manifest.json problems.parquet completions/<benchmark>/rows_000000.parquet
 per_problem.parquet results.json`.
 
-    manifest.json      hashes of the policy, of every benchmark and of problems.parquet
+    manifest.json      hashes of the policy, of every benchmark and of problems.parquet; the n it was made with, and
+                       those it was continued with, whose completions are in files `n16_rows_000000.parquet`
     problems.parquet   benchmark, index, id, prompt, answer
     completions        index, sample, seed, text, tokens, length, finished, verdict, answer; problem by problem. Every
                        file carries the hashes of the policy and the benchmark it was made with
     results.json       the summary of each benchmark, as per_problem.parquet is of each problem; written at the end
 
-A file is whole or absent, so an interrupted evaluation goes on with the first file that is missing.
+A file is whole or absent, so an interrupted evaluation goes on with the first file that is missing. One process at a
+time has the folder.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +31,7 @@ from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
-from dgpo.runfolder import write_whole
+from dgpo.runfolder import lock, write_whole
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
 _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
@@ -45,45 +49,56 @@ class EvaluationFolder:
         self.path = Path(path)
         if not (self.path / "manifest.json").exists():
             raise EvaluationError(f"{self.path} is not an evaluation: it has no manifest.json")
-        self.config = settings.load(**yaml.safe_load((self.path / "config.yaml").read_text()))
-        self.manifest = json.loads((self.path / "manifest.json").read_text())
-        if file_hash(self.path / "problems.parquet") != self.manifest["problems"]:
+        try:
+            self.manifest = json.loads((self.path / "manifest.json").read_text())
+            config = settings.load(**yaml.safe_load((self.path / "config.yaml").read_text()))
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise EvaluationError(f"{self.path}: its manifest.json or config.yaml cannot be read: {error}") from None
+        self.config = config.model_copy(update={"n": self.manifest["n"][-1]})
+        problems = self.path / "problems.parquet"
+        if not problems.exists() or file_hash(problems) != self.manifest["problems"]:
             raise EvaluationError(f"{self.path}/problems.parquet is not the file this evaluation was made with")
 
     @classmethod
-    def create(cls, config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> "EvaluationFolder":
-        """Make the folder, or open the one that is there to go on with it.
+    @contextmanager
+    def create(cls, config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> Iterator["EvaluationFolder"]:
+        """Make the folder, or open the one that is there to go on with it, with a larger n if the config asks for it.
 
-        Raises EvaluationError when what is there is of another policy, of other problems or of other settings, and
-        ConfigError for a folder that holds something else.
+        A context manager: inside it, no other process can do so (ConfigError). Raises EvaluationError when what is
+        there is of another policy, of other problems or of other settings, and ConfigError for a folder that holds
+        something else.
         """
         path = Path(config.eval_dir)
         exists = (path / "manifest.json").exists()
         if not exists and (path / "config.yaml").exists() and not (path / "problems.parquet").exists():
             raise ConfigError(f"eval_dir={config.eval_dir!r} holds a training run: evaluate it into another folder")
-        there = {p.name for p in path.iterdir() if not p.name.endswith(".partial")} if path.exists() else set()
-        if not exists and there - {"problems.parquet", "config.yaml"}:  # these a kill can leave before the manifest
+        others = [p.name for p in path.iterdir() if not p.name.endswith(".partial")] if path.exists() else []
+        if not exists and {*others} - {"problems.parquet", "config.yaml", ".lock"}:  # what a kill can leave
             raise ConfigError(f"eval_dir={config.eval_dir!r} is not empty and not an evaluation; nothing was touched")
-        if exists and not config.overwrite:
-            folder = cls(path)
-            folder._check(config, model, benchmarks)
-            return folder
+        with lock(path, f"eval_dir={config.eval_dir!r}"):
+            if (path / "manifest.json").exists() and not config.overwrite:
+                cls(path)._continue(config, model, benchmarks)
+            else:
+                cls._start(config, model, benchmarks)
+            yield cls(path)
+
+    @staticmethod
+    def _start(config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> None:
+        path = Path(config.eval_dir)
         for name in (*_OWN, "config.yaml"):  # in this order: without a manifest only the last two may be there
             remove(path / name)
         rows = [(b.name, i, p.id, p.prompt, p.answer) for b in benchmarks for i, p in enumerate(b.problems)]
         frame = pd.DataFrame(rows, columns=["benchmark", "index", "id", "prompt", "answer"])
         write_whole(path / "problems.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
-        dumped = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-        write_whole(path / "config.yaml", lambda scratch: scratch.write_text(dumped))
         manifest = {
             "model": model,
             "benchmarks": {b.name: {"sha256": b.sha256, "problems": len(b.problems)} for b in benchmarks},
             "problems": file_hash(path / "problems.parquet"),
+            "n": [config.n],
         }
-        write_whole(path / "manifest.json", lambda scratch: scratch.write_text(json.dumps(manifest, indent=2) + "\n"))
-        return cls(path)
+        _write_settings(path, config, manifest)
 
-    def _check(self, config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> None:
+    def _continue(self, config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> None:
         where = f"eval_dir={config.eval_dir!r}"
         if model != self.manifest["model"]:
             raise EvaluationError(
@@ -101,6 +116,8 @@ class EvaluationFolder:
             raise EvaluationError(
                 f"{where} was made with other settings: {'; '.join(changed)}; overwrite=True starts afresh"
             )
+        if config.n > self.config.n:
+            _write_settings(self.path, config, {**self.manifest, "n": [*self.manifest["n"], config.n]})
 
     @property
     def benchmarks(self) -> list[str]:
@@ -111,23 +128,27 @@ class EvaluationFolder:
         frame = pd.read_parquet(self.path / "problems.parquet")
         return frame[frame["benchmark"] == benchmark].reset_index(drop=True)
 
-    def chunks(self, benchmark: str) -> list[tuple[Path, range]]:
-        """The completion files a benchmark is to have, each with its rows; row r is sample r % n of problem r // n."""
-        rows, size = self.manifest["benchmarks"][benchmark]["problems"] * self.config.n, self.config.chunk_rows
-        folder = self.path / "completions" / benchmark
-        return [(folder / f"rows_{s:06d}.parquet", range(s, min(s + size, rows))) for s in range(0, rows, size)]
+    def chunks(self, benchmark: str) -> list[tuple[Path, list[tuple[int, int]]]]:
+        """The completion files a benchmark is to have, each with the places (problem, sample) of its rows."""
+        problems, size = self.manifest["benchmarks"][benchmark]["problems"], self.config.chunk_rows
+        folder, out = self.path / "completions" / benchmark, []
+        for first, end in itertools.pairwise([0, *self.manifest["n"]]):
+            places = list(itertools.product(range(problems), range(first, end)))
+            name = f"n{first}_rows" if first else "rows"
+            out += [(folder / f"{name}_{s:06d}.parquet", places[s : s + size]) for s in range(0, len(places), size)]
+        return out
 
     def write(self, benchmark: str, path: Path, columns: dict[str, list]) -> None:
         """One file of completions, whole or not at all."""
         table = pyarrow.table({name: columns[name] for name in COLUMNS})
         table = table.replace_schema_metadata(self._stamp(benchmark))
-        write_whole(path, lambda scratch: parquet.write_table(table, scratch))
+        write_whole(path, lambda scratch: parquet.write_table(table, scratch, write_page_checksum=True))
 
-    def read(self, benchmark: str, path: Path, rows: range, columns: Sequence[str] = COLUMNS) -> dict[str, list]:
+    def read(self, benchmark: str, path: Path, rows: Sized, columns: Sequence[str] = COLUMNS) -> dict[str, list]:
         """Columns of one file. Raises EvaluationError when it is empty, broken, short, or of another policy."""
         remedy = "remove it and evaluate again to sample it anew"
         try:
-            table = parquet.read_table(path, columns=list(columns))
+            table = parquet.read_table(path, columns=list(columns), page_checksum_verification=True)
         except (pyarrow.ArrowInvalid, OSError) as error:
             what = "is empty" if path.stat().st_size == 0 else f"is not a whole Parquet file ({error})"
             raise EvaluationError(f"{path} {what}; {remedy}") from None
@@ -144,15 +165,15 @@ class EvaluationFolder:
 
     def samples(self, benchmark: str) -> Samples:
         """The judged completions of a benchmark. Raises EvaluationError when a problem has fewer than n of them."""
+        ids = tuple(self.problems(benchmark)["id"])
         names = ("verdict", "answer", "length", "finished")
-        columns: dict[str, list] = {name: [] for name in names}
-        for path, rows in self.chunks(benchmark):
+        array = {name: np.empty((len(ids), self.config.n), dtype=object) for name in names}
+        for path, places in self.chunks(benchmark):
             if not path.exists():
                 raise EvaluationError(self._missing(benchmark))
-            for name, values in self.read(benchmark, path, rows, names).items():
-                columns[name] += values
-        ids = tuple(self.problems(benchmark)["id"])
-        array = {name: _matrix(values, len(ids)) for name, values in columns.items()}
+            where = tuple(np.array(places).T)
+            for name, values in self.read(benchmark, path, places, names).items():
+                array[name][where] = np.array(values, dtype=object)
         return Samples(
             benchmark=benchmark,
             sha256=self.manifest["benchmarks"][benchmark]["sha256"],
@@ -184,9 +205,9 @@ class EvaluationFolder:
 
     def _missing(self, benchmark: str) -> str:
         counts: dict[int, int] = dict.fromkeys(range(self.manifest["benchmarks"][benchmark]["problems"]), 0)
-        for path, rows in self.chunks(benchmark):
-            for r in rows if path.exists() else ():
-                counts[r // self.config.n] += 1
+        for path, places in self.chunks(benchmark):
+            for i, _ in places if path.exists() else ():
+                counts[i] += 1
         short = [i for i, count in counts.items() if count < self.config.n]
         first = self.problems(benchmark)["id"][short[0]]
         return (
@@ -210,7 +231,8 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _matrix(values: list, problems: int) -> np.ndarray:
-    out = np.empty(len(values), dtype=object)
-    out[:] = values
-    return out.reshape(problems, -1)
+def _write_settings(path: Path, config: EvalConfig, manifest: dict) -> None:
+    """The manifest last: it is what makes the folder an evaluation, and its n what holds."""
+    dumped = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    write_whole(path / "config.yaml", lambda scratch: scratch.write_text(dumped))
+    write_whole(path / "manifest.json", lambda scratch: scratch.write_text(json.dumps(manifest, indent=2) + "\n"))

@@ -16,6 +16,7 @@ from dgpo.evaluation.settings import EvalConfig
 from dgpo.model import Policy
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
+from dgpo.runfolder import lock
 from dgpo.seeds import derive
 
 
@@ -30,11 +31,11 @@ def evaluate(config: EvalConfig) -> Path:
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
-    folder = EvaluationFolder.create(config, model_hash(source, lm), loaded)
-    sampler = rollout.make(config, Policy(lm, config.temperature), tokenizer, source)
-    with Judge() as judge:
-        _fill(folder, loaded, sampler, tokenizer, judge)
-    _report(folder, config.k)
+    with EvaluationFolder.create(config, model_hash(source, lm), loaded) as folder:
+        sampler = rollout.make(config, Policy(lm, config.temperature), tokenizer, source)
+        with Judge() as judge:
+            _fill(folder, loaded, sampler, tokenizer, judge)
+        _report(folder, config.k)
     return folder.path
 
 
@@ -42,21 +43,21 @@ def rescore(path: str | Path) -> Path:
     """Judge every stored completion again, by the verifier as it is now. Returns the folder.
 
     Raises EvaluationError for a folder that is incomplete, and where the benchmark's file has changed since: its
-    completions answer other problems.
+    completions answer other problems; ConfigError when another process has the folder.
     """
     folder = EvaluationFolder(path)
     for name in folder.benchmarks:
         _same_revision(folder, name)
         folder.samples(name)  # whole before anything is touched
-    with Judge() as judge:
+    with lock(folder.path, str(path)), Judge() as judge:
         for name in folder.benchmarks:
             answers = folder.problems(name)["answer"].tolist()
-            for chunk, rows in folder.chunks(name):
-                columns = folder.read(name, chunk, rows)
+            for chunk, places in folder.chunks(name):
+                columns = folder.read(name, chunk, places)
                 pairs = [(answers[i], text) for i, text in zip(columns["index"], columns["text"], strict=True)]
                 columns["verdict"], columns["answer"] = judge(name, pairs)
                 folder.write(name, chunk, columns)
-    _report(folder, folder.config.k)
+        _report(folder, folder.config.k)
     return folder.path
 
 
@@ -68,15 +69,14 @@ def read(path: str | Path) -> Iterator[Samples]:
 
 def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer, judge: Judge) -> None:
     config = folder.config
-    todo = [(b, chunk, rows) for b in loaded for chunk, rows in folder.chunks(b.name)]
-    total = sum(len(rows) for *_, rows in todo)
-    there = sum(len(rows) for _, chunk, rows in todo if chunk.exists())
+    todo = [(b, chunk, places) for b in loaded for chunk, places in folder.chunks(b.name)]
+    total = sum(len(places) for *_, places in todo)
+    there = sum(len(places) for _, chunk, places in todo if chunk.exists())
     with Progress(there, total, "completion") as progress:
-        for benchmark, chunk, rows in todo:
+        for benchmark, chunk, places in todo:
             if chunk.exists():
-                folder.read(benchmark.name, chunk, rows, ("verdict",))  # its hashes and its length
+                folder.read(benchmark.name, chunk, places, ("verdict",))  # its hashes and its length
                 continue
-            places = [divmod(r, config.n) for r in rows]
             problems = [benchmark.problems[i] for i, _ in places]
             seeds = [derive(config.seed, "eval", benchmark.name, i, sample) for i, sample in places]
             sampling = Sampling(benchmark.limit, config.temperature, config.top_p)
@@ -95,7 +95,7 @@ def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer,
                 "answer": answers,
             }
             folder.write(benchmark.name, chunk, columns)
-            there += len(rows)
+            there += len(places)
             progress.update(there, right=verdicts.count("correct") / len(verdicts))
 
 

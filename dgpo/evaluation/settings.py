@@ -12,7 +12,7 @@ from dgpo.config import ConfigError, Count, Positive, TinyPolicy
 class EvalConfig(BaseModel):
     """One evaluation. The sampling defaults are those that R1-Distill is published with.
 
-    n                     completions of each problem
+    n                     completions of each problem; an evaluation that is there may be continued with a larger one
     k                     the k of pass@k and maj@k in the tables; none means powers of two and n
     benchmarks            `chain`, and names of files in `data_dir` (`math500`) or their short names (`aime24`)
     limit                 the first problems of each file; 0 for all
@@ -81,6 +81,7 @@ def load(**settings: Any) -> EvalConfig:
 
 
 def differences(before: EvalConfig, now: EvalConfig) -> list[str]:
-    """The settings in which an evaluation may not go on, as `name: before → now`."""
+    """The settings in which an evaluation may not go on, as `name: before → now`; n may grow."""
     left, right = before.model_dump(), now.model_dump()
-    return [f"{k}: {left[k]!r} → {right[k]!r}" for k in left if k not in CONTINUABLE and left[k] != right[k]]
+    free = {*CONTINUABLE, "n"} if now.n > before.n else CONTINUABLE
+    return [f"{k}: {left[k]!r} → {right[k]!r}" for k in left if k not in free and left[k] != right[k]]
