@@ -169,17 +169,15 @@ class Plan:
 def predict(config: Config, gpus: int = 1, hardware: Hardware | None = None, length: float | None = None) -> Plan:
     """The Plan of a config on `gpus`; `length` is the mean completion, in tokens (default: half of max_new_tokens).
 
-    Raises ConfigError for a model that cannot be found and for prompts that do not divide.
+    Raises ConfigError for a model that cannot be found and for fewer prompts than GPUs.
     """
     if gpus < 1:
         raise ConfigError(f"gpus={gpus} must be positive")
-    if config.prompts % gpus:
-        raise ConfigError(f"prompts={config.prompts} do not divide over {gpus} GPUs")
+    if config.prompts < gpus:
+        raise ConfigError(f"prompts={config.prompts} must be at least the number of GPUs, {gpus}")
     hardware, shape = hardware or Hardware(), shape_of(config)
-    work = _Work(config, shape, gpus, length or config.max_new_tokens / 2)
-    return Plan(
-        shape, gpus, hardware, _memory(work, hardware), _host(work), _seconds(work, hardware), _assumed(work, hardware)
-    )
+    work = Work(config, shape, gpus, length or config.max_new_tokens / 2)
+    return Plan(shape, gpus, hardware, memory(work), _host(work), _seconds(work, hardware), _assumed(work, hardware))
 
 
 class OutOfMemory(RuntimeError):
@@ -211,14 +209,14 @@ def out_of_memory(config: Config, phase: str, error: Exception) -> OutOfMemory:
     return OutOfMemory(f"out of GPU memory in {phase}: {error}\n{predicted}{remedy}")
 
 
-class _Work:
-    """Sizes of one step on one GPU."""
+class Work:
+    """Sizes of one step on one GPU. `length`: tokens of a mean completion."""
 
     def __init__(self, config: Config, shape: Shape, gpus: int, length: float):
         self.config, self.shape, self.gpus, self.length = config, shape, gpus, length
         self.width = 2 if config.dtype == "bfloat16" else 4
         self.stage, self.offload = config.zero_stage, getattr(config, "offload", "none")
-        self.rows = config.batch_size // gpus
+        self.rows = -(-config.batch_size // gpus)
         self.prompt = config.max_prompt_tokens / 4
         self.longest = config.max_prompt_tokens + config.max_new_tokens
         self.tokens = self.rows * (self.prompt + length)
@@ -230,14 +228,18 @@ class _Work:
         self.live_rows = min(self.rows, config.rollout_rows)  # in one call of the embedded sampler
 
 
-def _memory(work: _Work, hardware: Hardware) -> dict[str, dict[str, float]]:
+def memory(work: Work) -> dict[str, dict[str, float]]:
+    """Bytes by phase and part."""
     config, shape, width, gpus = work.config, work.shape, work.width, work.gpus
     sharded = work.weight_bytes / gpus
     on_host = 0 if work.offload == "none" else 1
+    split = sharded if work.stage == 3 else work.weight_bytes
     states = {
-        "weights": (sharded * (work.offload != "optimizer+params") if work.stage == 3 else work.weight_bytes),
+        "weights": 0 if work.offload == "optimizer+params" else split,
         "optimizer": 0 if on_host else 12 * shape.parameters / gpus,  # float32 weights and both moments, ZeRO-1 to 3
-        "reference": work.weight_bytes if config.kl_to_start or config.kl_coef else 0,
+        "reference": split if config.kl_to_start or config.kl_coef else 0,
+        # under ZeRO-3 the embedded sampler has whole weights of its own; else it shares the trained ones
+        "sampler's copy": work.weight_bytes if work.stage == 3 and config.rollout == "transformers" else 0,
     }
     gathered = min(shape.parameters, _DEEPSPEED_LIVE) * width if work.stage == 3 else 0
     rows, layer = work.live_rows, shape.kept_bytes(width)
@@ -248,27 +250,30 @@ def _memory(work: _Work, hardware: Hardware) -> dict[str, dict[str, float]]:
         "activations": work.micro * (layer + width * shape.hidden),
         "logits": 3 * CHUNK_BYTES,
     }
-    gradients = sharded if work.stage >= 2 else work.weight_bytes
+    gradients = sharded if work.stage >= 2 else work.weight_bytes  # between micro-batches
     update = {
         "gradients": 0 if on_host and work.stage >= 2 else gradients,
-        "buckets": min(_DEEPSPEED_BUCKET, shape.parameters) * width if gpus > 1 else 0,
+        "buckets": _DEEPSPEED_BUCKET * width,  # made whole, however small the model; ZeRO-3 keeps it
         "gathered": gathered,
         "activations": work.micro * kept,
         # the head's gradient: its sum in float32, one product and the result
         "logits": 3 * CHUNK_BYTES + head * (4 + 2 * width if width == 2 else width),
     }
     rollout = {
-        "gathered": work.weight_bytes if work.stage == 3 else 0,
         "KV cache": rows * work.longest * work.kv_bytes,
         "sampling": rows * shape.words * 32,  # scores, log-probabilities, and two of float64
     }
     # AdamW's own: the gradient in float32 and the denominator
-    step = {"gradients": update["gradients"], "step": 0 if on_host else 8 * shape.parameters / gpus}
+    step = {
+        "gradients": 0 if on_host else sharded,
+        "buckets": _DEEPSPEED_BUCKET * width if work.stage == 3 else 0,
+        "step": 0 if on_host else 8 * shape.parameters / gpus,
+    }
     phases = {"rollout": rollout, "old_logp": forward, "update": update, "optimizer step": step}
     return {phase: {part: b for part, b in {**states, **parts}.items() if b} for phase, parts in phases.items()}
 
 
-def _host(work: _Work) -> float:
+def _host(work: Work) -> float:
     """Bytes of main memory a GPU: what is offloaded."""
     if work.offload == "none":
         return 0.0
@@ -276,7 +281,7 @@ def _host(work: _Work) -> float:
     return (16 * work.shape.parameters + params) / work.gpus  # float32 weights, moments and gradients
 
 
-def _seconds(work: _Work, hardware: Hardware) -> dict[str, float]:
+def _seconds(work: Work, hardware: Hardware) -> dict[str, float]:
     config, shape, gpus = work.config, work.shape, work.gpus
     stream, compute = hardware.bandwidth * hardware.streaming, hardware.flops * hardware.mfu
     if work.width == 4:
@@ -303,14 +308,14 @@ def _seconds(work: _Work, hardware: Hardware) -> dict[str, float]:
     return {
         "prefill": prefill / compute,
         "decode": calls * max(steps * per_token / stream, decode_flops / compute),
-        "old_logp": forward * (2 if "reference" in _memory(work, hardware)["update"] else 1) / compute,
+        "old_logp": forward * (2 if "reference" in memory(work)["update"] else 1) / compute,
         "update": config.epochs * (3 * forward + again + head_again) / compute,
         "optimizer step": config.updates * config.epochs * states / stream,
         "communication": moved / (hardware.link * hardware.streaming) if gpus > 1 else 0.0,
     }
 
 
-def _assumed(work: _Work, hardware: Hardware) -> list[str]:
+def _assumed(work: Work, hardware: Hardware) -> list[str]:
     return [
         f"a GPU reads {hardware.bandwidth / 1e12:g} TB/s, computes {hardware.flops / 1e12:g} TFLOP/s and sends "
         f"{hardware.link / 1e9:g} GB/s; of that it reaches {hardware.streaming:.0%}, of the FLOPs {hardware.mfu:.0%}",

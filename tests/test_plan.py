@@ -1,22 +1,18 @@
 """The plan: counts against the models themselves, FLOPs against torch's counter, bytes against what is allocated."""
 
-import gc
 import math
-import warnings
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.plan import measure
 from dgpo import __main__ as cli
 from dgpo import config as configs
-from dgpo import plan, ranks, trainer
+from dgpo import plan, trainer
 from dgpo.config import ConfigError
-from dgpo.engine import Engine
-from dgpo.model import Policy
 from dgpo.plan import Hardware, Shape, predict, shape_of
-from tests.test_model import make_batch
 
 SMALL_QWEN2 = {"vocab_size": 100, "hidden_size": 96, "intermediate_size": 320, "num_attention_heads": 6}
 
@@ -80,33 +76,11 @@ class TestBytes:
         shape = Shape.of(qwen2(1).config)
         assert (kept(3) - kept(1)) / 2 == pytest.approx(shape.kept_bytes(dtype.itemsize), rel=0.001)
 
-    @pytest.mark.parametrize(("stage", "dtype"), [(1, "float32"), (1, "bfloat16"), (2, "bfloat16")])
-    def test_what_deepspeed_allocates(self, tmp_path, stage, dtype):
-        """Weights, gradients and optimizer of a real engine, before its first and its second optimizer step."""
-
-        def live():
-            gc.collect()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tensors = [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
-            return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
-
-        config = configs.load("tiny", zero_stage=stage, dtype=dtype, kl_to_start=False)
-        batch, seen = make_batch([[5, 6]], [[12, 13]]), []
-        ranks.join("cpu", config.timeout)
-        before = live()
-        policy = Policy(qwen2(2, getattr(torch, dtype)))
-        engine = Engine(policy, config)
-        step = engine.deepspeed.step
-        engine.deepspeed.step = lambda: (seen.append(live() - before), step())
-        for _ in range(2):
-            engine.update((engine(batch)[0].sum() for _ in range(2)), 2)
-        shape = Shape.of(policy.lm.config)
-        work = plan._Work(config, shape, 1, 20)
-        memory = plan._memory(work, Hardware())["update"]
-        expected = memory["weights"] + memory["optimizer"] + memory["gradients"]
-        assert seen[1] == pytest.approx(expected, rel=0.01)
-        assert seen[0] == pytest.approx(expected - 8 * shape.parameters, rel=0.02)  # the moments come with a first step
+    @pytest.mark.parametrize(("stage", "dtype"), [(1, "bfloat16"), (2, "float32"), (3, "bfloat16")])
+    def test_what_deepspeed_holds(self, stage, dtype):
+        """Weights, gradients, optimizer and buckets of a real engine, between micro-batches and before its step."""
+        for measured, parts in measure(stage, dtype).values():
+            assert sum(parts.values()) == pytest.approx(measured, rel=0.04)  # one gradient may outlive a first engine
 
     def test_sharding_divides_what_it_says(self):
         phases = {
@@ -169,7 +143,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["--gpus", "7"], "prompts=64 do not divide over 7 GPUs"),
+            (["--gpus", "65"], "prompts=64 must be at least the number of GPUs, 65"),
             (["--memory", "0"], "memory=0"),
             (["--gpus", "0"], "gpus=0 must be positive"),
             (["model=./nowhere"], "does not exist"),

@@ -1,0 +1,83 @@
+"""What DeepSpeed holds for weights, gradients and optimizer, against the plan: python -m benchmarks.plan
+
+In a world of one, and, when torchrun starts it (torchrun --nproc-per-node 2 -m benchmarks.plan), in a larger one. A
+small Qwen2 with random weights, every ZeRO stage and precision; the bytes of all tensors that were not there before the
+engine was made, in its second update: after the first of two backward passes, and right before the optimizer step.
+"""
+
+import gc
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from dgpo import config as configs
+from dgpo import plan, ranks
+from dgpo.batch import Batch
+from dgpo.engine import Engine
+from dgpo.model import Policy
+
+PARTS = ("weights", "optimizer", "gradients", "buckets")
+
+
+def measure(stage: int, dtype: str) -> dict[str, tuple[float, dict[str, float]]]:
+    """Phase of the plan → (bytes that are there, predicted bytes by part) on this rank."""
+    config = configs.load("tiny", zero_stage=stage, dtype=dtype, kl_to_start=False)
+    ranks.join("cpu", config.timeout)
+    shape = Qwen2Config(
+        vocab_size=2000, hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    tokens, mask = torch.tensor([[5, 6, 12, 13]]), torch.tensor([[True, True]])
+    batch = Batch(
+        tokens, torch.ones_like(tokens).bool(), mask, torch.zeros(1, 2), torch.tensor([True]), torch.arange(1)
+    )
+    before, held = living(), {}
+    policy = Policy(Qwen2ForCausalLM(shape).to(getattr(torch, dtype)).eval())
+    engine = Engine(policy, config)
+    step = engine.deepspeed.step
+
+    def note(phase):
+        held[phase] = sum(storage.nbytes() for pointer, storage in living().items() if pointer not in before)
+
+    def losses():
+        yield engine(batch)[0].sum()
+        if engine.updates:
+            note("update")
+        yield engine(batch)[0].sum()
+
+    engine.update(losses(), 2)
+    engine.deepspeed.step = lambda: (note("optimizer step"), step())
+    engine.update(losses(), 2)
+    work = plan.Work(config, plan.Shape.of(shape), ranks.size(), length=2)
+    memory = plan.memory(work)
+    if stage == 2:  # it has its bucket during a backward pass alone
+        memory["update"].pop("buckets")
+    return {phase: (held[phase], {part: memory[phase].get(part, 0) for part in PARTS}) for phase in held}
+
+
+def living() -> dict[int, torch.UntypedStorage]:
+    """The storages of all tensors that Python knows of, by address; holding them, no address is used again."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]  # isinstance would wake lazy objects
+    return {x.untyped_storage().data_ptr(): x.untyped_storage() for x in tensors}
+
+
+def main() -> None:
+    """Print the table."""
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        for stage in (1, 2, 3):
+            for phase, (measured, parts) in measure(stage, dtype).items():
+                predicted = sum(parts.values())
+                split = ", ".join(f"{part} {b / 1e6:.2f}" for part, b in parts.items() if b)
+                rows.append(
+                    f"| {ranks.size()} | {stage} | {dtype} | {phase} | {measured / 1e6:.2f} | {predicted / 1e6:.2f} "
+                    f"({split}) | {predicted / measured - 1:+.1%} |"
+                )
+    if ranks.rank() == 0:
+        print("| ranks | ZeRO | precision | before | held (MB) | plan (MB) | error |\n|---|---|---|---|---|---|---|")
+        print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
