@@ -320,6 +320,20 @@ class TestFolder:
             table.read(tmp_path)
 
 
+def test_a_launcher_is_not_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute.ranks, "size", lambda: 2)
+    with pytest.raises(ConfigError, match="WORLD_SIZE=2: a sweep starts its own processes"):
+        execute.execute(make(tmp_path / "s"))
+
+
+def test_a_sweep_without_any_run_yet_has_a_report(tmp_path):
+    sweep = make(tmp_path / "s")
+    execute.claim(sweep)
+    text = report.write(sweep, table.collect(sweep))
+    assert "| gppo | 2 |" in text
+    assert "unfinished" in text
+
+
 def test_the_command(done, capsys):
     sweep, _, _ = done
     file = str(sweep.path / "sweep.yaml")
@@ -333,5 +347,7 @@ def test_the_command(done, capsys):
     ):
         assert cli.main(["sweep", file, *words]) == 2
         assert said in capsys.readouterr().err
+    assert cli.main(["sweep", file, "folder=nowhere", "--report"]) == 2
+    assert "folder='nowhere' is not the folder of a sweep" in capsys.readouterr().err
     assert cli.main(["sweep", "nowhere.yaml"]) == 2
     assert "'nowhere.yaml' is not a file of a sweep" in capsys.readouterr().err

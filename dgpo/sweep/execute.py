@@ -18,6 +18,7 @@ from multiprocessing import connection
 from pathlib import Path
 
 from dgpo import config as configs
+from dgpo import ranks
 from dgpo.config import Config, ConfigError
 from dgpo.progress import Progress
 from dgpo.runfolder import read_rows, remove, write_whole
@@ -32,6 +33,10 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1)) -> dic
 
     Raises ConfigError when the folder holds another sweep, or runs that began from another policy.
     """
+    if ranks.size() > 1:
+        raise ConfigError(
+            f"WORLD_SIZE={ranks.size()}: a sweep starts its own processes, one a run, and needs no launcher"
+        )
     if jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1")
     runs = sweep.runs(shard)

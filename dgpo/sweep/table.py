@@ -17,6 +17,8 @@ def collect(sweep: Sweep) -> pd.DataFrame:
     Columns: `cell`, `factor/NAME` with the name of the level for each factor, `seed`, `status`, `step`, and the metrics
     of `metrics.jsonl` but its wall times, so that two sweeps with the same settings have the same table.
     """
+    if not (sweep.path / "sweep.yaml").exists():
+        raise ConfigError(f"folder={sweep.folder!r} is not the folder of a sweep: it has no sweep.yaml")
     rows = []
     for run in sweep.runs():
         how, _ = status(run)
@@ -39,7 +41,7 @@ def read(folder: str | Path) -> Sweep:
     """The sweep that a folder was made with; its runs are looked for in this folder, wherever it is now."""
     path = Path(folder) / "sweep.yaml"
     if not path.exists():
-        raise ConfigError(f"{str(folder)!r} is not the folder of a sweep: it has no sweep.yaml")
+        raise ConfigError(f"folder={str(folder)!r} is not the folder of a sweep: it has no sweep.yaml")
     return load(path, folder=str(folder))
 
 
