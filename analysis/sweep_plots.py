@@ -67,7 +67,7 @@ def outcome(results: Results, metric: str = "avg", publication: bool = False):
     frame = results.runs
     with style.figure_style(publication) as plt:
         size = (5.5, 0.9 + 0.2 * len(results.lines)) if publication else (0, 1.2 + 0.3 * len(results.lines))
-        fig, axes = _grid(plt, 1, len(results.panels), publication, height=size[1], sharex=True, sharey=True)
+        fig, axes = _grid(plt, 1, len(results.panels), publication, height=size[1], sharey=True)
         order = results.lines[::-1]
         for ax, panel in zip(axes[0], results.panels, strict=True):
             values = scores(results, metric, panel)
@@ -91,7 +91,7 @@ def differences(results: Results, reference: str, metric: str = "avg", publicati
     order = [line for line in results.lines if line != reference][::-1]
     with style.figure_style(publication) as plt:
         height = 1.3 + 0.3 * len(order)
-        fig, axes = _grid(plt, 1, len(results.panels), publication, height=height, sharex=True, sharey=True)
+        fig, axes = _grid(plt, 1, len(results.panels), publication, height=height, sharey=True)
         for ax, panel in zip(axes[0], results.panels, strict=True):
             rows = found[found["panel"] == panel].set_index("line")
             ax.axvline(0, color="#888888", linewidth=1)
@@ -241,12 +241,18 @@ def along(results: Results, factor: str, metrics=("avg", "entropy"), publication
         return finish(plt, fig, _handles(axes))
 
 
-def boundary(results: Results, lines, panel: str | None = None, steps: int = 1):
+def boundary(results: Results, lines=None, panel: str | None = None, steps: int = 1):
     """The paper's figure 4 from the same point of training: token weights of the first steps, first seed.
 
-    Up to the first update all lines have the same policy and the same samples.
+    Up to the first update all lines have the same policy and the same samples. Without `lines` the first line of each
+    of the first six methods.
     """
     panel = results.panels[-1] if panel is None else panel
+    if lines is None:
+        first = {}
+        for line in results.lines:
+            first.setdefault(results.method(line), line)
+        lines = [*first.values()][:6]
     chosen = [results.run(line, panel, results.sweep.seeds[0]) for line in lines]
     return run_plots.boundary_weights(chosen, steps, [results.labels[line] for line in lines])
 

@@ -25,7 +25,7 @@ from dgpo.sweep import table
 from dgpo.sweep.definition import Cell, Sweep
 from dgpo.sweep.execute import FINISHED
 
-COLLAPSED = 0.5  # a run whose last held-out score is below this share of its best has collapsed
+COLLAPSED = 0.5  # a run whose last held-out score is below this share of its best, or below its first, has collapsed
 SPIKE = 5.0  # a gradient norm above this multiple of the run's median is a spike
 METRICS = {
     "avg": "held-out avg@{k} after the last step",
@@ -113,11 +113,12 @@ class Results:
     def runs(self) -> pd.DataFrame:
         """A row a run: line, panel, seed, status, the metrics of `METRICS`, and how rough the way was.
 
-        `collapsed`: it diverged, or its last held-out avg@k is below half of its best, the start included. `spikes`:
-        steps with a gradient norm above 5 times the run's median. `max_w_log`, `max_w_prob`: the largest ever applied.
+        `collapsed`: it diverged, or its last held-out avg@k is below half of its best or below that of the start.
+        `spikes`: steps with a gradient norm above 5 times the run's median. `max_w_log`, `max_w_prob`: largest applied.
         """
-        ended = self.frame.sort_values("step").groupby(["cell", "seed"], sort=False)
-        return pd.DataFrame([self._row(*name, group) for name, group in ended])
+        ended = {name: group.sort_values("step") for name, group in self.frame.groupby(["cell", "seed"])}
+        order = [(cell, seed) for cell in self.cells for seed in self.sweep.seeds]
+        return pd.DataFrame([self._row(*name, ended[name]) for name in order if name in ended])
 
     def _row(self, cell: str, seed: int, group: pd.DataFrame) -> dict:
         steps, scores = group[group["step"] > 0], group[f"eval/avg@{self.k}"].dropna()
@@ -127,7 +128,7 @@ class Results:
         finished = row["status"] == FINISHED
         row["avg"] = scores.iloc[-1] if finished else 0.0  # a policy of NaNs answers nothing
         row["pass"] = group[f"eval/pass@{self.k}"].dropna().iloc[-1] if finished else 0.0
-        row["collapsed"] = not finished or row["avg"] < COLLAPSED * row["best"]
+        row["collapsed"] = not finished or row["avg"] < max(COLLAPSED * row["best"], row["start"])
         if len(steps):
             norms = steps["grad_norm/max"].dropna()
             row |= {
@@ -281,14 +282,17 @@ def findings(results: Results, reference: str, metric: str = "avg") -> list[str]
     return said
 
 
-def save(results: Results, figures: Mapping[str, Figure], tables: Mapping[str, pd.DataFrame]) -> Path:
-    """Write figures as PNG and tables as CSV into `figures/` of the sweep's folder. Returns that folder."""
+def save(
+    results: Results, figures: Mapping[str, Figure], tables: Mapping[str, pd.DataFrame], found: Sequence[str]
+) -> Path:
+    """Write figures (PNG), tables (CSV), a row a run (runs.csv) and findings into `figures/` of the sweep's folder."""
     target = results.sweep.path / "figures"
     target.mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(target / f"{name}.png")
-    for name, frame in tables.items():
+    for name, frame in {**tables, "runs": results.runs}.items():
         frame.to_csv(target / f"{name}.csv", index=isinstance(frame.index, pd.MultiIndex), float_format="%.6g")
+    (target / "findings.md").write_text("".join(f"- {sentence}\n" for sentence in found))
     return target
 
 

@@ -123,6 +123,8 @@ class TestFindings:
         assert frame.loc[("cispo", "lr=0.1", 0), "collapsed"]
         assert not frame.loc[("grpo", "lr=0.1", 0), "collapsed"]
         assert frame.loc[("grpo", "lr=0.1", 0), "spikes"] == 1
+        below_start = made_up({"grpo": -0.21}, shared=0, noise=0).runs.set_index(["line", "panel", "seed"])
+        assert below_start.loc[("grpo", "lr=0.1", 0), "collapsed"]  # 0.29 from 0.3, though above half of its best
         said = sweeps.findings(results, "grpo")
         assert "At lr=0.1: runs that collapsed: CISPO 5 of 5, DGPO (n 2) 5 of 5." in said
 
@@ -179,7 +181,7 @@ def test_the_notebook_runs_a_sweep(executed):
     assert "## Equal in all cells" in text
     assert "- with 2 seeds no difference in held-out avg@2" in text
     found = {path.name for path in (executed / "small" / "figures").iterdir()}
-    assert {"main.csv", "rough.csv", "learning.png", "weights.png"} <= found
+    assert {"main.csv", "rough.csv", "runs.csv", "findings.md", "learning.png", "weights.png"} <= found
 
 
 def test_a_finished_sweep_is_read(executed, tmp_path):

@@ -39,9 +39,9 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1)) -> dic
         )
     if jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1")
+    claim(sweep)
     runs = sweep.runs(shard)
     waiting = [run for run in runs if status(run)[0] not in (FINISHED, DIVERGED)]
-    claim(sweep)
     if waiting:
         with _Pool(jobs) as pool, Progress(_steps(runs), sum(r.config.steps for r in runs)) as progress:
             _prepare(sweep, pool)
