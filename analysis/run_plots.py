@@ -193,13 +193,11 @@ def boundary_weights(runs: list[Run], steps: int | None = None, names=None, publ
                     part["prob"], part["w_prob"], s=9, alpha=0.5, color=style.colour(run.config.method), rasterized=True
                 )
                 zeros = float((part["w_prob"] == 0).mean()) if len(part) else 0.0
-                ax.text(
-                    0.97, 0.95, f"{len(part):,} tokens, {zeros:.0%} at 0", transform=ax.transAxes, ha="right", va="top"
-                )
+                ax.set_title(f"{len(part):,} tokens, {zeros:.0%} at 0", loc="right", fontsize="medium")
                 ax.set_xscale("log")
                 if j == 0:
                     ax.set_ylabel(f"{label}\nw_prob")
-            axes[0, j].set_title(names[j])
+            axes[0, j].set_title(f"{names[j]}\n")
             axes[1, j].set_xlabel("probability π")
         for row in axes:
             drawn = np.concatenate([ax.collections[0].get_offsets()[:, 1] for ax in row])

@@ -351,3 +351,19 @@ def test_the_command(done, capsys):
     assert "folder='nowhere' is not the folder of a sweep" in capsys.readouterr().err
     assert cli.main(["sweep", "nowhere.yaml"]) == 2
     assert "'nowhere.yaml' is not a file of a sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "docs/results").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_kept_sweeps_leave_nothing_to_the_methods(path):
+    """Hazard of comparing methods: defaults of their own. ε and the dual clip are one value each, or off."""
+    sweep = definition.load(path)
+    equal, differing = report.contrast(sweep)
+    assert report.undecided(sweep, differing) == {}
+    for name, allowed in (("eps_low", {"0.2"}), ("eps_high", {"0.2"}), ("dual_clip", {"3", "off"})):
+        values = set(differing[name].map(str)) if name in differing else {str(equal[name])}
+        assert values <= allowed | {report.ABSENT}
+    assert equal["zero_variance"] == "keep"
+    assert equal["kl_coef"] == 0.0
+    assert equal["aggregation"] == "token-mean"
