@@ -172,7 +172,7 @@ def _index(keys, many: bool = False) -> dict:
 
 
 def _is_empty(answer) -> bool:
-    return answer is None or (isinstance(answer, str) and not answer.strip())
+    return answer is None or answer != answer or (isinstance(answer, str) and not answer.strip())  # NaN is not itself
 
 
 def _answer(row: Row) -> str:

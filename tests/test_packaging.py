@@ -43,6 +43,7 @@ def test_every_import_is_a_dependency():
         "tokenizers",
         "safetensors",
         "jinja2",
+        "antlr4",
         "latex2sympy2_extended",
     }  # pyyaml; and what transformers and jupyter bring
     declared |= {

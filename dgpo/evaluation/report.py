@@ -53,6 +53,6 @@ def differences(first: str | Path, second: str | Path) -> str:
 
 
 def both(samples: Interval, problems: Interval, form: str = ".1f") -> str:
-    """`62.5 [60.1, 64.9] (55.0, 70.0)`."""
-    value, a, b, c, d = (format(100 * x, form) for x in (samples.value, *samples[1:], *problems[1:]))
+    """`62.5 [60.1, 64.9] (55.0, 70.0)`; a dash for a bound there is none of."""
+    value, a, b, c, d = ("–" if x != x else format(100 * x, form) for x in (*samples, *problems[1:]))
     return f"{value} [{a}, {b}] ({c}, {d})"

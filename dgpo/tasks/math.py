@@ -179,7 +179,7 @@ def row_fault(row: dict, problem_field: str, answer_field: str) -> str:
         value = row.get(field)
         if field not in row:
             return f"no field {field!r}; the row has {', '.join(map(repr, row)) or 'none'}"
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if value is None or value != value or (isinstance(value, str) and not value.strip()):  # NaN is not itself
             return f"field {field!r} is empty; the row has {', '.join(map(repr, row))}"
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not isinstance(value, str) and not (number and field == answer_field):
