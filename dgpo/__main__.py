@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     sweep.add_argument("settings", nargs="*", metavar="key=value", help="fields of the sweep, or settings of all runs")
     sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     sweep.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
+    sweep.add_argument("--only", metavar="CELL", help="the runs of this cell")
     sweep.add_argument("--report", action="store_true", help="run nothing: table and report of what is there")
     plan = commands.add_parser("plan", help="memory and time of a run, from counted bytes and FLOPs")
     plan.add_argument("settings", nargs="*", metavar="[RECIPE] key=value", help="as for train")
@@ -95,7 +96,7 @@ def _sweep(args) -> int:
     sweep, shard = definition.load(args.file, **overrides), definition.parse_shard(args.shard)
     from dgpo.sweep import execute, report, table
 
-    statuses = {} if args.report else execute.execute(sweep, args.jobs, shard)
+    statuses = {} if args.report else execute.execute(sweep, args.jobs, shard, args.only)
     print(report.write(sweep, table.collect(sweep)))
     return int(execute.FAILED in statuses.values())
 

@@ -65,6 +65,9 @@ class TestDefinition:
         assert len(parts) == 6
         assert sorted(parts) == sorted(run.name for run in sweep.runs())
         assert {run.seed for run in sweep.runs()[:2]} == {0}
+        assert [run.name for run in sweep.runs(only="gppo")] == ["gppo seed 0", "gppo seed 1", "gppo seed 2"]
+        with pytest.raises(ConfigError, match="cell 'gpo' must be one of: grpo, gppo"):
+            sweep.runs(only="gpo")
 
     @pytest.mark.parametrize(
         ("changes", "said"),

@@ -76,12 +76,16 @@ class Sweep(BaseModel):
     def run_dir(self, cell: "Cell", seed: int) -> Path:
         return self.path / cell.name / f"seed_{seed}"
 
-    def runs(self, shard: tuple[int, int] = (1, 1)) -> list["Run"]:
-        """All runs, or the i-th of n parts of them: every n-th one, so that parts are alike in length.
+    def runs(self, shard: tuple[int, int] = (1, 1), only: str | None = None) -> list["Run"]:
+        """All runs, or those of the cell `only`; of them the i-th of n parts: every n-th one, so that parts are alike.
 
         All cells with the first seed come before any with the second, so that an unfinished sweep compares them all.
+        Raises ConfigError for a cell that there is not.
         """
-        runs = [Run(cell, seed, self.config(cell, seed)) for seed in self.seeds for cell in self.cells]
+        cells = [cell for cell in self.cells if only in (None, cell.name)]
+        if not cells:
+            raise ConfigError(f"cell {only!r} must be one of: {', '.join(cell.name for cell in self.cells)}")
+        runs = [Run(cell, seed, self.config(cell, seed)) for seed in self.seeds for cell in cells]
         return runs[shard[0] - 1 :: shard[1]]
 
 

@@ -28,8 +28,8 @@ FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfi
 _DIVERGED_EXIT = 3
 
 
-def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1)) -> dict[str, str]:
-    """Run what is missing of `sweep`, `jobs` processes at a time. Returns the status of every run of the shard by name.
+def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: str | None = None) -> dict[str, str]:
+    """Run what is missing of `sweep.runs(shard, only)`, `jobs` processes at a time. Returns their status by name.
 
     Raises ConfigError when the folder holds another sweep, or runs that began from another policy.
     """
@@ -39,8 +39,8 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1)) -> dic
         )
     if jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1")
+    runs = sweep.runs(shard, only)
     claim(sweep)
-    runs = sweep.runs(shard)
     waiting = [run for run in runs if status(run)[0] not in (FINISHED, DIVERGED)]
     if waiting:
         with _Pool(jobs) as pool, Progress(_steps(runs), sum(r.config.steps for r in runs)) as progress:
