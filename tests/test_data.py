@@ -40,7 +40,7 @@ def test_findings_by_hand(write):
             row("求 x", "025", id="d"),
             row("Сколько будет 2+2?", 4.0, id="e"),
             row("$5!$", "", id="f"),
-            row(" ", None, id="g"),
+            row(" ", float("nan"), id="g"),
             "{broken",
         ]
     )

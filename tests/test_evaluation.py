@@ -18,7 +18,7 @@ import torch
 
 from dgpo import __main__ as cli
 from dgpo.config import ConfigError
-from dgpo.evaluation import benchmarks, run, settings
+from dgpo.evaluation import benchmarks, report, run, settings
 from dgpo.evaluation.folder import COLUMNS, EvaluationError, EvaluationFolder
 from dgpo.evaluation.scores import Samples, compare, majority_at, pass_at, pass_curve, per_problem, powers, summary
 from dgpo.runfolder import lock
@@ -81,6 +81,7 @@ class TestNumbers:
         assert over_samples == (0.0, 0.0, pytest.approx(0.037, abs=1e-3))  # Wilson, 0 of 100
         assert over_problems == (0.0, 0.0, pytest.approx(0.0714, abs=1e-3))  # Wilson, 0 of 50
         assert np.isnan(pass_at(samples([3], 8), 1)[1].low)
+        assert report.both(*pass_at(samples([8], 8), 1)) == "100.0 [67.6, 100.0] (–, –)"
 
     def test_mean_of_benchmarks_weighs_them_alike(self):
         group = [samples([8] * 4, 8), samples([0, 4] * 50, 8)]

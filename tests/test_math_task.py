@@ -121,6 +121,7 @@ def test_too_many_heldout_names_both_numbers(make):
         (row("  "), "field 'problem' is empty"),
         (row(answer=""), "field 'answer' is empty"),
         (row(answer=None), "field 'answer' is empty"),
+        (row(answer=float("nan")), "field 'answer' is empty"),
         (row(answer=["2"]), "field 'answer' is list"),
         (row(answer=True), "field 'answer' is bool"),
         (row(problem=3), "field 'problem' is int 3, not a string"),
