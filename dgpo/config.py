@@ -54,6 +54,20 @@ class TinyPolicy(BaseModel):
     seed: Count = 0
 
 
+class VLLM(BaseModel):
+    """The engine of rollout='vllm', one on each rank or one on every `tensor_parallel` ranks.
+
+    gpu_memory    share of a GPU for its weights and KV cache
+    sleep         give that memory back while the policy is updated; on a CPU nothing is given back
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    tensor_parallel: Positive = 1
+    sleep: bool = True
+
+
 class Config(BaseModel):
     """One run. Everything that changes its numbers is here.
 
@@ -110,7 +124,8 @@ class Config(BaseModel):
     max_new_tokens: Positive = 40
 
     # rollout
-    rollout: Literal["transformers"] = "transformers"
+    rollout: Literal["transformers", "vllm"] = "transformers"
+    vllm: VLLM = VLLM()
     prompts: Positive = 32
     completions: Positive = 8
     temperature: Annotated[float, Field(gt=0)] = 1.0

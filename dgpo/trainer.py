@@ -66,6 +66,7 @@ class Trainer:
 
     def __init__(self, config: Config):
         self.config, self.method = config, config.make_method()
+        rollout.check(config)
         self.run = RunFolder(config)
         self.seconds = Seconds(partial(plan.out_of_memory, config))
         with self.seconds.phase("setup"):
@@ -77,7 +78,8 @@ class Trainer:
             if config.liger:
                 apply_liger(lm)
             positions = getattr(lm.config, "max_position_embeddings", None)
-            if positions and config.max_prompt_tokens + config.max_new_tokens > positions:
+            longest = config.max_prompt_tokens + config.max_new_tokens
+            if positions and longest > positions:
                 raise ConfigError(
                     f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must "
                     f"add up to at most the model's {positions} positions"
@@ -95,7 +97,7 @@ class Trainer:
                 sampled = copy.deepcopy(self.policy).requires_grad_(False)
             self.engine = Engine(self.policy, config)
             self.reference = self.reference and self.engine.shard(self.reference)
-            self.sampler = rollout.make(config, sampled, self.tokenizer, source)
+            self.sampler = rollout.make(config, sampled, self.tokenizer, source, longest)
         self.sampling = Sampling(config.max_new_tokens, config.temperature)
         self.position = 0  # in the stream of training problems
         self.heldout: float | None = None  # the latest avg@k
@@ -143,6 +145,7 @@ class Trainer:
             "groups": len(silent),
             "groups/zero_variance": int(silent.sum()),
         }
+        self.sampler.sleep()
         verdicts = sum(ranks.gather(self.task.verdicts - known), Counter())
         metrics |= {f"verdict/{name}": count / verdicts.total() for name, count in sorted(verdicts.items())}
         if config.zero_variance != "keep":
@@ -170,7 +173,7 @@ class Trainer:
         batch = batch.replace(correction=factor)
         metrics = {"entropy": float(entropy[live].mean())} | {f"mismatch/{k}": v for k, v in distance.items()}
         if factor is not None:
-            metrics["correction/mean"] = float(factor[live].sum() / live.sum())
+            metrics["correction/mean"] = float(factor[live].mean())
         if reference is not None:
             metrics["kl_to_start"] = float(kl_penalty(old_logp, reference, "k3")[live].mean())
         return batch, metrics

@@ -24,10 +24,9 @@ def test_the_conda_environment_has_the_content_of_pyproject():
     assert sorted(section["pip"]) == sorted({*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]})
 
 
-def test_what_is_pinned_is_what_is_allowed():
-    pins = [
-        Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
-    ]
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-vllm.txt"])
+def test_what_is_pinned_is_what_is_allowed(file):
+    pins = [Requirement(line) for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
     pinned = {pin.name.lower().replace("_", "-"): next(iter(pin.specifier)).version for pin in pins}
     for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]):
         wanted = Requirement(text)

@@ -1,13 +1,20 @@
 """The embedded sampler: right distribution, right log-probabilities, reproducible, blind to the batch."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from scipy.stats import chisquare
 from transformers import GenerationConfig
 
+from dgpo import config as configs
+from dgpo import trainer
+from dgpo.config import ConfigError
 from dgpo.evaluate import decode, encode
+from dgpo.evaluation import run as evaluation
+from dgpo.evaluation import settings
 from dgpo.model import Policy, load_lm
-from dgpo.rollout import Sampling, TransformersSampler
+from dgpo.rollout import Sampling, TransformersSampler, vllm
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +119,35 @@ def test_a_sampler_with_a_module_of_its_own_takes_the_weights_over(parts, prompt
     got = sampler.generate(prompts, [5] * 4, Sampling(14))
     assert torch.equal(got.tokens, expected.tokens)
     assert torch.equal(got.rollout_logp, expected.rollout_logp)
+
+
+class TestWithoutVLLM:
+    """What can be said before vLLM is imported, or where it is not installed. The rest is in tests/with_vllm."""
+
+    @pytest.fixture
+    def installed(self, monkeypatch):
+        def install(version):
+            monkeypatch.setattr(vllm.importlib.util, "find_spec", lambda name: version and object())
+            monkeypatch.setattr(vllm.importlib.metadata, "version", lambda name: version)
+
+        return install
+
+    def test_a_missing_vllm_is_named_with_its_extra_before_anything_is_made(self, small, installed, tmp_path):
+        installed(None)
+        config = configs.make({**small, "rollout": "vllm"})  # a recipe is valid on a machine without it
+        with pytest.raises(ConfigError, match=r"rollout='vllm' needs the package vllm: .*pip install 'dgpo\[gpu\]'"):
+            trainer.Trainer(config)
+        assert not Path(small["run_dir"]).exists()
+        with pytest.raises(ConfigError, match="needs the package vllm"):
+            evaluation.evaluate(settings.load(rollout="vllm", eval_dir=str(tmp_path / "eval")))
+        assert not (tmp_path / "eval").exists()
+
+    def test_a_vllm_that_is_too_old_is_named(self, small, installed):
+        installed("0.9.2")
+        with pytest.raises(ConfigError, match=r"vllm 0\.27 or newer, here is 0\.9\.2"):
+            trainer.Trainer(configs.make({**small, "rollout": "vllm"}))
+
+    def test_an_engine_over_more_ranks_than_there_are_is_refused(self, small, installed):
+        installed("0.27.1")
+        with pytest.raises(ConfigError, match=r"vllm\.tensor_parallel=2 must divide the number of ranks, which is 1"):
+            trainer.Trainer(configs.make({**small, "rollout": "vllm", "vllm": {"tensor_parallel": 2}}))

@@ -26,13 +26,15 @@ def evaluate(config: EvalConfig) -> Path:
     Completion i of a problem has a seed of its own, made of `seed`, the benchmark, the problem's place and i: it is the
     same however the work is cut up. Raises ConfigError, DataError and EvaluationError.
     """
+    rollout.check(config)
     for name in config.benchmarks:
         if name != "chain":
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
+    longest = max(len(ids) + b.limit for b in loaded for ids in encode(tokenizer, [p.prompt for p in b.problems]))
     with EvaluationFolder.create(config, model_hash(source, lm), loaded) as folder:
-        sampler = rollout.make(config, Policy(lm, config.temperature), tokenizer, source)
+        sampler = rollout.make(config, Policy(lm, config.temperature), tokenizer, source, longest)
         with Judge() as judge:
             _fill(folder, loaded, sampler, tokenizer, judge)
         _report(folder, config.k)

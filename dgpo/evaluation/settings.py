@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from dgpo.config import ConfigError, Count, Positive, TinyPolicy
+from dgpo.config import VLLM, ConfigError, Count, Positive, TinyPolicy
 
 
 class EvalConfig(BaseModel):
@@ -49,13 +49,14 @@ class EvalConfig(BaseModel):
     max_new_tokens: Positive = 32768
     chain_max_new_tokens: Positive = 40
 
-    rollout: Literal["transformers"] = "transformers"
+    rollout: Literal["transformers", "vllm"] = "transformers"
+    vllm: VLLM = VLLM()
     rollout_rows: Positive = 256
     chunk_rows: Positive = 1024
 
 
 # What may differ when an evaluation goes on: the policy and the problems are compared by their content.
-CONTINUABLE = ("eval_dir", "overwrite", "model", "tiny", "threads", "data_dir", "k", "rollout_rows")
+CONTINUABLE = ("eval_dir", "overwrite", "model", "tiny", "threads", "data_dir", "k", "rollout_rows", "vllm")
 
 
 def load(**settings: Any) -> EvalConfig:

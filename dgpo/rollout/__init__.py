@@ -1,12 +1,27 @@
 """Completions with their log-probabilities: one protocol, several samplers."""
 
 from dgpo.rollout.base import Sampler, Sampling
-from dgpo.rollout.transformers import TransformersSampler
+from dgpo.rollout.transformers import TransformersSampler, stop_tokens
 
 
-def make(config, policy, tokenizer, source) -> Sampler:
-    """The sampler that a Config or EvalConfig asks for; `source` is the checkpoint that the policy was read from."""
+def check(config) -> None:
+    """Raise ConfigError where the sampler that a Config or EvalConfig asks for cannot run: before any model is read."""
+    if config.rollout == "vllm":
+        from dgpo.rollout import vllm
+
+        vllm.require(config)
+
+
+def make(config, policy, tokenizer, source, length: int) -> Sampler:
+    """The sampler that a Config or EvalConfig asks for, after the engine was made.
+
+    `source` is the checkpoint that the policy was read from, `length` the most tokens of a prompt and its completion.
+    """
+    if config.rollout == "vllm":
+        from dgpo.rollout.vllm import VLLMSampler
+
+        return VLLMSampler(config, source, tokenizer.pad_token_id, stop_tokens(policy.lm, tokenizer), length)
     return TransformersSampler(policy, tokenizer, config.rollout_rows)
 
 
-__all__ = ["Sampler", "Sampling", "TransformersSampler", "make"]
+__all__ = ["Sampler", "Sampling", "TransformersSampler", "check", "make"]

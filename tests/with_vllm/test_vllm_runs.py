@@ -1,0 +1,65 @@
+"""Whole runs and evaluations that sample with vLLM."""
+
+from pathlib import Path
+
+import pytest
+
+from dgpo import __main__ as cli
+from dgpo import config as configs
+from dgpo.config import ConfigError
+from dgpo.evaluation import run as evaluation
+from dgpo.evaluation import settings
+from dgpo.rollout import vllm
+from dgpo.runfolder import read_rows
+from dgpo.trainer import train
+
+
+def rows(folder):
+    return [
+        {k: v for k, v in row.items() if not k.startswith("seconds/")}
+        for row in read_rows(Path(folder) / "metrics.jsonl")
+    ]
+
+
+def test_a_run_on_the_command_line(small, capsys):
+    words = [f"{name}={value}" for name, value in {**small, "steps": 3, "max_mismatch": 1e-4}.items()]
+    assert cli.main(["train", "tiny", *words]) == 0
+    got = rows(capsys.readouterr().out.strip().splitlines()[-1])
+    assert [row["step"] for row in got] == [0, 1, 2, 3]
+    assert all(row["mismatch/mean_abs"] < 1e-4 for row in got[1:])
+    assert got[3]["kl_to_start"] > 1e-4
+
+
+def test_a_crash_of_the_engine_surfaces_and_the_run_goes_on_as_if_it_had_not_been(small, monkeypatch, tmp_path):
+    expected = rows(train(configs.make({**small, "run_dir": str(tmp_path / "whole")})))
+    true, calls = vllm.VLLMSampler.generate, []
+
+    def generate(self, *args):
+        calls.append(1)
+        if len(calls) == 5:  # the rollout of step 3, after two evaluations
+            self.llm.apply_model(lambda model: setattr(model, "forward", None))
+        return true(self, *args)
+
+    monkeypatch.setattr(vllm.VLLMSampler, "generate", generate)
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        train(configs.make(small))
+    monkeypatch.undo()
+    assert [row["step"] for row in rows(small["run_dir"])] == [0, 1, 2]
+    assert rows(train(configs.make({**small, "resume": True}))) == expected
+
+
+def test_evaluation_of_a_checkpoint(tied, tmp_path):
+    """The same problems and the published sampling, temperature 0.6 and top-p 0.95, by both samplers."""
+    common = {"model": str(tied), "difficulty": 1, "chain_problems": 8, "n": 16, "chain_max_new_tokens": 14}
+    average = {}
+    for sampler in ("transformers", "vllm"):
+        folder = evaluation.evaluate(settings.load(**common, rollout=sampler, eval_dir=str(tmp_path / sampler)))
+        [samples] = evaluation.read(folder)
+        average[sampler] = samples.right.mean() / 16
+    assert 0.05 < average["transformers"] < 0.95
+    assert average["vllm"] == pytest.approx(average["transformers"], abs=0.2)  # four standard errors of 128 each
+
+
+def test_heads_that_vllm_cannot_compute_on_a_cpu_are_named(small):
+    with pytest.raises(ConfigError, match=r"heads have 16 dimensions; .* 32, 64, .*tiny\.hidden / tiny\.heads"):
+        train(configs.make({**small, "tiny": {**small["tiny"], "heads": 4}}))
