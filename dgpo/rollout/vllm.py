@@ -54,7 +54,10 @@ class VLLMSampler:
         self._temperature = 1.0
         with _environment(self.on_cpu):
             from vllm import LLM, SamplingParams
+            from vllm.v1.engine import core
 
+            if dist.is_initialized():  # by the trainer: an engine that ends would end the process group too
+                core.cleanup_dist_env_and_memory = lambda: None
             self._params = SamplingParams
             self.llm = LLM(
                 str(source),

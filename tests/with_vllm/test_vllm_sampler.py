@@ -48,8 +48,7 @@ def greedy(parts, prompts):
     return [list(o.outputs[0].token_ids) for o in outputs], ours
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-@pytest.mark.parametrize("embeddings", ["tied", "untied"])
+@pytest.mark.parametrize(("embeddings", "stage"), [("tied", 1), ("untied", 2), ("tied", 3), ("untied", 3)])
 def test_after_every_update_the_sampler_is_the_policy(embeddings, stage, request, small):
     parts = made(small, request.getfixturevalue(embeddings), zero_stage=stage)
     prompts = encode(parts.tokenizer, PROMPTS)
