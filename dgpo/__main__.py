@@ -14,13 +14,14 @@ import sys
 import yaml
 
 from dgpo import config as configs
-from dgpo import methods
+from dgpo import methods, ranks
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dgpo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher gives it; LOCAL_RANK is used
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a policy")
     train.add_argument(
@@ -55,13 +56,20 @@ def main(argv: list[str] | None = None) -> int:
         run = {"train": _train, "plan": _plan, "sweep": _sweep, "methods": _methods, "eval": _eval}[args.command]
         return run(args)
     except configs.ConfigError as error:
+        return _fail(error, 2)
+
+
+def _fail(error: Exception, code: int) -> int:
+    """The exit code of an error that its message explains; of several ranks that raise the same one, one tells it."""
+    if ranks.tells(error):
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    return code
 
 
 def _train(args) -> int:
     recipe, overrides = parse(args.settings)
     config = configs.load(recipe, **overrides)
+    from dgpo.checkpoint import CheckpointError
     from dgpo.mismatch import MismatchError  # after validation: these imports take seconds
     from dgpo.plan import OutOfMemory
     from dgpo.tasks.math import DataError
@@ -69,10 +77,11 @@ def _train(args) -> int:
 
     try:
         folder = train(config)
-    except (DataError, MismatchError, OutOfMemory, TrainingDiverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, DataError) else 3
-    print(folder)
+    except (CheckpointError, DataError, MismatchError, OutOfMemory, TrainingDiverged) as error:
+        return _fail(error, 2 if isinstance(error, DataError) else 3)
+    if ranks.rank() == 0:
+        print(folder)
+    ranks.leave()
     return 0
 
 

@@ -10,7 +10,9 @@ Every collective ends by the time-out that `join` was given. The error of one th
 """
 
 import os
+import signal
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,25 +32,36 @@ class RanksError(RuntimeError):
     """The ranks did not come together: another one died, failed, or is elsewhere."""
 
 
+def leave() -> None:
+    """Part from the other ranks, when all is done."""
+    if dist.is_initialized() and size() > 1:
+        dist.destroy_process_group()
+
+
 def check(config: Config) -> None:
     """Raise ConfigError unless the ranks are as many as `config` asks for, and were all started with it."""
-    for other, theirs in enumerate(gather(config)):
-        if theirs != config:
-            own, theirs = config.model_dump(), theirs.model_dump()
-            differ = "; ".join(f"{k}: {own[k]!r} and {theirs[k]!r}" for k in own if own[k] != theirs[k])
-            raise ConfigError(f"ranks {rank()} and {other} were started with different settings: {differ}")
-    if config.ranks and config.ranks != size():
-        hosts = ", ".join(f"{n} on {host}" for host, n in Counter(gather(socket.gethostname())).items())
+    first(_compare, gather((config, socket.gethostname())))
+
+
+def _compare(told: list[tuple[Config, str]]) -> None:
+    hosts = ", ".join(f"{n} on {host}" for host, n in Counter(host for _, host in told).items())
+    first_of_all = told[0][0].model_dump()
+    for other, (config, host) in enumerate(told):
+        differ = [f"{k}: {first_of_all[k]!r} and {v!r}" for k, v in config.model_dump().items() if v != first_of_all[k]]
+        if differ:
+            raise ConfigError(f"ranks 0 and {other} (on {host}) were started with other settings: {'; '.join(differ)}")
+    config, count = told[0][0], len(told)
+    if config.ranks and config.ranks != count:
         raise ConfigError(
-            f"ranks={config.ranks}, but {size()} were started ({hosts}): "
+            f"ranks={config.ranks}, but {count} were started ({hosts}): "
             "is the launcher's number, or its hostfile, the right one?"
         )
-    for name, count in (
+    for name, items in (
         ("prompts", config.prompts),
         ("eval_problems × eval_completions", config.eval_problems * config.eval_completions),
     ):
-        if count < size():
-            raise ConfigError(f"{name}={count} must be at least the number of ranks, {size()}")
+        if items < count:
+            raise ConfigError(f"{name}={items} must be at least the number of ranks, {count} ({hosts})")
 
 
 def rank() -> int:
@@ -76,10 +89,14 @@ def join(device: str, timeout: float) -> None:
     if not dist.is_initialized():
         alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
         limit = timedelta(seconds=timeout)
+        # groups that a library makes without naming a time-out, as DeepSpeed does for its own collectives, take these
+        dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
         with _collective("the start"):
             dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=limit, **alone)
             if device == "cuda" and size() > 1:
                 _host_group = dist.new_group(backend="gloo", timeout=limit)
+        if size() > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _told_to_stop)  # a launcher ends the others so, when a rank has died
     if size() != (expected := int(os.environ.get("WORLD_SIZE", 1))):
         raise RanksError(f"the process group has {size()} ranks, the launcher started {expected}")
 
@@ -150,8 +167,14 @@ def first(function: Callable, *args):
         dist.broadcast_object_list(outcome, src=0, group=_host_group)
     value, error = outcome[0]
     if error is not None:
+        error.is_echo = rank() > 0
         raise error
     return value
+
+
+def tells(error: Exception) -> bool:
+    """Whether this rank is the one to report `error`: not where it only repeats what rank 0 raised."""
+    return rank() == 0 or not getattr(error, "is_echo", False)
 
 
 def every(function: Callable, *args) -> list:
@@ -189,6 +212,13 @@ def _collective(kind: str):
         yield
     except RuntimeError as error:  # gloo's own errors are of no other type
         raise RanksError(f"{_me()}, in {here()}: {kind} of all ranks failed: {error}") from error
+
+
+def _told_to_stop(*_) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not _places:  # starting, or ending already
+        signal.raise_signal(signal.SIGTERM)
+    raise SystemExit(f"{_me()}, in {here()}: told to stop (SIGTERM)")
 
 
 def _me() -> str:

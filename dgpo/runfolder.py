@@ -53,6 +53,11 @@ class RunFolder:
 
     def __init__(self, config: Config):
         self.config, self.path, self._lock = config, Path(config.run_dir), None
+        self._check()
+
+    @_by_rank_0
+    def _check(self) -> None:
+        config = self.config
         if config.resume and config.overwrite:
             raise ConfigError("resume=True and overwrite=True exclude each other")
         if self.path.exists() and not self.path.is_dir():

@@ -67,11 +67,11 @@ class Trainer:
     def __init__(self, config: Config):
         self.config, self.method = config, config.make_method()
         rollout.check(config)
+        ranks.join(pick_device(config.device), config.timeout)
+        ranks.check(config)
         self.run = RunFolder(config)
         self.seconds = Seconds(partial(plan.out_of_memory, config))
         with self.seconds.phase("setup"):
-            ranks.join(pick_device(config.device), config.timeout)
-            ranks.check(config)
             lm, self.tokenizer, source = tiny.load_policy(config)
             if config.gradient_checkpointing:
                 recompute_layers(lm)

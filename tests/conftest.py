@@ -33,6 +33,12 @@ SMALL = {
 }
 
 
+@pytest.fixture(scope="session")
+def settings():
+    """Settings of a run of a few seconds, without its folder."""
+    return SMALL
+
+
 @pytest.fixture
 def small(tmp_path):
     """Settings of a run of a few seconds, in a folder of its own."""

@@ -1,9 +1,166 @@
-"""Ranks: a world of one is the identity; two ranks, started by torchrun, agree on everything that they should."""
+"""One rank and several are the same algorithm: two ranks, started by torchrun, against one in this process."""
 
+import json
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
+from launch import errors, run, torchrun
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from dgpo import ranks
+from dgpo import config as configs
+from dgpo import ranks, trainer
+from dgpo.config import ConfigError
+from dgpo.runfolder import read_rows
+from dgpo.trainer import train
+
+# Settings of a run on two ranks, and of the run on one that it must equal.
+PAIRS = {
+    "zero_1": ({"zero_stage": 1}, {}),
+    "zero_2": ({"zero_stage": 2}, {}),
+    "zero_3": ({"zero_stage": 3}, {}),
+    # 5 prompts on 2 ranks; 5 sequences an update: 3 micro-batches on one rank, 2 on the other
+    "uneven": ({"zero_stage": 3, "prompts": 5, "micro_batch": 1}, {"prompts": 5}),
+    "token_budget": (
+        {"zero_stage": 2, "micro_tokens": 40, "max_prompt_tokens": 4},
+        {"micro_tokens": 40, "max_prompt_tokens": 4},
+    ),
+    "every_term": (
+        {"zero_stage": 3, "kl_coef": 0.1, "entropy_coef": 0.01, "gradient_checkpointing": True},
+        {"kl_coef": 0.1, "entropy_coef": 0.01},
+    ),
+    # so few groups are left that an update has less sequences than ranks
+    "drop": ({"zero_stage": 2, "zero_variance": "drop", "updates": 16}, {"zero_variance": "drop", "updates": 16}),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def base(settings):
+    return {**settings, "steps": 2, "eval_every": 2, "timeout": 120}
+
+
+@pytest.fixture(scope="module")
+def launched(folder, base, checkpoint):
+    """Every pair's run on two ranks, then one on two ranks that goes on with what one rank began."""
+    train(configs.make({**base, "run_dir": str(folder / "begun_by_one")}))
+    jobs = [{**base, **own, "run_dir": str(folder / name)} for name, (own, _) in PAIRS.items()]
+    goes_on = {**base, "run_dir": str(folder / "begun_by_one"), "steps": 4, "resume": True, "zero_stage": 3}
+    result = torchrun([*jobs, goes_on], folder)
+    assert result.returncode == 0, errors(result)
+    return result
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, base):
+    return train(configs.make({**base, "steps": 4, "run_dir": str(folder / "undisturbed")}))
+
+
+def rows(folder):
+    """Metrics without wall times, and without the distance of two computations of one number: rounding alone."""
+    return [
+        {k: v for k, v in row.items() if not k.startswith(("seconds/", "mismatch/mean_abs", "mismatch/kl"))}
+        for row in read_rows(Path(folder) / "metrics.jsonl")
+    ]
+
+
+def assert_same(one, two):
+    for a, b in zip(rows(one), rows(two), strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), name
+    a, b = (load_file(folder / "policy" / "model.safetensors") for folder in (one, two))
+    assert a.keys() == b.keys()
+    a, b = (torch.cat([w.flatten() for _, w in sorted(x.items())]) for x in (a, b))
+    assert (a - b).norm() <= 1e-5 * a.norm()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_two_ranks_make_the_updates_of_one(launched, folder, base, name):
+    one = train(configs.make({**base, **PAIRS[name][1], "run_dir": str(folder / f"{name}_one")}))
+    assert_same(one, folder / name)
+    texts = [[row["completion"] for row in read_rows(path / "completions.jsonl")] for path in (one, folder / name)]
+    assert texts[0] == texts[1]
+
+
+def test_what_two_ranks_leave_is_whole(launched, folder):
+    run = folder / "zero_3"
+    AutoModelForCausalLM.from_pretrained(run / "policy")
+    tokens = pd.concat([pd.read_parquet(path) for path in sorted(run.glob("tokens/*"))])
+    assert set(tokens["sequence"]) - set(range(16))  # the records are of both ranks' sequences
+    assert sorted(p.name for p in (run / "checkpoints" / "step_000002").iterdir()) == [
+        "rank_00000.safetensors",
+        "rank_00001.safetensors",
+        "state.json",
+    ]
+    assert json.loads((run / "summary.json").read_text())["ranks"] == 2
+
+
+def test_two_ranks_go_on_with_what_one_began(launched, folder, undisturbed):
+    assert_same(undisturbed, folder / "begun_by_one")
+    assert launched.stderr.count("ranks=1 wrote step 2, 2 go on") == 1
+
+
+@pytest.mark.parametrize("name", ["zero_2", "zero_3"])
+def test_one_rank_takes_over_exactly_what_two_had(launched, folder, base, name, undisturbed, tmp_path, capsys):
+    """Weights and moments bit by bit, from stage 2 or 3 on two ranks to stage 1 on one; then the run goes on."""
+    saved = folder / name / "checkpoints" / "step_000002"
+    settings = {**base, **PAIRS[name][0], "run_dir": str(folder / name), "zero_stage": 1, "resume": True, "steps": 4}
+    taken = trainer.Trainer(configs.make(settings))
+    assert taken.restore() == 2
+    assert "ranks=2 wrote step 2, 1 go on" in capsys.readouterr().err
+    taken.engine.save(tmp_path)
+    taken.run.close()
+    ours, theirs = flat(tmp_path), flat(saved)
+    assert ours.keys() == theirs.keys()
+    assert {kind for _, kind in ours} == {"weight", "exp_avg", "exp_avg_sq"}
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
+    train(configs.make(settings))
+    assert_same(undisturbed, folder / name)
+
+
+def flat(checkpoint):
+    """(parameter, kind) → its flattened whole, from all shards."""
+    found = {}
+    for path in checkpoint.glob("rank_*.safetensors"):
+        for key, tensor in load_file(path).items():
+            name, start, kind = key.split("|")
+            found.setdefault((name, kind), []).append((int(start), tensor))
+    return {key: torch.cat([part for _, part in sorted(parts, key=lambda p: p[0])]) for key, parts in found.items()}
+
+
+class TestLaunchers:
+    WORDS = ("prompts=4", "completions=2", "updates=2", "steps=1", "eval_problems=4", "eval_completions=1")
+
+    def words(self, base, tmp_path):
+        return ["train", "tiny", f"tiny={json.dumps(base['tiny'])}", "max_new_tokens=29", *self.WORDS,
+                f"run_dir={tmp_path / 'run'}"]  # fmt: skip
+
+    def test_deepspeed_reads_a_hostfile(self, base, tmp_path):
+        (tmp_path / "hostfile").write_text("localhost slots=2\n")
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(tmp_path / "hostfile")]
+        alone = ["--no_ssh", "--node_rank=0", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+        result = run([*launcher, *alone, "--module", "dgpo", *self.words(base, tmp_path)])
+        assert result.returncode == 0, result.stderr[-4000:]
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["ranks"] == 2
+        assert result.stdout.splitlines().count(str(tmp_path / "run")) == 1
+
+    def test_another_number_of_ranks_than_the_recipe_asks_for_is_refused_once(self, base, tmp_path):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dgpo"]
+        result = run([*launcher, *self.words(base, tmp_path), "ranks=3"])
+        assert result.returncode == 1
+        assert len(re.findall(r"error: ranks=3, but 2 were started \(2 on .*hostfile", result.stderr)) == 1
+        assert not (tmp_path / "run").exists()
 
 
 class TestAWorldOfOne:
@@ -25,12 +182,46 @@ class TestAWorldOfOne:
         assert ranks.here() == "no named place"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_are_everything_once_and_even(monkeypatch, count):
+    monkeypatch.setattr(ranks, "size", lambda: count)
+    parts = []
+    for i in range(count):
+        monkeypatch.setattr(ranks, "rank", lambda i=i: i)
+        parts.append(list(range(7))[ranks.share(7)])
+    assert [i for part in parts for i in part] == list(range(7))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
 def test_a_world_of_another_size_than_the_launcher_started_is_refused(monkeypatch):
     """As when another library has made a world of one before: each rank would train alone."""
     ranks.join("cpu", 60)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ranks.RanksError, match="has 1 ranks, the launcher started 2"):
         ranks.join("cpu", 60)
+
+
+def test_ranks_that_do_not_fit_the_settings_are_named(base):
+    config = configs.make(base)
+    other = config.model_copy(update={"lr": 1.0})
+    with pytest.raises(
+        ConfigError, match=r"ranks 0 and 1 \(on b\) were started with other settings: lr: 0.0003 and 1.0"
+    ):
+        ranks._compare([(config, "a"), (other, "b")])
+    with pytest.raises(ConfigError, match=r"prompts=8 must be at least the number of ranks, 9 \(9 on a\)"):
+        ranks._compare([(config, "a")] * 9)
+    ranks._compare([(config, "a"), (config, "b")])
+
+
+def test_offloaded_parameters_need_stage_3(base):
+    with pytest.raises(ConfigError, match="needs zero_stage=3, not zero_stage=2"):
+        configs.make({**base, "offload": "optimizer+params", "zero_stage": 2})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _fail_after(seen):

@@ -1,0 +1,88 @@
+"""Runs on several ranks: `torchrun(...)` starts this file, which does what a list of jobs says on every rank.
+
+A job is the settings of one training run; the runs follow each other in the same processes. Faults are real: `kill` and
+`hang` say where a rank sends itself SIGKILL, or sleeps for good.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def torchrun(jobs: list[dict], folder: Path, *, ranks: int = 2, **faults) -> subprocess.CompletedProcess:
+    """Train every job on `ranks` ranks; see `_fault` for the faults. What the ranks printed is in stdout and stderr."""
+    plan = folder / "jobs.json"
+    plan.write_text(json.dumps({"jobs": jobs, **faults}))
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return run([sys.executable, "-m", *launcher, __file__, str(plan)])
+
+
+def run(command: list[str], timeout: float = 300, **environ) -> subprocess.CompletedProcess:
+    """`subprocess.run` that, when time is out, ends the command's children too."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**environment(), **environ},
+    ) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def errors(result: subprocess.CompletedProcess) -> str:
+    """What the ranks themselves said, without the launcher's report."""
+    return "\n".join(line for line in result.stderr.splitlines() if line.startswith(("[rank", "rank ", "error")))
+
+
+def environment() -> dict[str, str]:
+    """That of this process without what a launcher set, and with this checkout first."""
+    own = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    return {**own, "PYTHONPATH": str(ROOT)}
+
+
+def _fault(when: dict, act) -> None:
+    """`act` on rank `rank` at the `count`-th call (the first) of `Class.method` in `step`, after it if `after`."""
+    from dgpo import ranks, trainer
+    from dgpo.rollout import TransformersSampler
+
+    owner = {"Engine": trainer.Engine, "Sampler": TransformersSampler}[when["call"].split(".")[0]]
+    name, calls = when["call"].split(".")[1], []
+    original = getattr(owner, name)
+
+    def wrapped(self, *args, **kwargs):
+        here = ranks.rank() == when["rank"] and ranks.here().split(", ")[0] == f"step {when['step']}"
+        calls.extend([1] if here else [])
+        if here and len(calls) == when.get("count", 1):
+            if when.get("after"):
+                original(self, *args, **kwargs)
+            act()
+        return original(self, *args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def main(plan: dict) -> None:
+    from dgpo import config as configs
+    from dgpo import engine
+    from dgpo.trainer import train
+
+    engine._PERSISTENT = 0  # else ZeRO-3 keeps parameters as small as these whole on every rank
+    if "kill" in plan:
+        _fault(plan["kill"], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if "hang" in plan:
+        _fault(plan["hang"], lambda: time.sleep(1000))
+    for settings in plan["jobs"]:
+        train(configs.make(settings))
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))
