@@ -102,7 +102,7 @@ def lengths(evaluations: Evaluations, publication: bool = False):
         axes[0].set_ylim(-0.6, len(rows) - 0.4)
         axes[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes[0].margins(x=0.15)
-        axes[0].set(xlabel="tokens: median, middle half, 5th to 95th percentile", title="length (green: right answers)")
+        axes[0].set(xlabel="tokens: 5, 25, 50, 75, 95 %", title="length (green: right)")
         axes[1].set(title="what became of the completions", xlim=(0, 1))
         axes[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes[1].grid(False, axis="y")
