@@ -172,7 +172,7 @@ def _choice(gold: str, answer: str) -> bool | None:
     """(B), B and (B) 12 are one choice; beside a reference 12 the (B) of (B) 12 is only a label. None if neither."""
     right, given = _CHOICE.match(gold), _CHOICE.match(answer)
     rest = given["rest"] if given else None
-    if rest and not (given["open"] and given["close"] and not _MORE.search(rest)):
+    if rest and not (given["close"] and not _MORE.search(rest)):
         given = None
     if right and not right["rest"]:
         marked = r"\text" in gold or bool(right["open"] and right["close"])

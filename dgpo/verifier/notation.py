@@ -40,7 +40,7 @@ _TEXT = "text(?:rm|bf|it|sf|tt|normal|up)?|math(?:rm|sf|it|normal|bf)|operatorna
 _SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
 # words before an answer that add nothing to it
 _LEAD_IN = r"(?i:(?:the )?(?:final )?answer(?: is)?\s*:?|(?:option|choice)(?=\s*\(?[A-J]\b))\s*|答案[是为:：]?\s*"
-_COUNTERS = "个|人|元|只|本|张|次|种|块|天|年|岁"
+_COUNTERS = "个|人|元|只|本|张|次|种|块|天|年|岁|小时|分钟|秒|(?:平方|立方)?(?:千|厘|毫)?米|公里|千?克|公斤|升"
 
 # (what, by what), in this order
 _REWRITES = [

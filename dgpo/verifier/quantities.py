@@ -28,6 +28,7 @@ _NAMES = """
     in: inch inches; ft: foot feet; yd: yard yds; mi: mile; mg: milligram; g: gram; kg: kilogram kgs; lb: pound lbs
     s: sec second secs; min: minute mins; h: hr hour hrs; day: days; week: wk; ml: milliliter millilitre mL
     l: liter litre L; n: newton; j: joule; w: watt; pa: pascal; hz: hertz; rad: radian
+    mm: 毫米; cm: 厘米; m: 米; km: 千米 公里; g: 克; kg: 千克 公斤; s: 秒; min: 分钟; h: 小时; day: 天; l: 升
     $: dollar usd; cent: ¢; €: euro eur; £: gbp; mi/h: mph; km/h: kmh kph kmph
 """
 _CANONICAL = {unit: unit for unit in _UNITS}
@@ -165,7 +166,14 @@ def _with_unit(text: str, number: str, phrase: str, known_only: bool) -> Quantit
 def _canonical(words: list[str]) -> str:
     power = ""
     text = " ".join(words)
-    for prefix, mark in (("square ", "^2"), ("sq ", "^2"), ("cubic ", "^3"), ("cu ", "^3")):
+    for prefix, mark in (
+        ("square ", "^2"),
+        ("sq ", "^2"),
+        ("cubic ", "^3"),
+        ("cu ", "^3"),
+        ("平方", "^2"),
+        ("立方", "^3"),
+    ):
         if text.lower().startswith(prefix) and len(text) > len(prefix):
             text, power = text[len(prefix) :], mark
     for suffix, mark in ((" squared", "^2"), (" cubed", "^3")):
