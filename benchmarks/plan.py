@@ -48,7 +48,7 @@ def measure(stage: int, dtype: str) -> dict[str, tuple[float, dict[str, float]]]
     engine.update(losses(), 2)
     engine.deepspeed.step = lambda: (note("optimizer step"), step())
     engine.update(losses(), 2)
-    work = plan.Work(config, plan.Shape.of(shape), ranks.size(), length=2)
+    work = plan.Work(config, plan.Shape.of(shape), ranks.size(), length=2, hardware=plan.Hardware())
     memory = plan.memory(work)
     if stage == 2:  # it has its bucket during a backward pass alone
         memory["update"].pop("buckets")

@@ -69,9 +69,9 @@ def _fail(error: Exception, code: int) -> int:
 def _train(args) -> int:
     recipe, overrides = parse(args.settings)
     config = configs.load(recipe, **overrides)
-    from dgpo.checkpoint import CheckpointError
-    from dgpo.mismatch import MismatchError  # after validation: these imports take seconds
-    from dgpo.plan import OutOfMemory
+    from dgpo.checkpoint import CheckpointError  # after validation: these imports take seconds
+    from dgpo.memory import OutOfMemory
+    from dgpo.mismatch import MismatchError
     from dgpo.tasks.math import DataError
     from dgpo.trainer import TrainingDiverged, train
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from dgpo import ranks, tiny
+from dgpo import tiny
 from dgpo.config import Config, ConfigError
 from dgpo.model import CHUNK_BYTES, load_shape
 
@@ -176,44 +176,15 @@ def predict(config: Config, gpus: int = 1, hardware: Hardware | None = None, len
     if config.prompts < gpus:
         raise ConfigError(f"prompts={config.prompts} must be at least the number of GPUs, {gpus}")
     hardware, shape = hardware or Hardware(), shape_of(config)
-    work = Work(config, shape, gpus, length or config.max_new_tokens / 2)
-    return Plan(shape, gpus, hardware, memory(work), _host(work), _seconds(work, hardware), _assumed(work, hardware))
-
-
-class OutOfMemory(RuntimeError):
-    """The GPU's memory did not suffice: in which phase, what was predicted for it, and which settings need less."""
-
-
-_REMEDIES = {
-    "rollout": "rollout_rows, max_new_tokens",
-    "evaluate": "rollout_rows, max_new_tokens",
-    "old_logp": "micro_tokens, micro_batch",
-    "update": "micro_tokens, micro_batch, gradient_checkpointing, zero_stage",
-}
-
-
-def out_of_memory(config: Config, phase: str, error: Exception) -> OutOfMemory:
-    """The error to raise for torch's own in a phase of training."""
-    try:
-        plan = predict(config, ranks.size())
-    except ConfigError as unknown:
-        predicted = f"plan has no prediction: {unknown}"
-    else:
-        memory = {"evaluate": plan.memory["rollout"], **plan.memory}
-        here = memory.get(phase, {})
-        predicted = f"plan had predicted a peak of {plan.peak / 1e9:.1f} GB"
-        if here:
-            parts = ", ".join(f"{part} {b / 1e9:.2f}" for part, b in here.items())
-            predicted += f", and {sum(here.values()) / 1e9:.2f} GB in this phase: {parts}"
-    remedy = f"\nsettings that change it: {_REMEDIES[phase]}" if phase in _REMEDIES else ""
-    return OutOfMemory(f"out of GPU memory in {phase}: {error}\n{predicted}{remedy}")
+    work = Work(config, shape, gpus, length or config.max_new_tokens / 2, hardware)
+    return Plan(shape, gpus, hardware, memory(work), _host(work), _seconds(work), _assumed(work))
 
 
 class Work:
     """Sizes of one step on one GPU. `length`: tokens of a mean completion."""
 
-    def __init__(self, config: Config, shape: Shape, gpus: int, length: float):
-        self.config, self.shape, self.gpus, self.length = config, shape, gpus, length
+    def __init__(self, config: Config, shape: Shape, gpus: int, length: float, hardware: Hardware):
+        self.config, self.shape, self.gpus, self.length, self.hardware = config, shape, gpus, length, hardware
         self.width = 2 if config.dtype == "bfloat16" else 4
         self.stage, self.offload = config.zero_stage, getattr(config, "offload", "none")
         self.rows = -(-config.batch_size // gpus)
@@ -225,7 +196,17 @@ class Work:
         self.micros = max(1.0, self.tokens * config.epochs / config.updates / self.micro) * config.updates
         self.kv_bytes = 2 * shape.keys * shape.layers * self.width  # of one token
         self.weight_bytes = shape.parameters * self.width
-        self.live_rows = min(self.rows, config.rollout_rows)  # in one call of the embedded sampler
+        self.live_rows = min(self.rows, config.rollout_rows)  # at once in the sampler
+        self.engine = config.rollout == "vllm"
+        self.sampler_weights = self.weight_bytes / config.vllm.tensor_parallel if self.engine else 0.0
+        self.kv_cache = self.live_rows * self.longest * self.kv_bytes
+        if self.engine:  # it takes what it is given
+            self.kv_cache = config.vllm.gpu_memory * hardware.memory - self.sampler_weights
+            if self.kv_cache < self.longest * self.kv_bytes:
+                raise ConfigError(
+                    f"vllm.gpu_memory={config.vllm.gpu_memory} of {hardware.memory / 1e9:g} GB does not hold the "
+                    f"weights ({self.sampler_weights / 1e9:.1f} GB) and one sequence of {self.longest} tokens"
+                )
 
 
 def memory(work: Work) -> dict[str, dict[str, float]]:
@@ -242,7 +223,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
         "sampler's copy": work.weight_bytes if work.stage == 3 and config.rollout == "transformers" else 0,
     }
     gathered = min(shape.parameters, _DEEPSPEED_LIVE) * width if work.stage == 3 else 0
-    rows, layer = work.live_rows, shape.kept_bytes(width)
+    layer = shape.kept_bytes(width)
     kept = shape.layers * width * shape.hidden + layer if config.gradient_checkpointing else shape.layers * layer
     head = shape.words * shape.hidden
     forward = {
@@ -260,9 +241,13 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
         "logits": 3 * CHUNK_BYTES + head * (4 + 2 * width if width == 2 else width),
     }
     rollout = {
-        "KV cache": rows * work.longest * work.kv_bytes,
-        "sampling": rows * shape.words * 32,  # scores, log-probabilities, and two of float64
+        "sampler's copy": work.sampler_weights or states["sampler's copy"],
+        "KV cache": work.kv_cache,
+        # scores, log-probabilities, and two of float64; vLLM has it within its share
+        "sampling": 0 if work.engine else work.live_rows * shape.words * 32,
     }
+    if work.engine and not config.vllm.sleep:
+        states |= rollout
     # AdamW's own: the gradient in float32 and the denominator
     step = {
         "gradients": 0 if on_host else sharded,
@@ -281,8 +266,8 @@ def _host(work: Work) -> float:
     return (16 * work.shape.parameters + params) / work.gpus  # float32 weights, moments and gradients
 
 
-def _seconds(work: Work, hardware: Hardware) -> dict[str, float]:
-    config, shape, gpus = work.config, work.shape, work.gpus
+def _seconds(work: Work) -> dict[str, float]:
+    config, shape, gpus, hardware = work.config, work.shape, work.gpus, work.hardware
     stream, compute = hardware.bandwidth * hardware.streaming, hardware.flops * hardware.mfu
     if work.width == 4:
         compute /= 16  # float32 outside the tensor cores: 67 TFLOP/s of 989
@@ -291,11 +276,18 @@ def _seconds(work: Work, hardware: Hardware) -> dict[str, float]:
     again = shape.forward_flops(work.tokens, work.pairs, 0) if config.gradient_checkpointing else 0
     head_again = 2 * shape.words * shape.hidden * outputs
 
-    # The embedded sampler: every call runs to its longest completion, over all rows and the padded prompt.
-    calls, steps = -(-work.rows // config.rollout_rows), config.max_new_tokens
-    context = config.max_prompt_tokens + steps / 2
-    per_token = work.weight_bytes + work.live_rows * (context * work.kv_bytes + 60 * shape.words)
-    decode_flops = shape.forward_flops(work.live_rows * steps, work.live_rows * steps * context, work.live_rows * steps)
+    if work.engine:  # a sequence that ends makes place for the next; the last one runs alone
+        context = work.prompt + work.length / 2
+        rows = min(work.live_rows, max(1.0, work.kv_cache / (work.kv_bytes * context)))
+        steps = max(config.max_new_tokens, outputs / rows)
+        read = steps * work.sampler_weights + outputs * context * work.kv_bytes
+        decode_flops = shape.forward_flops(outputs, outputs * context, outputs)
+    else:  # every call runs to its longest completion, over all rows and the padded prompt
+        steps = -(-work.rows // config.rollout_rows) * config.max_new_tokens
+        context = config.max_prompt_tokens + config.max_new_tokens / 2
+        read = steps * (work.weight_bytes + work.live_rows * (context * work.kv_bytes + 60 * shape.words))
+        decoded = work.live_rows * steps
+        decode_flops = shape.forward_flops(decoded, decoded * context, decoded)
     prefill = shape.forward_flops(work.rows * work.prompt, work.rows * work.prompt**2 / 2, work.rows)
     states = 30 * shape.parameters / gpus  # what AdamW reads and writes of weights, moments and gradients
     ring = (gpus - 1) / gpus * work.weight_bytes
@@ -307,7 +299,7 @@ def _seconds(work: Work, hardware: Hardware) -> dict[str, float]:
     }[work.stage]
     return {
         "prefill": prefill / compute,
-        "decode": calls * max(steps * per_token / stream, decode_flops / compute),
+        "decode": max(read / stream, decode_flops / compute),
         "old_logp": forward * (2 if "reference" in memory(work)["update"] else 1) / compute,
         "update": config.epochs * (3 * forward + again + head_again) / compute,
         "optimizer step": config.updates * config.epochs * states / stream,
@@ -315,7 +307,8 @@ def _seconds(work: Work, hardware: Hardware) -> dict[str, float]:
     }
 
 
-def _assumed(work: Work, hardware: Hardware) -> list[str]:
+def _assumed(work: Work) -> list[str]:
+    hardware = work.hardware
     return [
         f"a GPU reads {hardware.bandwidth / 1e12:g} TB/s, computes {hardware.flops / 1e12:g} TFLOP/s and sends "
         f"{hardware.link / 1e9:g} GB/s; of that it reaches {hardware.streaming:.0%}, of the FLOPs {hardware.mfu:.0%}",

@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dgpo import mismatch, plan, ranks, rollout, summary, tasks, tiny
+from dgpo import mismatch, ranks, rollout, summary, tasks, tiny
 from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.evaluate import decode, encode, evaluate
+from dgpo.memory import out_of_memory
 from dgpo.model import Policy, apply_liger, pick_device, recompute_layers
 from dgpo.objective import correction, group_advantages, kl_penalty, objective, token_coefficients, zero_variance
 from dgpo.progress import Progress
@@ -70,7 +71,7 @@ class Trainer:
         ranks.join(pick_device(config.device), config.timeout)
         ranks.check(config)
         self.run = RunFolder(config)
-        self.seconds = Seconds(partial(plan.out_of_memory, config))
+        self.seconds = Seconds(partial(out_of_memory, config))
         with self.seconds.phase("setup"):
             lm, self.tokenizer, source = tiny.load_policy(config)
             if config.gradient_checkpointing:

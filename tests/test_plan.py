@@ -10,8 +10,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from benchmarks.plan import measure
 from dgpo import __main__ as cli
 from dgpo import config as configs
-from dgpo import plan, trainer
+from dgpo import trainer
 from dgpo.config import ConfigError
+from dgpo.memory import OutOfMemory, out_of_memory
 from dgpo.plan import Hardware, Shape, predict, shape_of
 
 SMALL_QWEN2 = {"vocab_size": 100, "hidden_size": 96, "intermediate_size": 320, "num_attention_heads": 6}
@@ -147,6 +148,7 @@ class TestCommand:
             (["--memory", "0"], "memory=0"),
             (["--gpus", "0"], "gpus=0 must be positive"),
             (["model=./nowhere"], "does not exist"),
+            (["rollout=vllm", "vllm={gpu_memory: 0.1}"], "vllm.gpu_memory=0.1 of 141 GB does not hold the weights"),
         ],
     )
     def test_what_is_refused_is_named(self, words, said, capsys):
@@ -170,7 +172,7 @@ class TestOutOfMemory:
 
         monkeypatch.setattr(target, full)
         monkeypatch.setattr(trainer.Trainer, "report", lambda *_: None)  # without the evaluation before the first step
-        with pytest.raises(plan.OutOfMemory, match=rf"in {phase}: CUDA out of memory\. Tried"):
+        with pytest.raises(OutOfMemory, match=rf"in {phase}: CUDA out of memory\. Tried"):
             trainer.train(configs.make(small))
         words = [f"{k}={v}" for k, v in small.items()]
         assert cli.main(["train", "tiny", *words, "overwrite=true"]) == 3
@@ -179,6 +181,6 @@ class TestOutOfMemory:
         assert word in said
 
     def test_without_a_prediction_it_says_so(self):
-        error = plan.out_of_memory(like("./nowhere"), "update", torch.OutOfMemoryError("no"))
+        error = out_of_memory(like("./nowhere"), "update", torch.OutOfMemoryError("no"))
         assert "out of GPU memory in update: no" in str(error)
         assert "plan has no prediction: model='./nowhere' does not exist" in str(error)

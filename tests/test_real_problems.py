@@ -32,17 +32,22 @@ def problems(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["chat template", "plain"])
 def model(request, problems, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
+    return make_model(
+        tmp_path_factory.mktemp("model"), problems, TEMPLATE if request.param == "chat template" else None
+    )
+
+
+def make_model(folder, problems, template=None, **size):
+    """A Qwen2 with random weights and a tokenizer trained on the problems."""
     bpe = ByteLevelBPETokenizer()
     special = ["<|endoftext|>", "<|user|>", "<|assistant|>"]
     texts = [json.loads(line)["problem"] for line in problems.read_text().splitlines()]
     bpe.train_from_iterator(texts, vocab_size=600, special_tokens=special, show_progress=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=special[0], pad_token=special[0])
-    if request.param == "chat template":
-        tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, **size}
     Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **size)).save_pretrained(folder)
     return folder
 

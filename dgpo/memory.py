@@ -1,0 +1,33 @@
+"""What is said when the GPU's memory does not suffice."""
+
+from dgpo import plan, ranks
+from dgpo.config import Config, ConfigError
+
+
+class OutOfMemory(RuntimeError):
+    """The GPU's memory did not suffice: in which phase, what was predicted for it, and which settings need less."""
+
+
+_REMEDIES = {
+    "rollout": "rollout_rows, max_new_tokens",
+    "evaluate": "rollout_rows, max_new_tokens",
+    "old_logp": "micro_tokens, micro_batch",
+    "update": "micro_tokens, micro_batch, gradient_checkpointing, zero_stage",
+}
+
+
+def out_of_memory(config: Config, phase: str, error: Exception) -> OutOfMemory:
+    """The error to raise for torch's own in a phase of training."""
+    try:
+        known = plan.predict(config, ranks.size())
+    except ConfigError as unknown:
+        predicted = f"plan has no prediction: {unknown}"
+    else:
+        memory = {"evaluate": known.memory["rollout"], **known.memory}
+        here = memory.get(phase, {})
+        predicted = f"plan had predicted a peak of {known.peak / 1e9:.1f} GB"
+        if here:
+            parts = ", ".join(f"{part} {b / 1e9:.2f}" for part, b in here.items())
+            predicted += f", and {sum(here.values()) / 1e9:.2f} GB in this phase: {parts}"
+    remedy = f"\nsettings that change it: {_REMEDIES[phase]}" if phase in _REMEDIES else ""
+    return OutOfMemory(f"out of GPU memory in {phase}: {error}\n{predicted}{remedy}")

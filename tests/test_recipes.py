@@ -1,0 +1,67 @@
+"""The recipes of the paper's experiments: what they say, what plan says of them, and two steps of each, scaled down."""
+
+import math
+
+import pytest
+from transformers import AutoConfig
+
+from dgpo import __main__ as cli
+from dgpo import config as configs
+from dgpo.plan import KNOWN, predict
+from dgpo.runfolder import read_rows
+from dgpo.trainer import train
+from tests.test_real_problems import DATA, ROOT, TEMPLATE, make_model
+
+RECIPES = ("r1-distill-1.5b", "r1-distill-7b", "r1-distill-14b")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+class TestRecipe:
+    def test_it_says_what_is_published(self, name):
+        config = configs.load(name)
+        assert config.prompts == 512
+        assert config.batch_size / config.updates / config.completions == 32
+        assert config.aggregation == "token-mean"
+        assert (config.kl_coef, config.entropy_coef, config.temperature) == (0, 0, 1)
+        assert (config.method, config.epochs) == ("dgpo", 1)
+        assert (config.method_params["n"], config.method_params["m"]) == ((2, 2) if "1.5b" in name else (1, 2))
+
+    def test_its_model_is_one_that_plan_knows_and_it_fits_eight_h200(self, name, capsys):
+        config = configs.load(name)
+        assert config.model.rpartition("/")[2] in KNOWN
+        assert cli.main(["plan", name, "--gpus", "8", "--memory", "141"]) == 0
+        assert ": fits" in capsys.readouterr().out
+        assert not predict(config, gpus=1).fits or "1.5b" in name
+
+    def test_it_starts_and_makes_two_steps(self, name, model, problems, tmp_path, monkeypatch):
+        """The same settings on one CPU process, the same architecture small; every other answer is called right."""
+        monkeypatch.setattr(
+            "dgpo.tasks.math.MathTask.rewards", lambda self, problems, texts: [i % 2 for i in range(len(texts))]
+        )
+        scaled = {"prompts": 4, "completions": 4, "rollout": "transformers", "max_new_tokens": 12, "micro_tokens": 2048}
+        small = {"steps": 2, "eval_problems": 2, "eval_completions": 1, "token_records": 64, "eval_every": 0}
+        paths = {"model": str(model), "data": str(problems), "run_dir": str(tmp_path / "run")}
+        folder = train(configs.load(name, **scaled, **small, **paths))
+        rows = read_rows(folder / "metrics.jsonl")
+        assert [row["step"] for row in rows] == [0, 1, 2]
+        for row in rows[1:]:
+            assert row["updates"] == 16
+            assert row["grad_norm/max"] > 0
+            assert math.isfinite(row["ratio/max"])
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    """Rows of DAPO-Math-17k where the file is, else the repository's own."""
+    known = DATA.with_name("dapo_math_17k.jsonl")
+    source = known if known.exists() else ROOT / "dgpo" / "tasks" / "data" / "problems.jsonl"
+    path = tmp_path_factory.mktemp("data") / "problems.jsonl"
+    path.write_text("\n".join(source.read_text().splitlines()[:200]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(problems, tmp_path_factory):
+    folder = make_model(tmp_path_factory.mktemp("model"), problems, TEMPLATE, hidden_size=64, intermediate_size=256)
+    assert AutoConfig.from_pretrained(folder).model_type == "qwen2"
+    return folder
