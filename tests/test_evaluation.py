@@ -343,6 +343,19 @@ class TestRefusals:
         run.evaluate(settings.load(**done))
         assert len(contents(done["eval_dir"])) == 24
 
+    def test_spoilt_folders(self, done):
+        folder = Path(done["eval_dir"])
+        manifest, whole = folder / "manifest.json", (folder / "manifest.json").read_text()
+        without = json.dumps({k: v for k, v in json.loads(whole).items() if k != "n"})
+        for content, said in ((whole[:20], "cannot be read"), (without, "the manifest has no n")):
+            manifest.write_text(content)
+            with pytest.raises(EvaluationError, match=said):
+                list(run.read(folder))
+        manifest.write_text(whole)
+        (folder / "problems.parquet").unlink()
+        with pytest.raises(EvaluationError, match=r"problems\.parquet is not the file"):
+            list(run.read(folder))
+
     def test_folders_of_something_else_are_left_alone(self, given, tmp_path):
         (tmp_path / "eval").mkdir()
         (tmp_path / "eval" / "thesis.tex").write_text("x")

@@ -52,6 +52,8 @@ class EvaluationFolder:
         try:
             self.manifest = json.loads((self.path / "manifest.json").read_text())
             config = settings.load(**yaml.safe_load((self.path / "config.yaml").read_text()))
+            if absent := {"n", "model", "benchmarks", "problems"} - self.manifest.keys():
+                raise ValueError(f"the manifest has no {', '.join(sorted(absent))}")
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
             raise EvaluationError(f"{self.path}: its manifest.json or config.yaml cannot be read: {error}") from None
         self.config = config.model_copy(update={"n": self.manifest["n"][-1]})

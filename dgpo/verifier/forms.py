@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from dgpo.verifier import literals
+from dgpo.verifier.brackets import closes, peel, scan, split, split_list
 
 MAX_ITEMS = 64
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
@@ -18,10 +19,6 @@ _ONES = (_ONES + " seventeen eighteen nineteen").split()
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _NUMBER_WORDS = [*_ONES, *(f"{ten}-{one}".removesuffix("-zero") for ten in _TENS for one in _ONES[:10]), "hundred"]
 
-_OPEN, _CLOSE = "([{", ")]}"
-_TOKEN = re.compile(r"\\begin\{[a-zA-Z*]+\}|\\end\{[a-zA-Z*]+\}|\\text\{[^{}]*\}|\\[a-zA-Z]+|\\.|[\s\S]")
-_CONJUNCTION = re.compile(r"^\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}$")
-_PLAIN_CONJUNCTION = re.compile(r"\\text\{[^{}]*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _OR = re.compile(r"\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z])or(?![a-zA-Z])")
 _NAME = re.compile(
     r"(?:\\text\{[a-zA-Z ]+\}|[a-zA-Z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi|rho|sigma|tau))"
@@ -124,14 +121,14 @@ _PLAIN_WORDS |= {"infinitely many": Atom(r"\infty"), "dne": Word("doe not exist"
 
 def read(text: str):
     """The form of a normalised text. Anything that has no other form is an Atom."""
-    text = _peel(text)
+    text = peel(text)
     if literals.value(text) is not None:
         return Atom(text)
     if _REALS.match(text):
         return Row("(", ")", (Atom(r"-\infty"), Atom(r"\infty")))
     if word := as_word(text):
         return _PLAIN_WORDS.get(word.text, word)
-    if text.startswith(r"\text{") and _closes(text, 6, "}"):  # set in another type: \textbf{5}
+    if text.startswith(r"\text{") and closes(text, 6, "}"):  # set in another type: \textbf{5}
         return read(text[6:-1])
     if len(parts := split(text, r"\cup")) > 1:
         return Union(tuple(read(p) for p in parts))
@@ -141,7 +138,7 @@ def read(text: str):
     if len(parts) > 1:
         forms = [read(p) for p in parts if p.strip()]
         return (None if _OR.search(text) else _overlap(forms)) or _many(forms)
-    if text.startswith(r"\{") and _closes(text, 2, r"\}"):
+    if text.startswith(r"\{") and closes(text, 2, r"\}"):
         return _braces(text[2:-2].strip())
     if r"\pm" in text or r"\mp" in text:
         return _many([read(t) for t in _signs(text)])
@@ -154,7 +151,7 @@ def read(text: str):
     if (point := _POINT.match(text)) and isinstance(form := read(text[point.end() :]), Row):
         return Named(point[0].strip(), form)
     for opening, closing in (("(", ")"), ("[", "]"), (r"\langle", r"\rangle"), ("(", "]"), ("[", ")")):
-        if text.startswith(opening) and text.endswith(closing) and _closes(text, len(opening), closing):
+        if text.startswith(opening) and text.endswith(closing) and closes(text, len(opening), closing):
             inner = text[len(opening) : -len(closing)].strip()
             items = split_list(inner)
             if len(items) > 1:
@@ -175,53 +172,6 @@ def as_word(text: str) -> Word | None:
     sure = r"\text{" in text or " " in plain
     phrases = " ".join(w.removesuffix("s") for w in plain.casefold().split()).split(" and ")
     return Word(" and ".join(sorted(phrases)), plain, sure)
-
-
-def split(text: str, mark: str) -> list[str]:
-    """The text cut at every `mark` that stands outside all brackets."""
-    parts, start = [], 0
-    for token, position, depth in _scan(text):
-        if depth == 0 and token == mark:
-            parts.append(text[start:position])
-            start = position + len(token)
-    return [*parts, text[start:]]
-
-
-def split_list(text: str) -> list[str]:
-    """The items between commas, semicolons, "and" and "or" outside all brackets."""
-    text = _PLAIN_CONJUNCTION.sub(lambda m: m[0] if m[0][0] == "\\" else r"\text{and}", text)
-    cuts, start = [], 0
-    for token, position, depth in _scan(text):
-        if depth == 0 and (token in (",", ";", r"\lor", r"\vee", r"\land", r"\wedge") or _CONJUNCTION.match(token)):
-            cuts.append(text[start:position])
-            start = position + len(token)
-    cuts.append(text[start:])
-    cuts = [c.strip() for c in cuts]
-    return [c for c in cuts if c] if len(cuts) > 1 else cuts
-
-
-def _scan(text: str):
-    """(token, position, bracket depth before it) of every token."""
-    depth = 0
-    for token in _TOKEN.finditer(text):
-        mark = token[0]
-        closing = mark in _CLOSE or mark in (r"\}", r"\rangle", r"\rfloor", r"\rceil") or mark.startswith(r"\end{")
-        depth -= closing
-        yield mark, token.start(), depth
-        depth += mark in _OPEN or mark in (r"\{", r"\langle", r"\lfloor", r"\lceil") or mark.startswith(r"\begin{")
-
-
-def _closes(text: str, start: int, closing: str) -> bool:
-    """Whether the bracket opened before `start` is closed by the last token of the text, and by none before."""
-    end = len(text) - len(closing)
-    return text.endswith(closing) and all(depth > 0 for _, position, depth in _scan(text) if start <= position < end)
-
-
-def _peel(text: str) -> str:
-    text = text.strip()
-    while text.startswith("{") and len(text) > 1 and _closes(text, 1, "}"):
-        text = text[1:-1].strip()
-    return text
 
 
 def _many(forms) -> Many:
@@ -277,7 +227,7 @@ def _signs(text: str) -> list[str]:
 def _relation(text: str):
     """An equation, assignment, membership or inequality; None if the text is none of these."""
     marks = [
-        (t, p) for t, p, d in _scan(text) if d == 0 and t in ("=", r"\in", r"\approx", r"\neq", r"\equiv", *_RELATION)
+        (t, p) for t, p, d in scan(text) if d == 0 and t in ("=", r"\in", r"\approx", r"\neq", r"\equiv", *_RELATION)
     ]
     if not marks:
         return None
