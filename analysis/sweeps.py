@@ -253,9 +253,12 @@ def findings(results: Results, reference: str, metric: str = "avg") -> list[str]
     for panel in results.panels:
         where = f"At {panel}: " if panel else ""
         values = scores(results, metric, panel)
-        open_, kinds = [], {"above": [], "below": []}
+        same, open_, kinds = [], [], {"above": [], "below": []}
         for line in values:
             if line == reference:
+                continue
+            if (values[line] == values[reference]).all():
+                same.append(results.labels[line])
                 continue
             found = stats.paired_t(values[line], values[reference], confidence)
             text = f"{results.labels[line]} ({found.value:+.3f}, interval {found.low:+.3f} to {found.high:+.3f})"
@@ -264,8 +267,10 @@ def findings(results: Results, reference: str, metric: str = "avg") -> list[str]
         for side, texts in kinds.items():
             if texts:
                 said.append(f"{where}{what} is {side} that of {ref} for {'; '.join(texts)}.")
+        n = len(values[reference])
+        if same:
+            said.append(f"{where}{what} is the same number as that of {ref} in all {n} seeds for {', '.join(same)}.")
         if open_:
-            n = len(values[reference])
             said.append(f"{where}with {n} seeds no difference in {what} to {ref} is shown for {', '.join(open_)}.")
         mine = frame[frame["panel"] == panel]
         fell = mine.groupby("line", sort=False)["collapsed"].agg(["sum", "count"])

@@ -116,6 +116,11 @@ class TestFindings:
         assert "is below that of GRPO for DGPO (n 1) (-0.199" in below
         assert "6 comparisons at a joint confidence of 95 %" in said[-1]
 
+    def test_what_is_the_same_number_is_called_so(self):
+        said = sweeps.findings(made_up({"cispo": 0.1}, noise=0), "grpo")
+        assert "is above that of GRPO for CISPO (+0.100" in said[0]
+        assert said[1].endswith("is the same number as that of GRPO in all 5 seeds for DGPO (n 1), DGPO (n 2).")
+
     def test_collapsed_and_diverged_runs_are_counted(self):
         results = made_up({}, fell=["cispo"], diverged=["dgpo_n2"])
         frame = results.runs.set_index(["line", "panel", "seed"])
