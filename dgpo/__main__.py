@@ -72,12 +72,13 @@ def _train(args) -> int:
     from dgpo.checkpoint import CheckpointError  # after validation: these imports take seconds
     from dgpo.memory import OutOfMemory
     from dgpo.mismatch import MismatchError
+    from dgpo.rollout import SamplerError
     from dgpo.tasks.math import DataError
     from dgpo.trainer import TrainingDiverged, train
 
     try:
         folder = train(config)
-    except (CheckpointError, DataError, MismatchError, OutOfMemory, TrainingDiverged) as error:
+    except (CheckpointError, DataError, MismatchError, OutOfMemory, SamplerError, TrainingDiverged) as error:
         return _fail(error, 2 if isinstance(error, DataError) else 3)
     if ranks.rank() == 0:
         print(folder)

@@ -78,6 +78,10 @@ class Config(BaseModel):
     threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
     rank waits for the others, in any one place. ranks: how many there must be; 0 takes what the launcher started.
     keep_best keeps, beside the newest keep_checkpoints, the one of the highest avg@k.
+    asynchronous samples the next step's completions in another process while this step is learned from, one step
+    off-policy: old_logp is then the sampler's, so that a method's ratio carries the step, and mismatch/* measures it.
+    max_mismatch stops the run where mean |log π_trainer − log π_sampler| is above it; `correction` and its limits: see
+    objective.correction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -130,6 +134,7 @@ class Config(BaseModel):
     completions: Positive = 8
     temperature: Annotated[float, Field(gt=0)] = 1.0
     rollout_rows: Positive = 256
+    asynchronous: bool = False
     max_mismatch: Annotated[float, Field(gt=0)] | None = None
     correction: Literal[*CORRECTIONS] = "none"
     correction_cap: Annotated[float, Field(gt=0)] = 2.0
@@ -287,6 +292,16 @@ def _validate(config: Config) -> Config:
     if config.completions == 1 and config.zero_variance != "keep":
         raise ConfigError(
             f"completions=1 with zero_variance={config.zero_variance!r}: a group of one never varies, so none is left"
+        )
+    if config.asynchronous and config.correction != "none":
+        raise ConfigError(
+            f"asynchronous=True: its old log-probabilities are the sampler's own, so that "
+            f"correction={config.correction!r} has nothing to correct"
+        )
+    if config.asynchronous and config.vllm.tensor_parallel > 1:
+        raise ConfigError(
+            f"asynchronous=True: each rank has a sampler of its own, so vllm.tensor_parallel="
+            f"{config.vllm.tensor_parallel} must be 1"
         )
     if config.correction_bounds[0] >= config.correction_bounds[1]:
         raise ConfigError(f"correction_bounds={list(config.correction_bounds)}: the first must be below the second")

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dgpo import mismatch, ranks, rollout, summary, tasks, tiny
@@ -32,6 +33,7 @@ from dgpo.progress import Progress
 from dgpo.rollout import Sampling
 from dgpo.runfolder import RunFolder
 from dgpo.seeds import derive
+from dgpo.tasks.base import Problem
 from dgpo.telemetry import Seconds, TokenTelemetry
 
 _SHOWN = 8  # held-out problems whose first completion is kept at every evaluation
@@ -44,7 +46,7 @@ class TrainingDiverged(RuntimeError):
 def train(config: Config) -> Path:
     """Run `config` to its end, or on from its newest checkpoint. Returns the run folder."""
     trainer = Trainer(config)
-    with closing(trainer.run), closing(trainer.task):
+    with closing(trainer.run), closing(trainer.task), closing(trainer.sampler):
         start = trainer.restore()
         if start == 0:
             trainer.report(0, {})
@@ -53,6 +55,7 @@ def train(config: Config) -> Path:
                 with ranks.place(f"step {step}"):
                     torch.manual_seed(derive(config.seed, "torch", step))
                     batch, rewards, rolled = trainer.rollout()
+                    trainer.sample_ahead(step)
                     batch, scored = trainer.score(batch, rewards)
                     mismatch.guard(step, scored, config.max_mismatch)
                     updated = trainer.update(step, batch)
@@ -117,6 +120,9 @@ class Trainer:
         self.engine.load(self.run.checkpoints()[-1], state["updates"])
         self.sampler.load(self.engine.weights())
         self.position = state["position"]
+        ahead = self.run.checkpoints()[-1] / self._ahead_file()
+        if ahead.exists() and state["ranks"] == ranks.size():
+            self.sampler.restore(Batch(**load_file(ahead)), self._requests()[2])
         return state["step"]
 
     def rollout(self) -> tuple[Batch, Tensor, dict[str, float]]:
@@ -125,7 +131,7 @@ class Trainer:
         With zero_variance="drop", groups whose rewards are all equal are left out; with "resample", others are sampled
         in their place, for `resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
         """
-        config, batches, scores, rounds = self.config, [], [], 0
+        config, batches, scores, rounds, stale = self.config, [], [], 0, 0
         known = Counter(self.task.verdicts)
         while True:
             for batch, rewards in self._sample():
@@ -134,6 +140,7 @@ class Trainer:
             silent = zero_variance(torch.cat(scores))
             enough = config.zero_variance != "resample" or int((~silent).sum()) >= config.prompts
             rounds += 1
+            stale = max(stale, getattr(self.sampler, "staleness", 0))
             if enough or rounds == config.resample_rounds:
                 break
         batch, rewards = concatenate(batches), torch.cat(scores)
@@ -146,6 +153,8 @@ class Trainer:
             "groups": len(silent),
             "groups/zero_variance": int(silent.sum()),
         }
+        if config.asynchronous:
+            metrics["staleness/steps"] = stale
         self.sampler.sleep()
         verdicts = sum(ranks.gather(self.task.verdicts - known), Counter())
         metrics |= {f"verdict/{name}": count / verdicts.total() for name, count in sorted(verdicts.items())}
@@ -155,6 +164,11 @@ class Trainer:
             batch, rewards = batch.select(rows[: len(kept) * config.completions]), rewards[kept]
         return batch.replace(row=torch.arange(len(batch))), rewards, metrics
 
+    def sample_ahead(self, step: int) -> None:
+        """With asynchronous=True: begin with the next step's completions, by the policy that this step starts from."""
+        if self.config.asynchronous and step < self.config.steps:
+            self.sampler.begin(*self._requests()[1:], self.sampling)
+
     def score(self, batch: Batch, rewards: Tensor) -> tuple[Batch, dict[str, float]]:
         """Advantages, and log-probabilities by the trainer's own forward pass, compared with the sampler's."""
         config = self.config
@@ -163,20 +177,21 @@ class Trainer:
         advantage = group_advantages(rewards, config.advantage).view(-1, 1)
         with self.seconds.phase("old_logp"):
             parts = self._own_micro_batches(batch)
-            old_logp, entropy = self.engine.logp(batch, parts)
+            logp, entropy = self.engine.logp(batch, parts)
             reference = self.reference and self.engine.logp(batch, parts, self.reference)[0]
+        old_logp = batch.rollout_logp if config.asynchronous else logp
         batch = batch.replace(advantage=advantage, old_logp=old_logp, entropy=entropy, ref_logp=reference)
         live = batch.mask
-        distance = mismatch.compare(old_logp, batch.rollout_logp, live)
+        distance = mismatch.compare(logp, batch.rollout_logp, live)
         factor = correction(
-            old_logp, batch.rollout_logp, live, config.correction, config.correction_cap, config.correction_bounds
+            logp, batch.rollout_logp, live, config.correction, config.correction_cap, config.correction_bounds
         )
         batch = batch.replace(correction=factor)
         metrics = {"entropy": float(entropy[live].mean())} | {f"mismatch/{k}": v for k, v in distance.items()}
         if factor is not None:
             metrics["correction/mean"] = float(factor[live].mean())
         if reference is not None:
-            metrics["kl_to_start"] = float(kl_penalty(old_logp, reference, "k3")[live].mean())
+            metrics["kl_to_start"] = float(kl_penalty(logp, reference, "k3")[live].mean())
         return batch, metrics
 
     def update(self, step: int, batch: Batch) -> dict[str, float]:
@@ -230,7 +245,7 @@ class Trainer:
                 "heldout": metrics.get(f"eval/avg@{config.eval_completions}"),
             }
             with self.seconds.phase("checkpoint"):  # counted in the next step's row
-                self.run.save_checkpoint(state, self.engine.save)
+                self.run.save_checkpoint(state, self._save)
 
     def finish(self) -> Path:
         """Write the trained policy and the summary."""
@@ -243,14 +258,28 @@ class Trainer:
         """Completions and rewards of the next `prompts` problems: each rank's part, in the order of the stream."""
         config, n = self.config, self.config.completions
         with self.seconds.phase("rollout"):
-            places = range(self.position, self.position + config.prompts)[ranks.share(config.prompts)]
-            problems = [self.task.train(place) for place in places for _ in range(n)]
-            seeds = [derive(config.seed, "rollout", place, i) for place in places for i in range(n)]
-            batch = self.sampler.generate(encode(self.tokenizer, [p.prompt for p in problems]), seeds, self.sampling)
+            problems, prompts, seeds = self._requests()
+            batch = self.sampler.generate(prompts, seeds, self.sampling)
             self.position += config.prompts
         with self.seconds.phase("reward"):
             rewards = self.task.rewards(problems, decode(self.tokenizer, batch))
             return ranks.gather((batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)))
+
+    def _requests(self) -> tuple[list[Problem], list[list[int]], list[int]]:
+        """This rank's part of the next `prompts` problems, `completions` times each, with their prompts and seeds."""
+        config, n = self.config, self.config.completions
+        places = range(self.position, self.position + config.prompts)[ranks.share(config.prompts)]
+        problems = [self.task.train(place) for place in places for _ in range(n)]
+        seeds = [derive(config.seed, "rollout", place, i) for place in places for i in range(n)]
+        return problems, encode(self.tokenizer, [p.prompt for p in problems]), seeds
+
+    def _ahead_file(self) -> str:
+        return f"ahead_{ranks.rank():05d}.safetensors"
+
+    def _save(self, folder: Path) -> None:
+        self.engine.save(folder)
+        if self.config.asynchronous and (ahead := self.sampler.ahead()):
+            save_file(ahead.tensors(), folder / self._ahead_file())
 
     def _own_micro_batches(self, batch: Batch) -> list[Tensor]:
         """This rank's part of a batch, by number of sequence."""

@@ -1,6 +1,6 @@
 """Completions with their log-probabilities: one protocol, several samplers."""
 
-from dgpo.rollout.base import Sampler, Sampling
+from dgpo.rollout.base import Sampler, SamplerError, Sampling
 from dgpo.rollout.transformers import TransformersSampler, stop_tokens
 
 
@@ -17,11 +17,16 @@ def make(config, policy, tokenizer, source, length: int) -> Sampler:
 
     `source` is the checkpoint that the policy was read from, `length` the most tokens of a prompt and its completion.
     """
+    own = (config, source, tokenizer.pad_token_id, stop_tokens(policy.lm, tokenizer), length)
+    if getattr(config, "asynchronous", False):
+        from dgpo.rollout.background import BackgroundSampler
+
+        return BackgroundSampler(*own)
     if config.rollout == "vllm":
         from dgpo.rollout.vllm import VLLMSampler
 
-        return VLLMSampler(config, source, tokenizer.pad_token_id, stop_tokens(policy.lm, tokenizer), length)
+        return VLLMSampler(*own)
     return TransformersSampler(policy, tokenizer, config.rollout_rows)
 
 
-__all__ = ["Sampler", "Sampling", "TransformersSampler", "check", "make"]
+__all__ = ["Sampler", "SamplerError", "Sampling", "TransformersSampler", "check", "make"]

@@ -23,6 +23,10 @@ class Sampling:
     top_p: float = 1.0
 
 
+class SamplerError(RuntimeError):
+    """The process of a sampler failed, died or fell silent."""
+
+
 class Sampler(Protocol):
     def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
         """One completion of each prompt, given as token ids; the caller repeats prompts for several completions.
@@ -33,6 +37,9 @@ class Sampler(Protocol):
 
     def sleep(self) -> None:
         """Give back the memory that is not needed until the next `load`; no completion is asked for before."""
+
+    def close(self) -> None:
+        """End what the sampler started."""
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Take over the policy's weights, (name as in the checkpoint, full tensor); called after every step's updates.

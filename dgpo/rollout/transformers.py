@@ -31,6 +31,9 @@ class TransformersSampler:
     def sleep(self) -> None:
         """Its weights are the trainer's."""
 
+    def close(self) -> None:
+        """It started nothing."""
+
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         own = dict(self.lm.named_parameters())

@@ -119,6 +119,9 @@ class VLLMSampler:
             self.llm.sleep(level=2)
             self._asleep = True
 
+    def close(self) -> None:
+        """vLLM ends its engine with the last reference to it."""
+
     def _with_neighbours(self, prompts, params):
         """The requests of all ranks of this engine, which each of them has to make, and which are this rank's."""
         from vllm.distributed import get_tp_group

@@ -1,0 +1,190 @@
+"""A sampler in a process of its own, with its own copy of the weights: it samples while the policy is updated.
+
+    trainer             step k                    │ step k+1
+                        rewards, updates   load   │ rewards, updates   load
+    this process        samples step k+1 ──┘      │ samples step k+2 ──┘
+
+The completions of step k+1 are by the policy before the updates of step k: one step off-policy.
+
+Requests are JSON, tensors are safetensors, both over a socket that only the two processes have. A process that fails
+sends its traceback, one that dies closes the socket, one that is silent for `timeout` seconds is ended: each is a
+SamplerError. When the trainer dies, the socket ends the process.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+import weakref
+from collections.abc import Iterable
+from dataclasses import asdict
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
+from torch import Tensor
+
+from dgpo.batch import Batch
+from dgpo.config import Config
+from dgpo.rollout.base import SamplerError, Sampling
+
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class BackgroundSampler:
+    """The sampler that `config` asks for, in another process.
+
+    `begin` starts a request, and the `generate` that makes the same request gets its completions, even if weights were
+    loaded in between; any other `generate` is answered with the weights loaded last. `staleness` is the number of loads
+    between the weights that sampled the completions of the last `generate` and those that were loaded by then.
+    """
+
+    def __init__(self, config: Config, source: str, pad: int, stop: list[int], length: int):
+        self.timeout, self.staleness = config.timeout, 0
+        self._begun: list[int] | None = None  # the seeds of the request that was begun, which are no other one's
+        self._ahead: Batch | None = None  # its completions, once they are here
+        self._loads_since = 0
+        self._pipe, theirs = Pipe()
+        command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=_environment())
+        theirs.close()
+        self._close = weakref.finalize(self, _end, self._process, self._pipe)
+        arguments = {"source": str(source), "pad": pad, "stop": stop, "length": length}
+        self._send({"config": config.model_dump(), **arguments}, "starting")
+        self._receive("starting")
+
+    def begin(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> None:
+        """Start to sample; returns at once."""
+        if self._begun is not None:
+            raise RuntimeError("a request was begun already")
+        self._send({"prompts": prompts, "seeds": seeds, "sampling": asdict(sampling)}, "sampling")
+        self._begun, self._loads_since = seeds, 0
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
+        if self._begun == seeds:
+            batch, self.staleness = self.ahead(), self._loads_since
+            self._begun = self._ahead = None
+            return batch
+        self.ahead()  # its answer comes first
+        self._send({"prompts": prompts, "seeds": seeds, "sampling": asdict(sampling)}, "sampling")
+        self.staleness = 0
+        return Batch(**tensors_of(self._receive("sampling")))
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self.ahead()
+        self._send({"load": True}, "loading weights")
+        for name, tensor in weights:
+            self._send_bytes(bytes_of({name: tensor.detach().cpu().contiguous()}), "loading weights")
+        self._send_bytes(b"", "loading weights")
+        self._receive("loading weights")
+        self._loads_since += 1
+
+    def ahead(self) -> Batch | None:
+        """The completions of the request that was begun, waited for; None without one."""
+        if self._begun is not None and self._ahead is None:
+            self._ahead = Batch(**tensors_of(self._receive("sampling")))
+        return self._ahead
+
+    def restore(self, batch: Batch, seeds: list[int]) -> None:
+        """Go on with a request that was begun, and answered, before the weights were loaded last."""
+        self._begun, self._ahead, self._loads_since = seeds, batch, 1
+
+    def sleep(self) -> None:
+        """It samples while the policy is updated."""
+
+    def close(self) -> None:
+        self._close()
+
+    def _send(self, message: dict, doing: str) -> None:
+        self._send_bytes(json.dumps(message).encode(), doing)
+
+    def _send_bytes(self, message: bytes, doing: str) -> None:
+        try:
+            self._pipe.send_bytes(message)
+        except (BrokenPipeError, ConnectionResetError):
+            self._receive(doing)  # which knows why
+            raise
+
+    def _receive(self, doing: str) -> bytes:
+        """The answer. A first byte of `!` marks a traceback."""
+        who = f"the sampler's process {self._process.pid}"
+        try:
+            if not self._pipe.poll(self.timeout):
+                self.close()
+                raise SamplerError(f"{who} did not answer within timeout={self.timeout:g} s while {doing}")
+            answer = self._pipe.recv_bytes()
+        except (EOFError, ConnectionResetError):
+            code = self._process.wait()
+            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+            raise SamplerError(f"{who} ended {how} while {doing}") from None
+        if answer[:1] == b"!":
+            raise SamplerError(f"{who} failed while {doing}:\n{answer[1:].decode()}")
+        return answer[1:]
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the launcher's ranks, and with its own GPU as the only one."""
+    env = {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (_PACKAGE_ROOT, env.get("PYTHONPATH"))))
+    if torch.cuda.is_available():
+        visible = env.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[torch.cuda.current_device()]
+    return env
+
+
+def _end(process: subprocess.Popen, pipe: Connection) -> None:
+    pipe.close()
+    process.kill()
+    process.wait()
+
+
+def _serve(pipe: Connection) -> None:
+    """The other process: make the sampler, then answer until the socket is closed."""
+    start = json.loads(pipe.recv_bytes())
+    sampler = _make(Config.model_validate(start.pop("config")), **start)
+    pipe.send_bytes(b".")
+    while True:
+        try:
+            message = json.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        if "load" in message:
+            sampler.load(pair for tensors in iter(pipe.recv_bytes, b"") for pair in tensors_of(tensors).items())
+            pipe.send_bytes(b".")
+        else:
+            batch = sampler.generate(message["prompts"], message["seeds"], Sampling(**message["sampling"]))
+            pipe.send_bytes(b"." + bytes_of(batch.tensors()))
+
+
+def _make(config: Config, source: str, pad: int, stop: list[int], length: int):
+    if config.rollout == "vllm":
+        from dgpo.rollout.vllm import VLLMSampler
+
+        return VLLMSampler(config, source, pad, stop, length)
+    from dgpo import tiny
+    from dgpo.model import Policy
+    from dgpo.rollout.transformers import TransformersSampler
+
+    lm, tokenizer, _ = tiny.load_policy(config)
+    return TransformersSampler(Policy(lm, config.temperature), tokenizer, config.rollout_rows)
+
+
+def main(descriptor: int) -> int:
+    pipe = Connection(descriptor)
+    try:
+        _serve(pipe)
+    except (BrokenPipeError, ConnectionResetError):  # the trainer is gone
+        return 1
+    except Exception:  # noqa: BLE001 (raised again, over there)
+        pipe.send_bytes(b"!" + traceback.format_exc().encode())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
