@@ -139,9 +139,10 @@ def regions(results: Results, panel: str | None = None, lines=None, publication:
 def extremes(results: Results, publication: bool = False):
     """What was the roughest of every run: largest weights ever applied, largest gradient norm. Crosses collapsed."""
     frame = results.runs.dropna(subset=["max_w_log"])
+    of = "" if results.applied else ", also where A = 0"
     panels = (
-        ("max_w_log", "largest |w_log|"),
-        ("max_w_prob", "largest |w_prob|"),
+        ("max_w_log", f"largest |w_log|{of}"),
+        ("max_w_prob", f"largest |w_prob|{of}"),
         ("max_grad_norm", "largest gradient norm before clipping"),
     )
     order = results.lines[::-1]

@@ -114,11 +114,17 @@ class Results:
         """A row a run: line, panel, seed, status, the metrics of `METRICS`, and how rough the way was.
 
         `collapsed`: it diverged, or its last held-out avg@k is below half of its best or below that of the start.
-        `spikes`: steps with a gradient norm above 5 times the run's median. `max_w_log`, `max_w_prob`: largest applied.
+        `spikes`: steps with a gradient norm above 5 times the run's median. `max_w_log`, `max_w_prob`: largest of a
+        token whose advantage is not 0, or of any where the runs did not record that (see `applied`).
         """
         ended = {name: group.sort_values("step") for name, group in self.frame.groupby(["cell", "seed"])}
         order = [(cell, seed) for cell in self.cells for seed in self.sweep.seeds]
         return pd.DataFrame([self._row(*name, ended[name]) for name in order if name in ended])
+
+    @property
+    def applied(self) -> bool:
+        """Whether the runs recorded their largest weights apart for tokens whose advantage is not 0."""
+        return "max_w_log/applied" in self.frame
 
     def _row(self, cell: str, seed: int, group: pd.DataFrame) -> dict:
         steps, scores = group[group["step"] > 0], group[f"eval/avg@{self.k}"].dropna()
@@ -134,8 +140,7 @@ class Results:
             row |= {
                 "entropy": steps["entropy"].iloc[-1],
                 "reward": steps["reward/mean"].tail(max(1, len(steps) // 4)).mean(),
-                "max_w_log": steps["max_w_log"].max(),
-                "max_w_prob": steps["max_w_prob"].max(),
+                **{name: steps.get(f"{name}/applied", steps[name]).max() for name in ("max_w_log", "max_w_prob")},
                 "max_grad_norm": norms.max(),
                 "spikes": int((norms > SPIKE * norms.median()).sum()),
                 "outside": float((1 - steps["tokens/IN"]).mean()),

@@ -33,6 +33,7 @@ class TokenTelemetry:
         self.tokens, self.w_log, self.w_prob = (torch.zeros(len(REGIONS), dtype=torch.float64) for _ in range(3))
         self.ratio_min, self.ratio_max, self.ratio_sum = math.inf, 0.0, 0.0
         self.max_w_log, self.max_w_prob = 0.0, 0.0
+        self.applied_w_log, self.applied_w_prob = 0.0, 0.0  # where the advantage is not 0
         self.parts: list[dict[str, Tensor]] = []
 
     def add(self, update: int, batch: Batch, logp: Tensor, w_log: Tensor) -> None:
@@ -55,6 +56,9 @@ class TokenTelemetry:
         self.ratio_sum += float(ratio.sum())
         self.max_w_log = max(self.max_w_log, float(weight.abs().max()))
         self.max_w_prob = max(self.max_w_prob, float(w_prob.abs().max()))
+        applied = advantage != 0
+        self.applied_w_log = max(self.applied_w_log, float((weight * applied).abs().max()))
+        self.applied_w_prob = max(self.applied_w_prob, float((w_prob * applied).abs().max()))
         rate = torch.where(region == REGIONS.index("IN"), self.rate, min(1.0, _OUTSIDE * self.rate))
         kept = torch.rand(len(new), generator=self.generator) < rate
         sequence, position = (i[kept] for i in live.nonzero(as_tuple=True))
@@ -80,15 +84,18 @@ class TokenTelemetry:
     def metrics(self) -> dict[str, float | None]:
         """Ratio spread, the largest weights, and each region's fraction of tokens and shares of the weight sums.
 
-        Over the tokens of all ranks. None throughout for a step without a token.
+        `.../applied` is the largest weight of a token whose advantage is not 0: on others a weight has no effect. Over
+        the tokens of all ranks. None throughout for a step without a token.
         """
         sums = ranks.total(torch.stack([self.tokens, self.w_log, self.w_prob]))
         ratio_sum = float(ranks.total(torch.tensor(self.ratio_sum, dtype=torch.float64)))
-        extremes = torch.tensor([-self.ratio_min, self.ratio_max, self.max_w_log, self.max_w_prob], dtype=torch.float64)
-        low, high, max_w_log, max_w_prob = ranks.largest(extremes).tolist()
+        weights = (self.max_w_log, self.max_w_prob, self.applied_w_log, self.applied_w_prob)
+        extremes = torch.tensor([-self.ratio_min, self.ratio_max, *weights], dtype=torch.float64)
+        low, high, *weights = ranks.largest(extremes).tolist()
         tokens = float(sums[0].sum())
-        spread = (-low, ratio_sum / max(tokens, 1), high, max_w_log, max_w_prob)
-        names = ("ratio/min", "ratio/mean", "ratio/max", "max_w_log", "max_w_prob")
+        spread = (-low, ratio_sum / max(tokens, 1), high, *weights)
+        largest = ("max_w_log", "max_w_prob", "max_w_log/applied", "max_w_prob/applied")
+        names = ("ratio/min", "ratio/mean", "ratio/max", *largest)
         out = dict(zip(names, spread if tokens else [None] * len(names), strict=True))
         for name, row in zip(("tokens", "w_log", "w_prob"), sums, strict=True):
             shares = row / row.sum() if row.sum() > 0 else row
