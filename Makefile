@@ -10,7 +10,7 @@ METHOD ?= dgpo
 ARGS   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: setup train test test-browser test-vllm lint format bench notebooks clean
+.PHONY: setup train test test-browser test-vllm lint format bench bench-peers notebooks clean
 
 setup: $(VENV)/.ready
 
@@ -63,6 +63,14 @@ format: setup
 bench: setup
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.logprobs
+	$(BIN)/python -m benchmarks.floor
+	$(BIN)/python -m benchmarks.plan
+
+# The same step on TRL, which has an environment of its own.
+bench-peers: setup
+	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install -q -c constraints.txt torch transformers datasets trl==1.16.0
+	$(BIN)/python -m benchmarks.peers .venv-trl/bin/python
 
 notebooks: setup
 	@mkdir -p runs/notebooks
@@ -76,4 +84,4 @@ notebooks: setup
 	done
 
 clean:
-	rm -rf $(VENV) $(VLLM) runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .venv-trl runs .pytest_cache .ruff_cache .hypothesis

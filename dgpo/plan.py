@@ -21,7 +21,6 @@ _DEEPSPEED_BUCKET = 500_000_000  # elements of its reduce bucket
 _DEEPSPEED_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time
 _CONTEXT = 3e9  # bytes: CUDA context, NCCL, what the allocator cannot use
 
-_QWEN2 = {"max_position_embeddings": 131_072, "tie_word_embeddings": False}
 KNOWN = {  # by the name of the repository, for a machine without network
     "DeepSeek-R1-Distill-Qwen-1.5B": (151_936, 1_536, 8_960, 28, 12, 2),
     "DeepSeek-R1-Distill-Qwen-7B": (152_064, 3_584, 18_944, 28, 28, 4),
@@ -106,20 +105,24 @@ def shape_of(config: Config) -> Shape:
     try:
         return Shape.of(load_shape(config.model, config.trust_remote_code))
     except ConfigError:
-        if (known := KNOWN.get(Path(config.model).name)) is None:
+        if Path(config.model).name not in KNOWN:
             raise
-        words, hidden, intermediate, layers, heads, kv_heads = known
-        return Shape.of(
-            Qwen2Config(
-                vocab_size=words,
-                hidden_size=hidden,
-                intermediate_size=intermediate,
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-                num_key_value_heads=kv_heads,
-                **_QWEN2,
-            )
-        )
+        return Shape.of(known(config.model))
+
+
+def known(name: str) -> Qwen2Config:
+    """The transformers config of one of KNOWN."""
+    words, hidden, intermediate, layers, heads, kv_heads = KNOWN[Path(name).name]
+    return Qwen2Config(
+        vocab_size=words,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=131_072,
+        tie_word_embeddings=False,
+    )
 
 
 @dataclass(frozen=True)
