@@ -29,7 +29,7 @@ SIZES = {
 }
 
 
-def make_model(folder: Path, size: str) -> None:
+def make_model(folder: Path, size: str, heads: int = 4) -> None:
     """A Qwen2 with random weights and a tokenizer of numbered words, in `folder`."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -42,8 +42,8 @@ def make_model(folder: Path, size: str) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>").save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen2Config(
-        **shape, num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=0, pad_token_id=1,
+        **shape, num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=512,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder)
 

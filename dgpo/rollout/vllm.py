@@ -69,6 +69,7 @@ class VLLMSampler:
                 distributed_executor_backend="external_launcher" if ranks.size() > 1 else None,
                 enable_sleep_mode=self._sleeps,
                 enforce_eager=self.on_cpu,
+                enable_chunked_prefill=not self.on_cpu,  # a seeded request cannot be cut in two on a CPU
                 logprobs_mode="raw_logprobs",
                 generation_config="vllm",  # else top-p and the like of the checkpoint are taken over
                 skip_tokenizer_init=True,

@@ -119,6 +119,14 @@ class TestOneEngine:
             assert prompt.tolist() == prompts[i % 4]
         assert torch.equal(batch.attention[:, -batch.mask.shape[1] :], batch.mask)
 
+    def test_more_prompt_tokens_than_one_pass_takes(self, parts):
+        """vLLM would cut a prompt in two, and on a CPU fails to rewind the seed of one that is half done."""
+        prompts = [(p * 60)[:60] for p in encode(parts.tokenizer, PROMPTS)] * 75
+        budget = parts.sampler.llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+        assert 256 * 60 > budget
+        batch = parts.sampler.generate(prompts, list(range(300)), Sampling(4))
+        assert distance(parts, batch)[1] <= 1e-4
+
     def test_without_new_weights_nothing_changes(self, parts):
         prompts = encode(parts.tokenizer, PROMPTS)
         before = parts.sampler.generate(prompts, [1, 2, 3, 4], Sampling(14))
