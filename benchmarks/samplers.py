@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import workload
 
 COUNTS = (16, 64, 256, 1024)
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB: a block is 128 tokens, and 1,024 sequences need one each
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB: a block is 128 tokens, and 1,024 sequences need one each
 
 
 def seconds(call, *args) -> float:

@@ -1,8 +1,10 @@
 """Whole runs and evaluations that sample with vLLM."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
@@ -11,7 +13,7 @@ from dgpo.evaluation import run as evaluation
 from dgpo.evaluation import settings
 from dgpo.rollout import vllm
 from dgpo.runfolder import read_rows
-from dgpo.trainer import train
+from dgpo.trainer import Trainer, train
 
 
 def rows(folder):
@@ -63,3 +65,23 @@ def test_evaluation_of_a_checkpoint(tied, tmp_path):
 def test_heads_that_vllm_cannot_compute_on_a_cpu_are_named(small):
     with pytest.raises(ConfigError, match=r"heads have 16 dimensions; .* 32, 64, .*tiny\.hidden / tiny\.heads"):
         train(configs.make({**small, "tiny": {**small["tiny"], "heads": 4}}))
+
+
+def test_a_step_ahead_in_another_process(small):
+    """Its engine has the weights that were pushed last, and what was begun before is by the ones before."""
+    parts = Trainer(configs.make({**small, "asynchronous": True, "lr": 1e-2}))
+    with closing(parts.sampler), closing(parts.task):
+        distances = []
+        for step in range(1, 4):
+            batch, rewards, rolled = parts.rollout()
+            parts.sample_ahead(step)
+            batch, scored = parts.score(batch, rewards)
+            distances.append(scored["mismatch/mean_abs"])
+            assert rolled["staleness/steps"] == min(step - 1, 1)
+            parts.update(step, batch.replace(advantage=batch.advantage.fill_(1.0)))
+            parts.sampler.load(parts.engine.weights())
+            _, prompts, seeds = parts._requests()
+            fresh = parts.sampler.generate(prompts, [seed + 1 for seed in seeds], parts.sampling)
+            logp, _ = parts.engine.logp(fresh, [torch.arange(len(fresh))])
+            assert (logp - fresh.rollout_logp).abs().max() <= 1e-4
+    assert distances[0] < 1e-5 < 1e-3 < min(distances[1:])
