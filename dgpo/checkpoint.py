@@ -40,15 +40,25 @@ def save(target: Path, state: dict, write: Callable[[Path], None]) -> None:
     try:
         ranks.first(_make, scratch)
         ranks.every(own)
-        ranks.first(_complete, scratch, target, state)
+        names = ranks.first(_names, scratch)
+        digests = ranks.every(_digests, scratch, names[ranks.share(len(names))])
+        ranks.first(_complete, scratch, target, state, {k: v for part in digests for k, v in part.items()})
     finally:
         if ranks.rank() == 0:
-            remove(scratch)
+            shutil.rmtree(scratch, ignore_errors=True)  # another rank may be writing still; the next save clears it
 
 
 def load_state(folder: Path) -> dict:
     """What `save` was told; call `damage` first."""
     return json.loads((folder / "state.json").read_text())
+
+
+def heldout(folder: Path) -> float | None:
+    """The held-out avg@k at a checkpoint; None where none was measured, or the file has been damaged since."""
+    try:
+        return load_state(folder)["heldout"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def damage(folder: Path) -> str:
@@ -88,10 +98,12 @@ def _make(scratch: Path) -> None:
     scratch.mkdir(parents=True)
 
 
-def _complete(scratch: Path, target: Path, state: dict) -> None:
-    names = sorted(path.name for path in scratch.iterdir())
-    digests = _digests(scratch, names)
-    files = {name: {"bytes": (scratch / name).stat().st_size, "sha256": digests[name]} for name in names}
+def _names(scratch: Path) -> list[str]:
+    return sorted(path.name for path in scratch.iterdir())
+
+
+def _complete(scratch: Path, target: Path, state: dict, digests: dict[str, str]) -> None:
+    files = {name: {"bytes": (scratch / name).stat().st_size, "sha256": digests[name]} for name in digests}
     state = {**state, "files": files}
     (scratch / "state.json").write_text(json.dumps({**state, "sha256": _digest_of(state)}, indent=2) + "\n")
     remove(target)

@@ -122,13 +122,16 @@ class RunFolder:
 
     # checkpoints
 
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step_{step:06d}"
+
     def checkpoints(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
         return sorted(self.path.glob("checkpoints/step_??????"))
 
     def save_checkpoint(self, state: dict, write: Callable[[Path], None]) -> None:
         """Every rank calls `write` on one folder; once that is whole, old checkpoints go (see `checkpoint.save`)."""
-        checkpoint.save(self.path / "checkpoints" / f"step_{state['step']:06d}", state, write)
+        checkpoint.save(self.checkpoint(state["step"]), state, write)
         self._rotate()
 
     @_by_rank_0
@@ -137,12 +140,12 @@ class RunFolder:
         found = self.checkpoints()
         kept = set(found[-self.config.keep_checkpoints :])
         if self.config.keep_best:
-            scores = {folder: checkpoint.load_state(folder)["heldout"] for folder in found}
+            scores = {folder: checkpoint.heldout(folder) for folder in found}
             if evaluated := [folder for folder in found if scores[folder] is not None]:
                 kept.add(max(evaluated, key=lambda folder: (scores[folder], folder)))
         for folder in found:
-            if folder not in kept:
-                remove(folder)
+            if folder not in kept:  # under another name first: one that a kill leaves half removed is no checkpoint
+                remove(folder.rename(checkpoint.partial(folder)))
 
     def _newest_whole(self) -> dict | None:
         """The state of the newest checkpoint that is whole. Damaged ones after it are moved to failed/."""

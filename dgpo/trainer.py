@@ -97,7 +97,8 @@ class Trainer:
             if config.kl_to_start or config.kl_coef:
                 self.reference = copy.deepcopy(self.policy).requires_grad_(False)
             sampled = self.policy
-            if config.zero_stage == 3 and config.rollout == "transformers":  # of its weights a rank will have a part
+            embedded = config.rollout == "transformers" and not config.asynchronous
+            if config.zero_stage == 3 and embedded:  # of its weights a rank will have a part
                 sampled = copy.deepcopy(self.policy).requires_grad_(False)
             self.engine = Engine(self.policy, config)
             self.reference = self.reference and self.engine.shard(self.reference)
@@ -112,15 +113,17 @@ class Trainer:
         if state is None:
             return 0
         if state["ranks"] != ranks.size() and ranks.rank() == 0:
+            ahead = "; the batch sampled ahead is sampled anew" if self.config.asynchronous else ""
             print(
                 f"{self.run.path}: ranks={state['ranks']} wrote step {state['step']}, {ranks.size()} go on: the same "
-                "weights, optimizer, batches and seeds, but sums round otherwise from here on",
+                f"weights, optimizer, batches and seeds, but sums round otherwise from here on{ahead}",
                 file=sys.stderr,
             )
-        self.engine.load(self.run.checkpoints()[-1], state["updates"])
+        folder = self.run.checkpoint(state["step"])
+        self.engine.load(folder, state["updates"])
         self.sampler.load(self.engine.weights())
         self.position = state["position"]
-        ahead = self.run.checkpoints()[-1] / self._ahead_file()
+        ahead = folder / self._ahead_file()
         if ahead.exists() and state["ranks"] == ranks.size():
             self.sampler.restore(Batch(**load_file(ahead)), self._requests()[2])
         return state["step"]

@@ -12,7 +12,7 @@ import torch
 from launch import errors, torchrun
 from safetensors.torch import load_file
 
-from dgpo import checkpoint, trainer
+from dgpo import checkpoint, runfolder, trainer
 from dgpo import config as configs
 from dgpo.checkpoint import CheckpointError
 from dgpo.runfolder import read_rows
@@ -172,3 +172,30 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(settings, tmp_path, monke
     assert sorted(path.name for path in run.glob("checkpoints/*")) == ["step_000003", "step_000004"]
     state = json.loads((run / "checkpoints" / "step_000003" / "state.json").read_text())
     assert state["heldout"] == pytest.approx(0.9)
+
+
+def test_a_damaged_checkpoint_that_is_not_the_newest_stops_nothing(settings, tmp_path):
+    config = {**settings, "checkpoint_every": 1, "keep_checkpoints": 2, "keep_best": True}
+    config |= {"run_dir": str(tmp_path / "run"), "steps": 2, "resume": True}
+    run = train(configs.make(config))
+    (run / "checkpoints" / "step_000001" / "state.json").unlink()
+    train(configs.make({**config, "steps": 3}))
+    assert sorted(path.name for path in run.glob("checkpoints/*")) == ["step_000002", "step_000003"]
+
+
+def test_a_kill_while_a_checkpoint_is_removed_leaves_no_half_of_one(settings, tmp_path, monkeypatch):
+    config = {**settings, "checkpoint_every": 1, "keep_checkpoints": 1, "run_dir": str(tmp_path / "run"), "steps": 2}
+    remove = runfolder.remove
+
+    def killed(path):
+        if path.parent.name == "checkpoints" and "step_000001" in path.name:
+            (path / "state.json").unlink()
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr(runfolder, "remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(configs.make(config))
+    monkeypatch.setattr(runfolder, "remove", remove)
+    run = train(configs.make({**config, "resume": True}))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_000002"]

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo.config import ConfigError
-from dgpo.runfolder import read_rows, remove
+from dgpo.runfolder import lock, read_rows, remove
 from dgpo.sweep import definition, execute, report, table
 
 SETTINGS = {**SMALL, "steps": 3, "checkpoint_every": 1}
@@ -312,6 +312,23 @@ class TestFolder:
         with pytest.raises(ConfigError, match="began from a policy tiny-"):
             execute.execute(sweep)
         assert not any(run.path.exists() for run in sweep.runs())
+
+    def test_policies_whose_folders_have_one_name_are_told_apart(self, checkpoint, tmp_path):
+        folders = [shutil.copytree(checkpoint, tmp_path / name / "policy") for name in ("a", "b")]
+        (folders[1] / "generation_config.json").write_text('{"top_k": 3}')
+        loaded = [configs.make({**SETTINGS, "task": "chain", "model": str(folder)}) for folder in folders]
+        found = execute._policies(loaded)
+        assert sorted(found) == sorted(map(str, folders))
+        assert len({*found.values()}) == 2
+
+    def test_one_process_at_a_time_is_at_a_shard(self, tmp_path):
+        sweep = make(tmp_path / "s")
+        execute.claim(sweep)
+        with (
+            contextlib.closing(lock(sweep.path / ".running" / "1_of_2", "")),
+            pytest.raises(ConfigError, match="shard 1/2: another process is running there"),
+        ):
+            execute.execute(sweep, shard=(1, 2))
 
     def test_a_moved_folder_is_read_where_it_is(self, done, tmp_path):
         sweep, _, frame = done

@@ -21,7 +21,7 @@ from dgpo import config as configs
 from dgpo import ranks
 from dgpo.config import Config, ConfigError
 from dgpo.progress import Progress
-from dgpo.runfolder import read_rows, remove, write_whole
+from dgpo.runfolder import lock, read_rows, remove, write_whole
 from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
 
 FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfinished"
@@ -31,7 +31,8 @@ _DIVERGED_EXIT = 3
 def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: str | None = None) -> dict[str, str]:
     """Run what is missing of `sweep.runs(shard, only)`, `jobs` processes at a time. Returns their status by name.
 
-    Raises ConfigError when the folder holds another sweep, or runs that began from another policy.
+    Raises ConfigError when the folder holds another sweep, or runs that began from another policy, and when another
+    process is at the same shard.
     """
     if ranks.size() > 1:
         raise ConfigError(
@@ -41,19 +42,29 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: 
         raise ConfigError(f"jobs={jobs} must be at least 1")
     runs = sweep.runs(shard, only)
     claim(sweep)
+    part = f"{shard[0]}_of_{shard[1]}" + (f"_{only}" if only else "")
+    with contextlib.closing(
+        lock(sweep.path / ".running" / part, f"folder={sweep.folder!r}, shard {shard[0]}/{shard[1]}")
+    ):
+        _run(runs, sweep, jobs)
+    return {run.name: status(run)[0] for run in runs}
+
+
+def _run(runs: list[Run], sweep: Sweep, jobs: int) -> None:
     waiting = [run for run in runs if status(run)[0] not in (FINISHED, DIVERGED)]
     if waiting:
         with _Pool(jobs) as pool, Progress(_steps(runs), sum(r.config.steps for r in runs)) as progress:
             _prepare(sweep, pool)
             while waiting or pool:
                 while waiting and pool.free:
-                    pool.start(waiting.pop(0))
+                    run = waiting.pop(0)
+                    if status(run)[0] not in (FINISHED, DIVERGED):  # by another shard's process in the meantime
+                        pool.start(run)
                 ended = pool.wait()
                 progress.update(_steps(runs), failed=sum(status(r)[0] in (DIVERGED, FAILED) for r in runs))
                 if progress.mode == "quiet":
                     for run in ended:
                         print(run.name, *status(run), flush=True)
-    return {run.name: status(run)[0] for run in runs}
 
 
 def status(run: Run) -> tuple[str, str]:
@@ -126,12 +137,16 @@ def _prepare(sweep: Sweep, pool: "_Pool") -> None:
 
 
 def _policies(configs: list[Config]) -> dict[str, str]:
-    """Hashes of the policies that runs start from, by the names of their folders; made first where they are missing."""
+    """Hashes of the policies that runs start from, by `model` as given; the embedded ones, by their cache's names, are
+    made first where they are missing."""
     from dgpo import tiny
     from dgpo.evaluation.folder import model_hash
 
-    loaded = [(source, lm) for lm, _, source in map(tiny.load_policy, configs)]
-    return {Path(source).name: model_hash(source, lm) for source, lm in loaded}
+    found = {}
+    for config in configs:
+        lm, _, source = tiny.load_policy(config)
+        found[Path(source).name if config.model == "tiny" else str(source)] = model_hash(source, lm)
+    return found
 
 
 def _steps(runs: list[Run]) -> int:
