@@ -40,5 +40,6 @@ def guard(step: int, metrics: dict[str, float | None], bound: float | None) -> N
     raise MismatchError(
         f"step {step}: mean |log π_trainer − log π_sampler| = {measured:.3g} nats a token, above max_mismatch="
         f"{bound:g}; no update was made on this batch. Likely causes: weights that did not reach the sampler, a prefix "
-        "cache of older weights, another dtype in sampler and trainer"
+        "cache of older weights, another dtype in sampler and trainer; with asynchronous=True, a step that moves the "
+        "policy that far"
     )

@@ -151,3 +151,27 @@ class TestWithoutVLLM:
         installed("0.27.1")
         with pytest.raises(ConfigError, match=r"vllm\.tensor_parallel=2 must divide the number of ranks, which is 1"):
             trainer.Trainer(configs.make({**small, "rollout": "vllm", "vllm": {"tensor_parallel": 2}}))
+
+    def test_on_a_gpu_weights_wake_before_they_are_loaded_and_the_cache_after(self):
+        """Level 2 throws the weights away; a KV cache that woke first would leave no room to load them."""
+        calls = []
+
+        class Engine:
+            def __getattr__(self, name):
+                def call(*args, **kwargs):
+                    calls.append((name, *args, *(v for k, v in kwargs.items() if k in ("tags", "level"))))
+                    for _ in kwargs.get("kwargs", {}).get("weights_iterator", ()):
+                        calls.append("a weight")
+
+                return call
+
+        sampler = object.__new__(vllm.VLLMSampler)
+        sampler.llm, sampler.on_cpu, sampler._sleeps, sampler._asleep = Engine(), False, True, False
+        sampler.sleep()
+        with pytest.raises(RuntimeError, match="sleeps until its weights are loaded"):
+            sampler.generate([[1]], [1], Sampling(1))
+        sampler.load([("w", torch.ones(1))])
+        reload = [("collective_rpc", "reload_weights"), "a weight"]
+        assert calls == [("sleep", 2), ("wake_up", ["weights"]), *reload, ("wake_up", ["kv_cache"])]
+        sampler.load([("w", torch.ones(1))])  # awake, as after a resume
+        assert calls[5:] == reload

@@ -13,6 +13,7 @@ SamplerError. When the trainer dies, the socket ends the process.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -175,6 +176,7 @@ def _make(config: Config, source: str, pad: int, stop: list[int], length: int):
 
 
 def main(descriptor: int) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer's to answer: its end closes the socket
     pipe = Connection(descriptor)
     try:
         _serve(pipe)
