@@ -113,7 +113,8 @@ class Results:
     def runs(self) -> pd.DataFrame:
         """A row a run: line, panel, seed, status, the metrics of `METRICS`, and how rough the way was.
 
-        `collapsed`: it diverged, or its last held-out avg@k is below half of its best or below that of the start.
+        A run that diverged scores 0. `collapsed`: it diverged, or its last held-out avg@k is below half of its best or
+        below that of the start.
         `spikes`: steps with a gradient norm above 5 times the run's median. `max_w_log`, `max_w_prob`: largest of a
         token whose advantage is not 0, or of any where the runs did not record that (see `applied`).
         """
@@ -132,7 +133,7 @@ class Results:
         row |= {"status": group["status"].iloc[0], "steps": int(group["step"].max())}
         row |= {"start": scores.iloc[0], "best": scores.max()}
         finished = row["status"] == FINISHED
-        row["avg"] = scores.iloc[-1] if finished else 0.0  # a policy of NaNs answers nothing
+        row["avg"] = scores.iloc[-1] if finished else 0.0
         row["pass"] = group[f"eval/pass@{self.k}"].dropna().iloc[-1] if finished else 0.0
         row["collapsed"] = not finished or row["avg"] < max(COLLAPSED * row["best"], row["start"])
         if len(steps):
@@ -283,6 +284,8 @@ def findings(results: Results, reference: str, metric: str = "avg") -> list[str]
         if len(fell):
             parts = [f"{results.labels[i]} {int(r['sum'])} of {int(r['count'])}" for i, r in fell.iterrows()]
             said.append(f"{where}runs that collapsed: {', '.join(parts)}.")
+            if diverged := int((mine["status"] != FINISHED).sum()):
+                said.append(f"{where}{diverged} of them diverged, which counts as a score of 0.")
         else:
             said.append(f"{where}none of {len(mine)} runs collapsed.")
     said.append(

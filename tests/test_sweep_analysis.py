@@ -132,6 +132,7 @@ class TestFindings:
         assert below_start.loc[("grpo", "lr=0.1", 0), "collapsed"]  # 0.29 from 0.3, though above half of its best
         said = sweeps.findings(results, "grpo")
         assert "At lr=0.1: runs that collapsed: CISPO 5 of 5, DGPO (n 2) 5 of 5." in said
+        assert "At lr=0.1: 5 of them diverged, which counts as a score of 0." in said
 
     def test_an_unknown_reference(self):
         for call in (sweeps.findings, sweeps.main_table):
