@@ -84,8 +84,7 @@ def load(folder: Path, model: nn.Module, zero, updates: int) -> None:
             for kind, flat in held.items():
                 _fill(piece.of(flat), piece.start, where[piece.name, kind], f"{folder}: {kind} of {piece.name}")
     for state in zero.optimizer.state.values():
-        # torch counts in a tensor, DeepSpeed's own Adam in an int
-        state["step"] = torch.tensor(float(updates)) if isinstance(zero.optimizer, torch.optim.AdamW) else updates
+        state["step"] = torch.tensor(float(updates))
     _spread(zero)
 
 

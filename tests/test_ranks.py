@@ -11,7 +11,7 @@ import pytest
 import torch
 from launch import errors, run, torchrun
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo import config as configs
 from dgpo import ranks, trainer
@@ -19,13 +19,19 @@ from dgpo.config import ConfigError
 from dgpo.runfolder import read_rows
 from dgpo.trainer import train
 
+UNTIED = "a model whose output layer is not its embedding"
+
 # Settings of a run on two ranks, and of the run on one that it must equal.
 PAIRS = {
     "zero_1": ({"zero_stage": 1}, {}),
     "zero_2": ({"zero_stage": 2}, {}),
     "zero_3": ({"zero_stage": 3}, {}),
     # 5 prompts on 2 ranks; 5 sequences an update: 3 micro-batches on one rank, 2 on the other
-    "uneven": ({"zero_stage": 3, "prompts": 5, "micro_batch": 1}, {"prompts": 5}),
+    "uneven": (
+        {"zero_stage": 3, "prompts": 5, "micro_batch": 1, "offload": "optimizer+params"},
+        {"prompts": 5},
+    ),
+    "untied": ({"zero_stage": 3, "model": UNTIED}, {"model": UNTIED}),  # an output layer of its own
     "token_budget": (
         {"zero_stage": 2, "micro_tokens": 40, "max_prompt_tokens": 4},
         {"micro_tokens": 40, "max_prompt_tokens": 4},
@@ -52,8 +58,9 @@ def base(settings):
 @pytest.fixture(scope="module")
 def launched(folder, base, checkpoint):
     """Every pair's run on two ranks, then one on two ranks that goes on with what one rank began."""
+    untie(checkpoint, folder / "model")
     train(configs.make({**base, "run_dir": str(folder / "begun_by_one")}))
-    jobs = [{**base, **own, "run_dir": str(folder / name)} for name, (own, _) in PAIRS.items()]
+    jobs = [{**base, **settled(own, folder), "run_dir": str(folder / name)} for name, (own, _) in PAIRS.items()]
     goes_on = {**base, "run_dir": str(folder / "begun_by_one"), "steps": 4, "resume": True, "zero_stage": 3}
     result = torchrun([*jobs, goes_on], folder)
     assert result.returncode == 0, errors(result)
@@ -63,6 +70,10 @@ def launched(folder, base, checkpoint):
 @pytest.fixture(scope="module")
 def undisturbed(folder, base):
     return train(configs.make({**base, "steps": 4, "run_dir": str(folder / "undisturbed")}))
+
+
+def settled(settings, folder):
+    return {k: str(folder / "model") if v is UNTIED else v for k, v in settings.items()}
 
 
 def rows(folder):
@@ -86,7 +97,7 @@ def assert_same(one, two):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_two_ranks_make_the_updates_of_one(launched, folder, base, name):
-    one = train(configs.make({**base, **PAIRS[name][1], "run_dir": str(folder / f"{name}_one")}))
+    one = train(configs.make({**base, **settled(PAIRS[name][1], folder), "run_dir": str(folder / f"{name}_one")}))
     assert_same(one, folder / name)
     texts = [[row["completion"] for row in read_rows(path / "completions.jsonl")] for path in (one, folder / name)]
     assert texts[0] == texts[1]
@@ -216,6 +227,16 @@ def test_ranks_that_do_not_fit_the_settings_are_named(base):
 def test_offloaded_parameters_need_stage_3(base):
     with pytest.raises(ConfigError, match="needs zero_stage=3, not zero_stage=2"):
         configs.make({**base, "offload": "optimizer+params", "zero_stage": 2})
+
+
+def untie(source, target) -> None:
+    """A copy of a checkpoint with an output layer of its own, a little off the embedding."""
+    lm, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    lm.config.tie_word_embeddings = False
+    lm.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.detach() * 1.01)
+    lm.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    assert "lm_head.weight" in load_file(target / "model.safetensors")
 
 
 def free_port() -> int:
