@@ -1,8 +1,8 @@
 """A sampler in a process of its own, with its own copy of the weights: it samples while the policy is updated.
 
-    trainer             step k                    │ step k+1
-                        rewards, updates   load   │ rewards, updates   load
-    this process        samples step k+1 ──┘      │ samples step k+2 ──┘
+    trainer             step k                        │ step k+1
+                        rewards │ updates        load │ rewards │ updates        load
+    this process                │ samples step k+1 ─┘ │         │ samples step k+2 ─┘
 
 The completions of step k+1 are by the policy before the updates of step k: one step off-policy.
 
@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 import weakref
 from collections.abc import Iterable
@@ -105,11 +106,20 @@ class BackgroundSampler:
         self._send_bytes(json.dumps(message).encode(), doing)
 
     def _send_bytes(self, message: bytes, doing: str) -> None:
+        late = threading.Timer(self.timeout, self._process.kill)  # else one that does not read blocks this for ever
+        late.start()
         try:
             self._pipe.send_bytes(message)
         except (BrokenPipeError, ConnectionResetError):
+            if late.finished.is_set():
+                raise SamplerError(
+                    f"the sampler's process {self._process.pid} did not read within timeout={self.timeout:g} s while "
+                    f"{doing}"
+                ) from None
             self._receive(doing)  # which knows why
             raise
+        finally:
+            late.cancel()
 
     def _receive(self, doing: str) -> bytes:
         """The answer. A first byte of `!` marks a traceback."""
