@@ -115,16 +115,16 @@ def make_engine(policy: Policy, config: configs.Config):
     return Engine(policy, config)
 
 
-def seconds(run: Callable[[], object], repeats: int = 3) -> float:
-    """Median wall seconds of `run` after one for warming up."""
+def seconds(run: Callable[[], object], repeats: int = 3, warm: int = 1) -> float:
+    """Median wall seconds of `run` after `warm` runs that do not count."""
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(warm + repeats):
         _synchronize()
         start = time.perf_counter()
         run()
         _synchronize()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median(times[warm:])
 
 
 def updates(table: Table, is_tiny: bool) -> None:
@@ -189,9 +189,9 @@ def checkpoint(table: Table, engine, policy: Policy) -> None:
         else:
             what = "weights alone (no DeepSpeed)"
             save, load = lambda: policy.lm.save_pretrained(folder), lambda: type(policy.lm).from_pretrained(folder)
-        table.row("checkpoint", f"seconds to save, {what}", seconds(save, 1))
+        table.row("checkpoint", f"seconds to save, {what}", seconds(save, 1, warm=0))
         table.row("checkpoint", "GB", sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e9)
-        table.row("checkpoint", "seconds to load", seconds(load, 1))
+        table.row("checkpoint", "seconds to load", seconds(load, 1, warm=0))
     finally:
         shutil.rmtree(folder)
 

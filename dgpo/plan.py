@@ -99,15 +99,12 @@ class Shape:
 
 
 def shape_of(config: Config) -> Shape:
-    """The shape of a config's model: its folder or hub name, else one of KNOWN. Raises ConfigError."""
+    """The shape of a config's model: its folder, one of KNOWN, or a hub name. Raises ConfigError."""
     if config.model == "tiny":
         return Shape.of(tiny.shape(config.tiny))
-    try:
-        return Shape.of(load_shape(config.model, config.trust_remote_code))
-    except ConfigError:
-        if Path(config.model).name not in KNOWN:
-            raise
+    if not Path(config.model).is_dir() and Path(config.model).name in KNOWN:
         return Shape.of(known(config.model))
+    return Shape.of(load_shape(config.model, config.trust_remote_code))
 
 
 def known(name: str) -> Qwen2Config:
