@@ -1,7 +1,7 @@
-"""A training step here and on TRL's GRPOTrainer, side by side: python -m benchmarks.peers PYTHON_WITH_TRL [rounds]
+"""A step here and on TRL's GRPOTrainer, side by side: python -m benchmarks.peers PYTHON_WITH_TRL [rounds [size]]
 
-The same work (benchmarks.workload) at two sizes, in turn, each trainer in a process and an environment of its own, on
-one thread. Prints medians of CPU seconds, of the ratios of neighbours, and peak memory of the processes.
+The same work (benchmarks.workload) at both of its sizes, in turn, each trainer in a process and an environment of its
+own, on one thread. Prints medians of CPU seconds, of the ratios of neighbours, and peak memory of the processes.
 `make bench-peers` makes the environment.
 """
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from benchmarks.workload import SIZES, workers
 
 
-def main(python: str, rounds: int = 7) -> None:
+def main(python: str, rounds: int = 7, sizes=tuple(SIZES)) -> None:
     """Print the table."""
     commands = {
         "dgpo": [sys.executable, "-m", "benchmarks.workload", "dgpo"],
         "trl": [python, str(Path(__file__).parent / "trl_worker.py")],
     }
     print(f"| | dgpo | TRL | ratio, median of {rounds} |\n|---|---|---|---|")
-    for size in SIZES:
+    for size in sizes:
         with workers(size, commands) as ask:
             pairs = [(ask["dgpo"](), ask["trl"]()) for _ in range(rounds)]
         seconds = [[answer["seconds"]["step"] for answer in pair] for pair in pairs]
@@ -31,4 +31,4 @@ def main(python: str, rounds: int = 7) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:3]))
+    main(sys.argv[1], *map(int, sys.argv[2:3]), *([sys.argv[3:]] if sys.argv[3:] else []))
