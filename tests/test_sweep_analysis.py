@@ -185,7 +185,9 @@ def test_the_notebook_runs_a_sweep(executed):
     assert sum("image/png" in d for d in data) == 7
     text = "".join(d.get("text/markdown", "") for d in data)
     assert "## Equal in all cells" in text
-    assert "- with 2 seeds no difference in held-out avg@2" in text
+    assert "held-out avg@2 after the last step" in text
+    assert "- 1 comparison at a joint confidence of 95 %" in text
+    assert " above " not in text  # two steps of two seeds show nothing
     found = {path.name for path in (executed / "small" / "figures").iterdir()}
     assert {"main.csv", "rough.csv", "runs.csv", "findings.md", "learning.png", "weights.png"} <= found
 
