@@ -289,7 +289,8 @@ def findings(results: Results, reference: str, metric: str = "avg") -> list[str]
         else:
             said.append(f"{where}none of {len(mine)} runs collapsed.")
     said.append(
-        f"{count} comparison{'s' * (count != 1)} at a joint confidence of 95 %, Student's t on differences of equal seeds. "
+        f"{count} comparison{'s' * (count != 1)} at a joint confidence of 95 %, "
+        "Student's t on differences of equal seeds. "
         "That no difference is shown does not mean that there is none."
     )
     return said
