@@ -186,14 +186,14 @@ class Work:
     def __init__(self, config: Config, shape: Shape, gpus: int, length: float, hardware: Hardware):
         self.config, self.shape, self.gpus, self.length, self.hardware = config, shape, gpus, length, hardware
         self.width = 2 if config.dtype == "bfloat16" else 4
-        self.stage, self.offload = config.zero_stage, getattr(config, "offload", "none")
+        self.stage, self.offload = config.zero_stage, config.offload
         self.rows = -(-config.batch_size // gpus)
         self.prompt = config.max_prompt_tokens / 4
         self.longest = config.max_prompt_tokens + config.max_new_tokens
         self.tokens = self.rows * (self.prompt + length)
         self.pairs = self.rows * (self.prompt + length) ** 2 / 2
         self.micro = config.micro_tokens or config.micro_batch * self.longest
-        self.micros = max(1.0, self.tokens * config.epochs / config.updates / self.micro) * config.updates
+        self.micros = max(1.0, self.tokens / config.updates / self.micro) * config.updates * config.epochs
         self.kv_bytes = 2 * shape.keys * shape.layers * self.width  # of one token
         self.weight_bytes = shape.parameters * self.width
         self.live_rows = min(self.rows, config.rollout_rows)  # at once in the sampler
@@ -215,12 +215,13 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
     sharded = work.weight_bytes / gpus
     on_host = 0 if work.offload == "none" else 1
     split = sharded if work.stage == 3 else work.weight_bytes
+    own_copy = config.rollout == "transformers" and (work.stage == 3 or config.asynchronous)
     states = {
         "weights": 0 if work.offload == "optimizer+params" else split,
         "optimizer": 0 if on_host else 12 * shape.parameters / gpus,  # float32 weights and both moments, ZeRO-1 to 3
         "reference": split if config.kl_to_start or config.kl_coef else 0,
-        # under ZeRO-3 the embedded sampler has whole weights of its own; else it shares the trained ones
-        "sampler's copy": work.weight_bytes if work.stage == 3 and config.rollout == "transformers" else 0,
+        # the embedded sampler has whole weights under ZeRO-3 and in a process of its own; else it shares the trained
+        "sampler's copy": work.weight_bytes if own_copy else 0,
     }
     gathered = min(shape.parameters, _DEEPSPEED_LIVE) * width if work.stage == 3 else 0
     layer = shape.kept_bytes(width)
@@ -246,7 +247,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
         # scores, log-probabilities, and two of float64; vLLM has it within its share
         "sampling": 0 if work.engine else work.live_rows * shape.words * 32,
     }
-    if work.engine and not config.vllm.sleep:
+    if config.asynchronous or (work.engine and not config.vllm.sleep):  # the sampler keeps it while others work
         states |= rollout
     # AdamW's own: the gradient in float32 and the denominator
     step = {

@@ -95,6 +95,14 @@ class TestBytes:
         assert phases[2, 8]["gradients"] == phases[1, 1]["gradients"] / 8
         assert phases[1, 8]["activations"] == phases[1, 1]["activations"]
 
+    @pytest.mark.parametrize("rollout", ["transformers", "vllm"])
+    def test_a_sampler_of_its_own_process_keeps_its_memory_while_the_policy_is_updated(self, rollout):
+        name = "DeepSeek-R1-Distill-Qwen-1.5B"
+        alone, beside = (predict(like(name, rollout=rollout, asynchronous=x)).memory for x in (False, True))
+        assert not {"sampler's copy", "KV cache"} & alone["update"].keys()
+        for part in ("sampler's copy", "KV cache"):
+            assert beside["update"][part] == beside["rollout"][part] > 0
+
     def test_recomputing_layers_keeps_their_inputs_and_one_layer(self):
         name = "DeepSeek-R1-Distill-Qwen-1.5B"
         plain, again = (
