@@ -1,6 +1,7 @@
 """Sample, judge and store; judge again without sampling."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -35,7 +36,7 @@ def evaluate(config: EvalConfig) -> Path:
     longest = max(len(ids) + b.limit for b in loaded for ids in encode(tokenizer, [p.prompt for p in b.problems]))
     with EvaluationFolder.create(config, model_hash(source, lm), loaded) as folder:
         sampler = rollout.make(config, Policy(lm, config.temperature), tokenizer, source, longest)
-        with Judge() as judge:
+        with closing(sampler), Judge() as judge:
             _fill(folder, loaded, sampler, tokenizer, judge)
         _report(folder, config.k)
     return folder.path

@@ -85,3 +85,14 @@ def test_a_step_ahead_in_another_process(small):
             logp, _ = parts.engine.logp(fresh, [torch.arange(len(fresh))])
             assert (logp - fresh.rollout_logp).abs().max() <= 1e-4
     assert distances[0] < 1e-5 < 1e-3 < min(distances[1:])
+
+
+def test_what_an_engine_took_is_given_back(small):
+    """Its KV cache is 1 GiB, which vLLM keeps from the garbage collector until it is shut down."""
+    seen = []
+    for _ in range(3):
+        parts = Trainer(configs.make(small))
+        parts.sampler.close()
+        del parts
+        seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**30)
+    assert seen[2] - seen[0] < 0.5, seen

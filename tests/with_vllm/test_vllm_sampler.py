@@ -1,5 +1,7 @@
 """vLLM as a sampler: the trainer's weights after every update, the trainer's distribution, the caller's seeds."""
 
+from contextlib import ExitStack, closing
+
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -13,9 +15,17 @@ from dgpo.rollout import Sampling, vllm
 PROMPTS = ["7+5=", "3*4-2=", "9-1=", "8*2="]
 
 
-def made(small, model, **overrides):
-    """A trainer of a checkpoint folder that samples with vLLM: its policy, engine and sampler."""
-    return trainer.Trainer(configs.make({**small, "model": str(model), "lr": 1e-2, **overrides}))
+@pytest.fixture
+def made(small):
+    """Makes trainers of checkpoint folders that sample with vLLM: their policies, engines and samplers."""
+    with ExitStack() as stack:
+
+        def make(model, **overrides):
+            parts = trainer.Trainer(configs.make({**small, "model": str(model), "lr": 1e-2, **overrides}))
+            stack.enter_context(closing(parts.sampler))
+            return parts
+
+        yield make
 
 
 def move(parts, batch, sign=1.0):
@@ -49,8 +59,8 @@ def greedy(parts, prompts):
 
 
 @pytest.mark.parametrize(("embeddings", "stage"), [("tied", 1), ("untied", 2), ("tied", 3), ("untied", 3)])
-def test_after_every_update_the_sampler_is_the_policy(embeddings, stage, request, small):
-    parts = made(small, request.getfixturevalue(embeddings), zero_stage=stage)
+def test_after_every_update_the_sampler_is_the_policy(embeddings, stage, request, made):
+    parts = made(request.getfixturevalue(embeddings), zero_stage=stage)
     prompts = encode(parts.tokenizer, PROMPTS)
     stale = []
     for step in range(10):
@@ -71,7 +81,9 @@ class TestOneEngine:
     def parts(self, tied, tmp_path_factory):
         settings = {"difficulty": 1, "max_new_tokens": 14, "eval_problems": 6, "rollout": "vllm"}
         run_dir = str(tmp_path_factory.mktemp("run"))
-        return trainer.Trainer(configs.load("tiny", model=str(tied), run_dir=run_dir, **settings))
+        parts = trainer.Trainer(configs.load("tiny", model=str(tied), run_dir=run_dir, **settings))
+        with closing(parts.sampler):
+            yield parts
 
     @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.7, 1.0), (1.0, 0.6), (0.6, 0.9)])
     def test_log_probabilities_are_over_all_words_at_the_sampling_temperature(self, parts, temperature, top_p):
@@ -154,19 +166,19 @@ class TestStaleness:
         mismatch.guard(2, metrics, 1e-3)
         return metrics["mismatch/mean_abs"]
 
-    def test_long_prompts_are_right(self, small, tied):
-        assert self.after_an_update(made(small, tied, max_prompt_tokens=200)) <= 1e-4
+    def test_long_prompts_are_right(self, made, tied):
+        assert self.after_an_update(made(tied, max_prompt_tokens=200)) <= 1e-4
 
-    def test_a_stale_prefix_cache_is_detected(self, small, tied):
-        parts = made(small, tied, max_prompt_tokens=200)
+    def test_a_stale_prefix_cache_is_detected(self, made, tied):
+        parts = made(tied, max_prompt_tokens=200)
         parts.sampler.llm.reset_prefix_cache = lambda: True
         with pytest.raises(mismatch.MismatchError, match=r"step 2: .* a prefix cache of older weights"):
             self.after_an_update(parts)
 
-    def test_a_stale_output_layer_is_detected(self, small, tied, monkeypatch):
+    def test_a_stale_output_layer_is_detected(self, made, tied, monkeypatch):
         monkeypatch.setattr(vllm, "_repack_head", lambda model: None)
         with pytest.raises(mismatch.MismatchError, match="step 2"):
-            self.after_an_update(made(small, tied, max_prompt_tokens=200))
+            self.after_an_update(made(tied, max_prompt_tokens=200))
 
     def test_weights_that_are_not_pushed_are_detected_in_a_run(self, small, monkeypatch):
         monkeypatch.setattr(vllm.VLLMSampler, "load", lambda self, weights: None)
