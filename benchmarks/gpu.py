@@ -10,6 +10,7 @@ DeepSpeed makes the updates where it is installed; else torch's AdamW on float32
 
 import argparse
 import importlib.util
+import multiprocessing
 import shutil
 import statistics
 import tempfile
@@ -34,15 +35,10 @@ WORK = {"prompts": 8, "completions": 2, "max_prompt_tokens": 1024, "max_new_toke
 TINY = {"prompts": 4, "completions": 2, "max_prompt_tokens": 64, "max_new_tokens": 24, "device": "cpu"}
 
 
-class Table:
-    """Rows of part, quantity, measured, predicted; printed as they come."""
-
-    def __init__(self):
-        print("| part | quantity | measured | plan |\n|---|---|---|---|")
-
-    def row(self, part: str, quantity: str, measured: float | str, predicted: float | None = None) -> None:
-        said = measured if isinstance(measured, str) else f"{measured:.4g}"
-        print(f"| {part} | {quantity} | {said} | {'' if predicted is None else f'{predicted:.4g}'} |", flush=True)
+def row(part: str, quantity: str, measured: float | str, predicted: float | None = None) -> None:
+    """A line of the table, printed when it is known."""
+    said = measured if isinstance(measured, str) else f"{measured:.4g}"
+    print(f"| {part} | {quantity} | {said} | {'' if predicted is None else f'{predicted:.4g}'} |", flush=True)
 
 
 def settings(is_tiny: bool, **overrides) -> configs.Config:
@@ -127,59 +123,50 @@ def seconds(run: Callable[[], object], repeats: int = 3, warm: int = 1) -> float
     return statistics.median(times[warm:])
 
 
-def updates(table: Table, is_tiny: bool) -> None:
-    """Throughput, MFU and memory of updates; then the log-probability pass and a checkpoint of the last one."""
-    budgets = (96, 192) if is_tiny else (8192, 16384)
-    for again in (False, True):
-        for budget in budgets:
-            config = settings(is_tiny, micro_tokens=budget, gradient_checkpointing=again)
-            part = f"update, {budget} tokens a micro-batch{', recomputed layers' if again else ''}"
-            with _emptied():
-                policy = build(config)
-                batch = batch_of(config, policy.lm.config.vocab_size)
-                engine = make_engine(policy, config)
-                micros = [m.to(config.device) for m in batch.split(config.micro_batch, budget)]
-                known = plan.predict(config, length=config.max_new_tokens)
+def updates(is_tiny: bool, budget: int, again: bool, more: bool) -> None:
+    """Throughput, MFU and memory of updates; with `more`, the log-probability pass and a checkpoint as well."""
+    config = settings(is_tiny, micro_tokens=budget, gradient_checkpointing=again)
+    part = f"update, {budget} tokens a micro-batch{', recomputed layers' if again else ''}"
+    policy = build(config)
+    batch = batch_of(config, policy.lm.config.vocab_size)
+    engine = make_engine(policy, config)
+    micros = [m.to(config.device) for m in batch.split(config.micro_batch, budget)]
+    known = plan.predict(config, length=config.max_new_tokens)
 
-                def losses(micros=micros, engine=engine):
-                    for micro in micros:
-                        yield (micro.coefficient * -micro.advantage * engine(micro)[0]).sum()
+    def losses():
+        for micro in micros:
+            yield (micro.coefficient * -micro.advantage * engine(micro)[0]).sum()
 
-                try:
-                    count = len(micros)
-                    took = seconds(lambda losses=losses, engine=engine, count=count: engine.update(losses(), count))
-                except torch.OutOfMemoryError:
-                    table.row(part, "peak memory, GB", "out of memory", sum(known.memory["update"].values()) / 1e9)
-                    continue
-                predicted = known.seconds["update"] + known.seconds["optimizer step"]
-                tokens = int(batch.attention.sum())
-                table.row(part, "tokens/s", tokens / took, tokens / predicted)
-                pairs = int(batch.attention.sum(1).square().sum()) / 2
-                flops = 3 * known.shape.forward_flops(tokens, pairs, int(batch.mask.sum()))
-                rate = known.hardware.flops
-                table.row(part, "MFU", flops / took / rate, flops / predicted / rate)
-                if not is_tiny:
-                    table.row(
-                        part,
-                        "peak memory, GB",
-                        torch.cuda.max_memory_allocated() / 1e9,
-                        sum(known.memory["update"].values()) / 1e9,
-                    )
-                if again and budget == budgets[-1]:
-                    old_logp(table, policy, micros, known)
-                    checkpoint(table, engine, policy)
+    try:
+        took = seconds(lambda: engine.update(losses(), len(micros)))
+    except torch.OutOfMemoryError:
+        row(part, "peak memory, GB", "out of memory", sum(known.memory["update"].values()) / 1e9)
+        return
+    predicted = known.seconds["update"] + known.seconds["optimizer step"]
+    tokens = int(batch.attention.sum())
+    row(part, "tokens/s", tokens / took, tokens / predicted)
+    pairs = int(batch.attention.sum(1).square().sum()) / 2
+    flops = 3 * known.shape.forward_flops(tokens, pairs, int(batch.mask.sum()))
+    rate = known.hardware.flops
+    row(part, "MFU", flops / took / rate, flops / predicted / rate)
+    if not is_tiny:
+        peak = torch.cuda.max_memory_allocated() / 1e9
+        row(part, "peak memory, GB", peak, sum(known.memory["update"].values()) / 1e9)
+    if more:
+        old_logp(policy, micros, known)
+        checkpoint(engine, policy)
 
 
-def old_logp(table: Table, policy: Policy, micros: list[Batch], known: plan.Plan) -> None:
+def old_logp(policy: Policy, micros: list[Batch], known: plan.Plan) -> None:
     def run():
         with torch.no_grad():
             for micro in micros:
                 policy(micro, with_entropy=True)
 
-    table.row("old_logp", "seconds", seconds(run), known.seconds["old_logp"])
+    row("old_logp", "seconds", seconds(run), known.seconds["old_logp"])
 
 
-def checkpoint(table: Table, engine, policy: Policy) -> None:
+def checkpoint(engine, policy: Policy) -> None:
     """Save and load by the engine, or, without DeepSpeed, the weights alone."""
     folder = Path(tempfile.mkdtemp())
     try:
@@ -189,14 +176,14 @@ def checkpoint(table: Table, engine, policy: Policy) -> None:
         else:
             what = "weights alone (no DeepSpeed)"
             save, load = lambda: policy.lm.save_pretrained(folder), lambda: type(policy.lm).from_pretrained(folder)
-        table.row("checkpoint", f"seconds to save, {what}", seconds(save, 1, warm=0))
-        table.row("checkpoint", "GB", sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e9)
-        table.row("checkpoint", "seconds to load", seconds(load, 1, warm=0))
+        row("checkpoint", f"seconds to save, {what}", seconds(save, 1, warm=0))
+        row("checkpoint", "GB", sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e9)
+        row("checkpoint", "seconds to load", seconds(load, 1, warm=0))
     finally:
         shutil.rmtree(folder)
 
 
-def logprobs(table: Table, is_tiny: bool) -> None:
+def logprobs(is_tiny: bool) -> None:
     """Token log-probabilities with their gradients: the whole matrix, chunks, Liger's fused kernel."""
     device, dtype = ("cpu", torch.float32) if is_tiny else ("cuda", torch.bfloat16)
     N, V, H = (32, 101, 16) if is_tiny else (8192, 151_936, 1536)
@@ -212,18 +199,18 @@ def logprobs(table: Table, is_tiny: bool) -> None:
 
         kinds["Liger"] = lambda: -LigerFusedLinearCrossEntropyLoss(reduction="none")(weight, hidden, targets)
     else:
-        table.row("log-probabilities, Liger", "seconds", "not installed or no GPU")
+        row("log-probabilities, Liger", "seconds", "not installed or no GPU")
     for name, logp in kinds.items():
         with _emptied():
             before = 0 if is_tiny else torch.cuda.memory_allocated()
             took = seconds(lambda logp=logp: torch.autograd.grad(logp().sum(), (hidden, weight)))
-            table.row(f"log-probabilities, {name}, {N} × {V}", "seconds", took)
+            row(f"log-probabilities, {name}, {N} × {V}", "seconds", took)
             if not is_tiny:
                 peak = (torch.cuda.max_memory_allocated() - before) / 1e9
-                table.row(f"log-probabilities, {name}, {N} × {V}", "peak memory, GB", peak)
+                row(f"log-probabilities, {name}, {N} × {V}", "peak memory, GB", peak)
 
 
-def decode(table: Table, is_tiny: bool) -> None:
+def decode(is_tiny: bool) -> None:
     """The embedded sampler against the time that its bytes need at the memory's full rate."""
     for rows in (4, 8) if is_tiny else (16, 64, 256):
         sizes = {"max_prompt_tokens": 64, "max_new_tokens": 16 if is_tiny else 128, "completions": 1}
@@ -238,11 +225,20 @@ def decode(table: Table, is_tiny: bool) -> None:
             took = seconds(lambda s=sampler, p=prompts, k=sampling: s.generate(p, list(range(len(p))), k), 1)
             known = plan.predict(config, length=config.max_new_tokens)
             part, tokens = f"decoding, {rows} sequences", rows * config.max_new_tokens
-            table.row(part, "tokens/s", tokens / took, tokens / known.seconds["decode"])
+            row(part, "tokens/s", tokens / took, tokens / known.seconds["decode"])
             work = plan.Work(config, known.shape, 1, config.max_new_tokens, known.hardware)
             context = config.max_prompt_tokens + config.max_new_tokens / 2
             read = config.max_new_tokens * (work.weight_bytes + rows * context * work.kv_bytes)
-            table.row(part, "share of the memory's rate", read / took / known.hardware.bandwidth)
+            row(part, "share of the memory's rate", read / took / known.hardware.bandwidth)
+
+
+def apart(function: Callable, *args) -> None:
+    """Call it in a process of its own: DeepSpeed keeps an engine's memory for as long as its process lives."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=args)
+    process.start()
+    process.join()
+    if process.exitcode:
+        row(function.__name__, "failed", f"exit code {process.exitcode}")
 
 
 class _NoTokenizer:
@@ -273,10 +269,12 @@ def main(argv: list[str] | None = None) -> None:
     where = "CPU" if is_tiny else torch.cuda.get_device_name()
     engine = "DeepSpeed" if HAS_DEEPSPEED else "torch's AdamW, no DeepSpeed"
     print(f"{where}, torch {torch.__version__}, updates by {engine}\n")
-    table = Table()
-    updates(table, is_tiny)
-    logprobs(table, is_tiny)
-    decode(table, is_tiny)
+    print("| part | quantity | measured | plan |\n|---|---|---|---|", flush=True)
+    budgets = (96, 192) if is_tiny else (8192, 16384)
+    rows = [(is_tiny, budget, again) for again in (False, True) for budget in budgets]
+    parts = [(updates, *args, args is rows[-1]) for args in rows]
+    for function, *args in (*parts, (logprobs, is_tiny), (decode, is_tiny)):
+        function(*args) if is_tiny else apart(function, *args)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The benchmarks that need a GPU or another environment run here at a small scale, so that they are ready."""
 
+import sys
+
 import pytest
 
 from benchmarks import gpu
@@ -31,3 +33,11 @@ def test_without_a_gpu_it_names_the_way_out(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         gpu.main([])
     assert "--tiny" in capsys.readouterr().err
+
+
+def test_a_part_in_a_process_of_its_own_prints_its_rows_and_may_fail(capfd):
+    gpu.apart(print, "| a row |")
+    gpu.apart(sys.exit, 3)
+    out = capfd.readouterr().out
+    assert "| a row |" in out
+    assert "| exit | failed | exit code 3 |" in out
