@@ -25,7 +25,7 @@ UNTIED = "a model whose output layer is not its embedding"
 PAIRS = {
     "zero_1": ({"zero_stage": 1}, {}),
     "zero_2": ({"zero_stage": 2}, {}),
-    "zero_3": ({"zero_stage": 3}, {}),
+    "zero_3": ({"zero_stage": 3, "token_records": 100_000}, {"token_records": 100_000}),  # every token
     # 5 prompts on 2 ranks; 5 sequences an update: 3 micro-batches on one rank, 2 on the other
     "uneven": (
         {"zero_stage": 3, "prompts": 5, "micro_batch": 1, "offload": "optimizer+params"},
@@ -84,21 +84,30 @@ def rows(folder):
     ]
 
 
-def assert_same(one, two):
+def assert_same(one, two, start):
+    """Metrics of the runs, and how far their weights came from those in `start`.
+
+    Adam divides a gradient by its own size, so that rounding counts most where one is nearly 0: eight updates agree to
+    1e-4 at worst, the gradients themselves (`test_two_ranks_make_the_updates_of_one`) to 1e-5.
+    """
     for a, b in zip(rows(one), rows(two), strict=True):
         assert a.keys() == b.keys()
         for name in a:
             assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), name
-    a, b = (load_file(folder / "policy" / "model.safetensors") for folder in (one, two))
+    a, b, start = (load_file(Path(path) / "model.safetensors") for path in (one / "policy", two / "policy", start))
     assert a.keys() == b.keys()
-    a, b = (torch.cat([w.flatten() for _, w in sorted(x.items())]) for x in (a, b))
+    a, b, start = (torch.cat([x[name].flatten() for name in sorted(a)]) for x in (a, b, start))
+    assert (a - b).norm() <= 1e-4 * (a - start).norm()
     assert (a - b).norm() <= 1e-5 * a.norm()
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_two_ranks_make_the_updates_of_one(launched, folder, base, name):
+def test_two_ranks_make_the_updates_of_one(launched, folder, base, checkpoint, name):
     one = train(configs.make({**base, **settled(PAIRS[name][1], folder), "run_dir": str(folder / f"{name}_one")}))
-    assert_same(one, folder / name)
+    assert_same(one, folder / name, settled(PAIRS[name][1], folder).get("model", checkpoint))
+    a, b = (flat(path / "checkpoints" / "step_000002") for path in (one, folder / name))
+    a, b = (torch.cat([x[key].flatten() for key in sorted(a) if key[1] == "exp_avg"]) for x in (a, b))
+    assert (a - b).norm() <= 1e-5 * a.norm()
     texts = [[row["completion"] for row in read_rows(path / "completions.jsonl")] for path in (one, folder / name)]
     assert texts[0] == texts[1]
 
@@ -107,7 +116,7 @@ def test_what_two_ranks_leave_is_whole(launched, folder):
     run = folder / "zero_3"
     AutoModelForCausalLM.from_pretrained(run / "policy")
     tokens = pd.concat([pd.read_parquet(path) for path in sorted(run.glob("tokens/*"))])
-    assert set(tokens["sequence"]) - set(range(16))  # the records are of both ranks' sequences
+    assert all(set(part) == set(range(32)) for _, part in tokens.groupby("step")["sequence"])  # of both ranks
     assert sorted(p.name for p in (run / "checkpoints" / "step_000002").iterdir()) == [
         "rank_00000.safetensors",
         "rank_00001.safetensors",
@@ -116,13 +125,15 @@ def test_what_two_ranks_leave_is_whole(launched, folder):
     assert json.loads((run / "summary.json").read_text())["ranks"] == 2
 
 
-def test_two_ranks_go_on_with_what_one_began(launched, folder, undisturbed):
-    assert_same(undisturbed, folder / "begun_by_one")
+def test_two_ranks_go_on_with_what_one_began(launched, folder, undisturbed, checkpoint):
+    assert_same(undisturbed, folder / "begun_by_one", checkpoint)
     assert launched.stderr.count("ranks=1 wrote step 2, 2 go on") == 1
 
 
 @pytest.mark.parametrize("name", ["zero_2", "zero_3"])
-def test_one_rank_takes_over_exactly_what_two_had(launched, folder, base, name, undisturbed, tmp_path, capsys):
+def test_one_rank_takes_over_exactly_what_two_had(
+    launched, folder, base, name, undisturbed, tmp_path, capsys, checkpoint
+):
     """Weights and moments bit by bit, from stage 2 or 3 on two ranks to stage 1 on one; then the run goes on."""
     saved = folder / name / "checkpoints" / "step_000002"
     settings = {**base, **PAIRS[name][0], "run_dir": str(folder / name), "zero_stage": 1, "resume": True, "steps": 4}
@@ -137,7 +148,7 @@ def test_one_rank_takes_over_exactly_what_two_had(launched, folder, base, name, 
     for key in ours:
         assert torch.equal(ours[key], theirs[key]), key
     train(configs.make(settings))
-    assert_same(undisturbed, folder / name)
+    assert_same(undisturbed, folder / name, checkpoint)
 
 
 def flat(checkpoint):
