@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import style
+from dgpo.evaluation import run
 from dgpo.evaluation.folder import EvaluationError, EvaluationFolder
 from dgpo.evaluation.report import both
 from dgpo.evaluation.scores import VERDICTS, Samples, compare, majority_at, pass_at, per_problem
@@ -45,10 +45,7 @@ Evaluations = Mapping[str, list[Samples]]
 
 def read(folders: Mapping[str, str | Path]) -> dict[str, list[Samples]]:
     """The judged completions of each evaluation, a Samples a benchmark. Raises EvaluationError, also for unequal n."""
-    out = {}
-    for name, path in folders.items():
-        folder = EvaluationFolder(path)
-        out[name] = [folder.samples(benchmark) for benchmark in folder.benchmarks]
+    out = {name: [*run.read(path)] for name, path in folders.items()}
     sizes = {name: samples[0].n for name, samples in out.items()}
     if len(set(sizes.values())) > 1:
         raise EvaluationError(f"evaluations with different n have no common table: {sizes}")
@@ -158,11 +155,3 @@ def unread(folder: str | Path, count: int = 20, width: int = 160) -> pd.DataFram
     rows = rows.iloc[order.argsort(kind="stable")].head(count)
     columns = ["benchmark", "problem", "sample", "verdict", "finished", "reference", "answer", "end"]
     return rows[columns].reset_index(drop=True).fillna({"answer": "–"})
-
-
-def save(folder: str | Path, figures: Mapping[str, Figure]) -> None:
-    """Write figures as PNG into figures/ of an evaluation."""
-    target = Path(folder) / "figures"
-    target.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(target / f"{name}.png")

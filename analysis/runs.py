@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis import style
 from dgpo import config as configs
 from dgpo.config import Config
 from dgpo.methods import Method
@@ -123,9 +124,7 @@ def numbers(run: Run) -> pd.Series:
 
 def save_figure(run: Run, name: str, figure: Figure) -> Figure:
     """Write a figure to `figures/NAME.png` of the run folder, and give it back to be shown."""
-    folder = run.path / "figures"
-    folder.mkdir(exist_ok=True)
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=150)
+    style.save(run.path, {name: figure}, bbox_inches="tight", dpi=150)
     return figure
 
 

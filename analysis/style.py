@@ -5,10 +5,13 @@ apart in grey-scale and for colour-blind readers.
 """
 
 import zlib
+from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 COLOURS = {
     "dgpo": "#D55E00",
@@ -92,6 +95,18 @@ def line(key: str) -> dict:
         "linewidth": 2.2 if key == "dgpo" else 1.6,
         "label": label(key),
     }
+
+
+def save(folder: str | Path, figures: Mapping[str, Figure], **options) -> Path:
+    """Write figures as `figures/NAME.png` of a run, an evaluation or a sweep; returns that folder.
+
+    `options` are those of `Figure.savefig`.
+    """
+    target = Path(folder) / "figures"
+    target.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(target / f"{name}.png", **options)
+    return target
 
 
 def shade_trust_region(ax, low: float, high: float) -> None:

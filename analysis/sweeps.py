@@ -300,10 +300,7 @@ def save(
     results: Results, figures: Mapping[str, Figure], tables: Mapping[str, pd.DataFrame], found: Sequence[str]
 ) -> Path:
     """Write figures (PNG), tables (CSV), a row a run (runs.csv) and findings into `figures/` of the sweep's folder."""
-    target = results.sweep.path / "figures"
-    target.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(target / f"{name}.png")
+    target = style.save(results.sweep.path, figures)
     for name, frame in {**tables, "runs": results.runs}.items():
         frame.to_csv(target / f"{name}.csv", index=isinstance(frame.index, pd.MultiIndex), float_format="%.6g")
     (target / "findings.md").write_text("".join(f"- {sentence}\n" for sentence in found))

@@ -26,15 +26,14 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from dgpo import __main__ as cli
+from dgpo import tiny
+from dgpo.files import write_whole
 from dgpo.progress import Progress
-from dgpo.runfolder import write_whole
 from dgpo.seeds import derive
-from dgpo.tiny import stack
 
 NAMES = (
     *("Ann", "Ben", "Cem", "Dan", "Eve", "Flo", "Gus", "Hal", "Ida", "Jon", "Kim", "Lea"),
@@ -196,31 +195,12 @@ def write_problems(folder: Path, settings: Settings) -> None:
         write_whole(folder / f"{name}.jsonl", lambda scratch, lines=lines: scratch.write_text(lines))
 
 
-def build(settings: Settings, words) -> Qwen2ForCausalLM:
-    """The policy with random weights."""
-    config = Qwen2Config(
-        vocab_size=len(words),
-        hidden_size=settings.hidden,
-        intermediate_size=4 * settings.hidden,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        initializer_range=settings.init,
-        bos_token_id=None,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-    )
-    torch.manual_seed(0)
-    return Qwen2ForCausalLM(config)
-
-
 def pretrain(folder: Path, settings: Settings) -> None:
     """Supervised steps on fresh worked examples, from the newest saved state on; ends with folder/policy."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     words, state = tokenizer(), folder / "pretrain.pt"
-    model = build(settings, words).to(device).train()
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(tiny.shape(settings, words, positions=1024)).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.lr, total_steps=settings.steps + 1, pct_start=0.05, cycle_momentum=False
@@ -236,13 +216,8 @@ def pretrain(folder: Path, settings: Settings) -> None:
     with Progress(start, settings.steps, "pretraining step") as progress:
         for step, batch in zip(steps, examples, strict=True):
             tokens, labels = (x.to(device) for x in batch)
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                logits = model(input_ids=tokens).logits[:, :-1]
-            loss = F.cross_entropy(logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            half = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+            loss = tiny.supervised_step(model, optimizer, tokens, labels, half)
             schedule.step()
             if step % 10 == 0:
                 progress.update(step, loss=loss.item())
@@ -269,7 +244,7 @@ class _Examples(Dataset):
         prompts = self.words([f"{s.text}\n<think>" for s in stories]).input_ids
         completions = self.words([worked_example(s, rng, settings.slip) for s in stories]).input_ids
         rows = [(p, [*c, self.words.eos_token_id]) for p, c in zip(prompts, completions, strict=True)]
-        return stack(rows, self.words.pad_token_id)
+        return tiny.stack(rows, self.words.pad_token_id)
 
 
 def sweep_file(folder: Path, settings: Settings) -> Path:

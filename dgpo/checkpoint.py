@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dgpo import ranks
+from dgpo.files import file_hash, partial, remove
 
 
 class CheckpointError(RuntimeError):
@@ -81,18 +82,6 @@ def damage(folder: Path) -> str:
     return f"{', '.join(changed)} is not as it was written" if changed else ""
 
 
-def partial(target: Path) -> Path:
-    """Under what name `target` is made."""
-    return target.parent / f".{target.name}.partial"
-
-
-def remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _make(scratch: Path) -> None:
     remove(scratch)
     scratch.mkdir(parents=True)
@@ -111,12 +100,8 @@ def _complete(scratch: Path, target: Path, state: dict, digests: dict[str, str])
 
 
 def _digests(folder: Path, names: list[str]) -> dict[str, str]:
-    def digest(name: str) -> str:
-        with (folder / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        return dict(zip(names, pool.map(digest, names), strict=True))
+        return dict(zip(names, pool.map(lambda name: file_hash(folder / name), names), strict=True))
 
 
 def _digest_of(state: dict) -> str:

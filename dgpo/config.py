@@ -259,7 +259,12 @@ def differences(a: Config, b: Config) -> list[str]:
     """The settings in which b may not continue a, as `name: a → b`."""
     left, right = a.model_dump(), b.model_dump()
     free = set(RESUMABLE) - ({"steps"} if a.schedule == "cosine" else set())  # a cosine depends on its end
-    return [f"{k}: {left[k]!r} → {right[k]!r}" for k in left if k not in free and left[k] != right[k]]
+    return changes({k: v for k, v in left.items() if k not in free}, right)
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What `now` has otherwise than `before`, as `name: before → now`."""
+    return [f"{name}: {value!r} → {now[name]!r}" for name, value in before.items() if value != now[name]]
 
 
 def _validate(config: Config) -> Config:

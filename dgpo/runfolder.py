@@ -5,14 +5,11 @@ checkpoint are dropped when a run continues; the continuation makes them again. 
 several ranks the first one reads and writes; the others get what it returns, and its errors.
 """
 
-import fcntl
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import pandas as pd
 import torch
@@ -20,8 +17,9 @@ from safetensors.torch import save_file
 
 from dgpo import checkpoint, ranks
 from dgpo import config as configs
-from dgpo.checkpoint import CheckpointError, remove
+from dgpo.checkpoint import CheckpointError
 from dgpo.config import Config, ConfigError
+from dgpo.files import lock, partial, remove, write_whole
 
 _OWN = (
     "config.yaml",
@@ -145,7 +143,7 @@ class RunFolder:
                 kept.add(max(evaluated, key=lambda folder: (scores[folder], folder)))
         for folder in found:
             if folder not in kept:  # under another name first: one that a kill leaves half removed is no checkpoint
-                remove(folder.rename(checkpoint.partial(folder)))
+                remove(folder.rename(partial(folder)))
 
     def _newest_whole(self) -> dict | None:
         """The state of the newest checkpoint that is whole. Damaged ones after it are moved to failed/."""
@@ -224,39 +222,18 @@ class RunFolder:
             remove(path)
 
 
-def lock(folder: Path, name: str) -> IO:
-    """Make a folder, and take it for this process until the returned file is closed. ConfigError if another has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise ConfigError(f"{name}: another process is running there") from None
-    return file
-
-
 def read_rows(path: Path) -> list[dict]:
     """The rows of a JSON-lines file of a run. A last line that a kill cut off is left out."""
     lines = path.read_text().split("\n")
     return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is not a whole line
 
 
+def read_metrics(folder: Path) -> list[dict]:
+    """The rows of a run's metrics without its wall times, which are all that two identical runs do not share."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows]
+
+
 def _append(path: Path, rows: list[dict]) -> None:
     with path.open("a") as file:
         file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-
-
-def write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file or folder under another name, and rename it to `target` when it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = checkpoint.partial(target)
-    remove(scratch)
-    try:
-        write(scratch)
-        if target.is_dir():
-            remove(target)
-        if scratch.exists():
-            os.replace(scratch, target)
-    finally:
-        remove(scratch)

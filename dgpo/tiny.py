@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -76,9 +77,12 @@ def checkpoint(settings: TinyPolicy, root: Path | None = None) -> Path:
     return target
 
 
-def shape(settings: TinyPolicy) -> Qwen2Config:
-    """The architecture."""
-    tokenizer = chain.tokenizer()
+def shape(settings, tokenizer=None, positions: int = 512) -> Qwen2Config:
+    """The architecture: `hidden`, `layers`, `heads` and `init` of the settings, over the words of a tokenizer.
+
+    That of `chain` unless another one is given.
+    """
+    tokenizer = tokenizer or chain.tokenizer()
     return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
@@ -86,7 +90,7 @@ def shape(settings: TinyPolicy) -> Qwen2Config:
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.heads,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         initializer_range=settings.init,
         bos_token_id=None,
@@ -112,20 +116,22 @@ def warm_up(settings: TinyPolicy) -> Qwen2ForCausalLM:
     rng = random.Random(settings.seed)
     with Progress(0, settings.steps, "warm-up step") as progress:
         for step in range(1, settings.steps + 1):
-            loss = _warm_up_step(model, optimizer, *_examples(settings, rng, tokenizer))
+            loss = supervised_step(model, optimizer, *_examples(settings, rng, tokenizer))
             schedule.step()
-            progress.update(step, loss=loss)
+            progress.update(step, loss=loss.item())
     return model.eval()
 
 
-def _warm_up_step(model, optimizer, tokens, labels) -> float:
-    logits = model(input_ids=tokens).logits[:, :-1]
-    loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+def supervised_step(model, optimizer, tokens: torch.Tensor, labels: torch.Tensor, forward=None):
+    """One step on what `stack` makes, its gradient clipped at 1; the loss. `forward` surrounds the forward pass."""
+    with forward or nullcontext():
+        logits = model(input_ids=tokens).logits[:, :-1]
+    loss = F.cross_entropy(logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return loss.item()
+    return loss.detach()
 
 
 def _examples(settings: TinyPolicy, rng: random.Random, tokenizer) -> tuple[torch.Tensor, torch.Tensor]:

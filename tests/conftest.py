@@ -1,4 +1,4 @@
-"""Small settings and a warmed-up policy that all tests share."""
+"""What all tests share: an environment, small settings and a warmed-up policy."""
 
 import os
 import tempfile
@@ -11,26 +11,11 @@ os.environ["DGPO_CACHE"] = os.environ.get("DGPO_TEST_CACHE") or tempfile.mkdtemp
 import pytest
 import torch
 from hypothesis import settings
+from running import SMALL
 
 torch.set_num_threads(1)
 settings.register_profile("dgpo", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("dgpo")
-
-SMALL = {
-    "tiny": {"hidden": 32, "layers": 2, "heads": 2, "max_difficulty": 2, "steps": 200, "seed": 0},
-    "difficulty": 1,
-    "steps": 4,
-    "prompts": 8,
-    "completions": 4,
-    "updates": 4,
-    "micro_batch": 4,
-    "max_new_tokens": 14,
-    "eval_problems": 6,
-    "eval_completions": 2,
-    "eval_every": 2,
-    "checkpoint_every": 2,
-    "token_records": 64,
-}
 
 
 @pytest.fixture(scope="session")

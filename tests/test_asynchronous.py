@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import rows, run
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
@@ -14,23 +15,11 @@ from dgpo.config import ConfigError
 from dgpo.rollout import SamplerError
 from dgpo.rollout.background import BackgroundSampler
 from dgpo.runfolder import read_rows
-from dgpo.trainer import train
 
 
 @pytest.fixture
 def small(small):
     return {**small, "asynchronous": True, "lr": 3e-3}
-
-
-def rows(folder):
-    return [
-        {k: v for k, v in row.items() if not k.startswith("seconds/")}
-        for row in read_rows(Path(folder) / "metrics.jsonl")
-    ]
-
-
-def run(small, **overrides):
-    return train(configs.make({**small, **overrides}))
 
 
 def test_completions_are_by_the_policy_of_the_step_before(small, monkeypatch, tmp_path):

@@ -21,7 +21,7 @@ from dgpo.config import ConfigError
 from dgpo.evaluation import benchmarks, report, run, settings
 from dgpo.evaluation.folder import COLUMNS, EvaluationError, EvaluationFolder
 from dgpo.evaluation.scores import Samples, compare, majority_at, pass_at, pass_curve, per_problem, powers, summary
-from dgpo.runfolder import lock
+from dgpo.files import lock
 from dgpo.tasks.math import DataError
 
 ROOT = Path(__file__).parents[1]

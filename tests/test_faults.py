@@ -8,22 +8,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import running
 import torch
 from launch import errors, torchrun
+from running import rows
 from safetensors.torch import load_file
 
 from dgpo import checkpoint, runfolder, trainer
 from dgpo import config as configs
 from dgpo.checkpoint import CheckpointError
-from dgpo.runfolder import read_rows
-from dgpo.trainer import train
-
-
-def rows(folder):
-    return [
-        {k: v for k, v in row.items() if not k.startswith("seconds/")}
-        for row in read_rows(Path(folder) / "metrics.jsonl")
-    ]
 
 
 def assert_equal(run, undisturbed):
@@ -64,7 +57,7 @@ def test_after_kill_9_and_a_hang_of_one_of_two_ranks_the_run_goes_on_as_if_undis
 @pytest.fixture(scope="module")
 def finished(settings, tmp_path_factory):
     """A run of five steps on one rank, with its checkpoints of steps 4 and 5."""
-    return train(configs.make({**settings, "steps": 5, "run_dir": str(tmp_path_factory.mktemp("faults") / "run")}))
+    return running.run(settings, steps=5, run_dir=str(tmp_path_factory.mktemp("faults") / "run"))
 
 
 def cut(folder):
@@ -109,7 +102,7 @@ class TestDamage:
         run = shutil.copytree(finished, tmp_path / "run")
         assert checkpoint.damage(run / "checkpoints" / "step_000005") == ""
         damage(run / "checkpoints" / "step_000005")
-        train(configs.make({**settings, "steps": 5, "run_dir": str(run), "resume": True}))
+        running.run(settings, steps=5, run_dir=str(run), resume=True)
         said = capsys.readouterr().err
         assert f"step_000005: {complaint}" in said
         assert "going on from step_000004" in said
@@ -121,7 +114,7 @@ class TestDamage:
         cut(run / "checkpoints" / "step_000005")
         lose(run / "checkpoints" / "step_000004")
         with pytest.raises(CheckpointError, match=r"step_000005: .* has 1000 bytes.*step_000004: .* is missing"):
-            train(configs.make({**settings, "steps": 5, "run_dir": str(run), "resume": True}))
+            running.run(settings, steps=5, run_dir=str(run), resume=True)
         assert rows(run) == rows(finished)
         assert (run / "policy").exists()
 
@@ -146,11 +139,11 @@ def test_no_space_left_keeps_the_checkpoints_and_the_run_goes_on(settings, finis
     try:
         config = {**settings, "steps": 5, "run_dir": str(run), "token_records": 0}
         with pytest.raises(CheckpointError, match=r"step_000004 could not be written .*No space left"):
-            train(configs.make(config))
+            running.run(config)
         assert [path.name for path in run.glob("checkpoints/*")] == ["step_000002"]
         assert checkpoint.damage(run / "checkpoints" / "step_000002") == ""
         subprocess.run(["mount", "-o", "remount,size=64m", str(run)], check=True)
-        train(configs.make({**config, "resume": True}))
+        running.run(config, resume=True)
         assert rows(run) == rows(finished)
     finally:
         subprocess.run(["umount", str(run)], check=True)
@@ -167,7 +160,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(settings, tmp_path, monke
 
     monkeypatch.setattr(trainer, "evaluate", scored)
     config = {**settings, "steps": 4, "eval_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "keep_best": True}
-    run = train(configs.make({**config, "run_dir": str(tmp_path / "run")}))
+    run = running.run(config, run_dir=str(tmp_path / "run"))
     # 0.9 twice, at steps 1 and 3: the later one counts
     assert sorted(path.name for path in run.glob("checkpoints/*")) == ["step_000003", "step_000004"]
     state = json.loads((run / "checkpoints" / "step_000003" / "state.json").read_text())
@@ -177,9 +170,9 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(settings, tmp_path, monke
 def test_a_damaged_checkpoint_that_is_not_the_newest_stops_nothing(settings, tmp_path):
     config = {**settings, "checkpoint_every": 1, "keep_checkpoints": 2, "keep_best": True}
     config |= {"run_dir": str(tmp_path / "run"), "steps": 2, "resume": True}
-    run = train(configs.make(config))
+    run = running.run(config)
     (run / "checkpoints" / "step_000001" / "state.json").unlink()
-    train(configs.make({**config, "steps": 3}))
+    running.run(config, steps=3)
     assert sorted(path.name for path in run.glob("checkpoints/*")) == ["step_000002", "step_000003"]
 
 
@@ -195,7 +188,7 @@ def test_a_kill_while_a_checkpoint_is_removed_leaves_no_half_of_one(settings, tm
 
     monkeypatch.setattr(runfolder, "remove", killed)
     with pytest.raises(KeyboardInterrupt):
-        train(configs.make(config))
+        running.run(config)
     monkeypatch.setattr(runfolder, "remove", remove)
-    run = train(configs.make({**config, "resume": True}))
+    run = running.run(config, resume=True)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_000002"]

@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
+import running
 import torch
 
 from dgpo import __main__ as cli
-from dgpo import config as configs
 from dgpo import methods, mismatch, objective, trainer
 from dgpo.batch import Batch
 from dgpo.rollout import TransformersSampler
@@ -123,7 +123,7 @@ def shifted(monkeypatch, by):
 
 
 def run(small, **overrides):
-    folder = trainer.train(configs.make({**small, "steps": 1, "updates": 1, "overwrite": True, **overrides}))
+    folder = running.run({**small, "steps": 1, "updates": 1, "overwrite": True}, **overrides)
     return read_rows(folder / "metrics.jsonl")
 
 

@@ -1,18 +1,13 @@
 """evaluate.ipynb from top to bottom on small settings, and the tables and figures it is made of."""
 
-from pathlib import Path
-
-import nbformat
 import numpy as np
 import papermill
 import pytest
-from conftest import SMALL
+from running import SMALL, execute, shown
 
 from analysis import evaluation_plots, evaluations
 from dgpo.evaluation.folder import EvaluationError
 from dgpo.evaluation.scores import Samples
-
-BOOK = Path(__file__).parents[1] / "notebooks" / "evaluate.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +21,12 @@ def executed(tmp_path_factory):
         "n": 8,
         "settings": {"tiny": SMALL["tiny"], "difficulty": 1, "chain_problems": 12, "chain_max_new_tokens": 14},
     }
-    out = folder / "out.ipynb"
-    papermill.execute_notebook(str(BOOK), str(out), parameters, progress_bar=False, kernel_name="python3")
+    execute("evaluate", folder / "out.ipynb", parameters)
     return folder
 
 
 def test_it_runs_and_shows_tables_and_figures(executed):
-    cells = [c for c in nbformat.read(executed / "out.ipynb", 4).cells if c.cell_type == "code"]
-    data = [o.get("data", {}) for c in cells for o in c.outputs]
+    data = shown(executed / "out.ipynb")
     assert sum("image/png" in d for d in data) == 3
     html = "".join(d.get("text/html", "") for d in data)
     assert "published, R1-Distill-Qwen-1.5B" in html
@@ -56,9 +49,7 @@ def test_the_folders_serve_without_the_notebook(executed):
 
 def test_an_unknown_parameter_stops_it(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'temprature'"):
-        papermill.execute_notebook(
-            str(BOOK), str(tmp_path / "out.ipynb"), {"temprature": 1}, progress_bar=False, kernel_name="python3"
-        )
+        execute("evaluate", tmp_path / "out.ipynb", {"temprature": 1})
 
 
 def test_mistakes_name_what_there_is(executed):

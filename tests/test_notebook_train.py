@@ -3,36 +3,28 @@
 import json
 from pathlib import Path
 
-import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from running import execute, run, shown
 
 from analysis import runs
 from dgpo import notebook
 from dgpo.config import ConfigError
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "train.ipynb"
-
-
-def execute(tmp_path, notebook=NOTEBOOK, **parameters):
-    out = tmp_path / "out.ipynb"
-    papermill.execute_notebook(str(notebook), str(out), parameters=parameters, cwd=str(tmp_path), progress_bar=False)
-    return json.loads(out.read_text())
-
 
 def test_it_trains_and_draws_and_leaves_a_run_folder(small, tmp_path):
     parameters = {**small, "steps": 3, "n": 2.0, "eps_low": 0.1}
-    done = execute(tmp_path, **parameters)
-    outputs = [o for cell in done["cells"] for o in cell.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
+    out = execute("train", tmp_path / "out.ipynb", parameters, cwd=str(tmp_path))
+    assert sum("image/png" in data for data in shown(out)) == 4
+    outputs = [o for cell in json.loads(out.read_text())["cells"] for o in cell.get("outputs", [])]
     assert not any(o["output_type"] == "error" for o in outputs)
     text = "".join("".join(o.get("text", "")) for o in outputs)
     assert "dgpo(eps_low=0.1, eps_high=0.2, n=2, m=2)" in text
     assert "step 3/3" in text
-    run = runs.read(small["run_dir"])
-    assert run.config.method_params["n"] == 2.0
-    assert len(run.steps) == 3
-    assert {p.stem for p in (run.path / "figures").iterdir()} == {"weights", "learning", "regions", "tokens"}
+    done = runs.read(small["run_dir"])
+    assert done.config.method_params["n"] == 2.0
+    assert len(done.steps) == 3
+    assert {p.stem for p in (done.path / "figures").iterdir()} == {"weights", "learning", "regions", "tokens"}
 
 
 @pytest.mark.parametrize(
@@ -45,21 +37,17 @@ def test_it_trains_and_draws_and_leaves_a_run_folder(small, tmp_path):
 )
 def test_mistakes_stop_it_before_any_training(tmp_path, small, parameters, said):
     with pytest.raises(PapermillExecutionError) as error:
-        execute(tmp_path, run_dir=small["run_dir"], **parameters)
+        execute("train", tmp_path / "out.ipynb", {"run_dir": small["run_dir"], **parameters}, cwd=str(tmp_path))
     assert said in str(error.value)
     assert not Path(small["run_dir"]).exists()
 
 
 def test_the_weights_of_finished_runs_are_read_side_by_side(small, tmp_path):
-    from dgpo import config as configs
-    from dgpo.trainer import train
-
     folders = [str(tmp_path / key) for key in ("grpo", "dgpo")]
     for key, folder in zip(("grpo", "dgpo"), folders, strict=True):
-        train(configs.make({**small, "method": key, "run_dir": folder}))
-    done = execute(tmp_path, NOTEBOOK.with_name("07_weights_of_a_run.ipynb"), run_dirs=folders)
-    outputs = [o for cell in done["cells"] for o in cell.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
+        run(small, method=key, run_dir=folder)
+    out = execute("07_weights_of_a_run", tmp_path / "out.ipynb", {"run_dirs": folders})
+    assert sum("image/png" in data for data in shown(out)) == 4
 
 
 class TestParameters:

@@ -4,18 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import running
+from running import SMALL
 
 from analysis import run_plots, runs
 from analysis.runs import RunError
-from dgpo import config as configs
-from dgpo.trainer import train
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from conftest import SMALL
-
-    return train(configs.make({**SMALL, "run_dir": str(tmp_path_factory.mktemp("runs") / "a")}))
+    return running.run(SMALL, run_dir=str(tmp_path_factory.mktemp("runs") / "a"))
 
 
 @pytest.fixture
@@ -64,11 +62,8 @@ def test_figures_are_drawn_and_saved(run):
 
 
 def test_a_run_without_any_update_is_drawn_as_empty(tmp_path, monkeypatch):
-    from conftest import SMALL
-
     monkeypatch.setattr("dgpo.tasks.chain.ChainTask.rewards", lambda self, problems, completions: [0.0] * len(problems))
-    settings = {**SMALL, "run_dir": str(tmp_path / "run"), "zero_variance": "drop", "steps": 2}
-    run = runs.read(train(configs.make(settings)))
+    run = runs.read(running.run(SMALL, run_dir=str(tmp_path / "run"), zero_variance="drop", steps=2))
     run_plots.learning_curves(run)
     run_plots.region_shares(run)
     assert "held-out avg@2 after, 95 % interval" in runs.numbers(run)

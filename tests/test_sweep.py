@@ -18,13 +18,13 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import SMALL
+from running import SMALL, rows
 from safetensors.torch import load_file
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo.config import ConfigError
-from dgpo.runfolder import lock, read_rows, remove
+from dgpo.files import lock, remove
 from dgpo.sweep import definition, execute, report, table
 
 SETTINGS = {**SMALL, "steps": 3, "checkpoint_every": 1}
@@ -114,13 +114,6 @@ def done(tmp_path_factory, checkpoint):
     sweep = make(folder, factors={"method": {**METHOD, "wild": {"method": "pg", "lr": 1e30}}})
     statuses = execute.execute(sweep, jobs=2)
     return sweep, statuses, table.collect(sweep)
-
-
-def rows(folder):
-    return [
-        {k: v for k, v in row.items() if not k.startswith("seconds/")}
-        for row in read_rows(Path(folder) / "metrics.jsonl")
-    ]
 
 
 def test_a_run_of_a_sweep_is_the_run_that_train_makes(done, tmp_path):

@@ -1,20 +1,16 @@
 """What is said of a sweep: pairing, intervals, collapses and sentences on made-up runs; the notebook on real ones."""
 
-from pathlib import Path
-
-import nbformat
 import numpy as np
 import pandas as pd
 import papermill
 import pytest
-from conftest import SMALL
+from running import SMALL, execute, shown
 
 from analysis import stats, sweep_plots, sweeps
 from dgpo.config import ConfigError
 from dgpo.methods import REGIONS
 from dgpo.sweep import definition
 
-BOOK = Path(__file__).parents[1] / "notebooks" / "compare.ipynb"
 LEVELS = {
     "grpo": {"method": "grpo"},
     "cispo": {"method": "cispo"},
@@ -174,14 +170,12 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     settings = {**SMALL, "steps": 2, "eval_every": 1}
     parameters = {"out": str(folder / "small"), "methods": ["grpo", "dgpo"], "settings": settings}
-    out = folder / "out.ipynb"
-    papermill.execute_notebook(str(BOOK), str(out), parameters, progress_bar=False, kernel_name="python3")
+    execute("compare", folder / "out.ipynb", parameters)
     return folder
 
 
 def test_the_notebook_runs_a_sweep(executed):
-    cells = [c for c in nbformat.read(executed / "out.ipynb", 4).cells if c.cell_type == "code"]
-    data = [o.get("data", {}) for c in cells for o in c.outputs]
+    data = shown(executed / "out.ipynb")
     assert sum("image/png" in d for d in data) == 7
     text = "".join(d.get("text/markdown", "") for d in data)
     assert "## Equal in all cells" in text
@@ -204,6 +198,4 @@ def test_a_finished_sweep_is_read(executed, tmp_path):
 
 def test_an_unknown_parameter_stops_it(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'folders'"):
-        papermill.execute_notebook(
-            str(BOOK), str(tmp_path / "out.ipynb"), {"folders": 1}, progress_bar=False, kernel_name="python3"
-        )
+        execute("compare", tmp_path / "out.ipynb", {"folders": 1})

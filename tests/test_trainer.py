@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from running import rows, run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,18 +23,6 @@ from dgpo.checkpoint import CheckpointError
 from dgpo.config import ConfigError
 from dgpo.runfolder import read_rows
 from dgpo.trainer import TrainingDiverged, train
-
-
-def rows(folder):
-    """Metrics without the wall times, which two runs do not share."""
-    return [
-        {k: v for k, v in row.items() if not k.startswith("seconds/")}
-        for row in read_rows(Path(folder) / "metrics.jsonl")
-    ]
-
-
-def run(small, **overrides):
-    return train(configs.make({**small, **overrides}))
 
 
 def weights(folder):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dgpo.config import ConfigError
 from dgpo.evaluation.settings import EvalConfig
+from dgpo.files import file_hash
 from dgpo.tasks import chain
 from dgpo.tasks.base import Problem
 from dgpo.tasks.math import FORMATS, DataError, answer_text, prompt, read_rows, row_fault
@@ -53,8 +54,7 @@ def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
             break
     if not problems:
         raise DataError(f"{path}: the file is empty")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Benchmark(name, digest, tuple(problems), config.max_new_tokens)
+    return Benchmark(name, file_hash(path), tuple(problems), config.max_new_tokens)
 
 
 def find(name: str, data_dir: str | None) -> Path:

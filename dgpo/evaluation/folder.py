@@ -25,13 +25,12 @@ import pyarrow
 import pyarrow.parquet as parquet
 import yaml
 
-from dgpo.checkpoint import remove
 from dgpo.config import ConfigError
 from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
-from dgpo.runfolder import lock, write_whole
+from dgpo.files import file_hash, lock, remove, write_whole
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
 _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
@@ -226,11 +225,6 @@ def model_hash(source: str | Path, lm=None) -> str:
     for path in sorted(p for p in Path(source).iterdir() if p.suffix in _WEIGHTS and p.name != "README.txt"):
         digest.update(f"{path.name}\n{file_hash(path)}\n".encode())
     return digest.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_settings(path: Path, config: EvalConfig, manifest: dict) -> None:

@@ -11,13 +11,13 @@ from dgpo.config import ConfigError
 from dgpo.evaluate import decode, encode
 from dgpo.evaluation import benchmarks
 from dgpo.evaluation.benchmarks import Benchmark, Judge
-from dgpo.evaluation.folder import EvaluationError, EvaluationFolder, file_hash, model_hash
+from dgpo.evaluation.folder import EvaluationError, EvaluationFolder, model_hash
 from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig
+from dgpo.files import file_hash, lock
 from dgpo.model import Policy
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
-from dgpo.runfolder import lock
 from dgpo.seeds import derive
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from dgpo.config import VLLM, ConfigError, Count, Positive, TinyPolicy
+from dgpo.config import VLLM, ConfigError, Count, Positive, TinyPolicy, changes
 
 
 class EvalConfig(BaseModel):
@@ -85,4 +85,4 @@ def differences(before: EvalConfig, now: EvalConfig) -> list[str]:
     """The settings in which an evaluation may not go on, as `name: before → now`; n may grow."""
     left, right = before.model_dump(), now.model_dump()
     free = {*CONTINUABLE, "n"} if now.n > before.n else CONTINUABLE
-    return [f"{k}: {left[k]!r} → {right[k]!r}" for k in left if k not in free and left[k] != right[k]]
+    return changes({k: v for k, v in left.items() if k not in free}, right)

@@ -156,7 +156,7 @@ def differences(before: Sweep, now: Sweep) -> list[str]:
             found.append(f"cell {old.name!r} is gone")
             continue
         left, right = (comparable(sweep.config(cell, 0)) for sweep, cell in ((before, old), (now, cells[old.name])))
-        found += [f"cell {old.name!r}, {k}: {v!r} → {right[k]!r}" for k, v in left.items() if v != right[k]]
+        found += [f"cell {old.name!r}, {change}" for change in configs.changes(left, right)]
     return found + [f"seed {seed} is gone" for seed in before.seeds if seed not in now.seeds]
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from dgpo import config as configs
 from dgpo import ranks
 from dgpo.config import Config, ConfigError
+from dgpo.files import lock, remove, write_whole
 from dgpo.progress import Progress
-from dgpo.runfolder import lock, read_rows, remove, write_whole
+from dgpo.runfolder import read_rows
 from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
 
 FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfinished"
@@ -53,7 +54,7 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: 
 def _run(runs: list[Run], sweep: Sweep, jobs: int) -> None:
     waiting = [run for run in runs if status(run)[0] not in (FINISHED, DIVERGED)]
     if waiting:
-        with _Pool(jobs) as pool, Progress(_steps(runs), sum(r.config.steps for r in runs)) as progress:
+        with _Pool(jobs) as pool, Progress(_made(runs)[0], sum(r.config.steps for r in runs)) as progress:
             _prepare(sweep, pool)
             while waiting or pool:
                 while waiting and pool.free:
@@ -61,7 +62,8 @@ def _run(runs: list[Run], sweep: Sweep, jobs: int) -> None:
                     if status(run)[0] not in (FINISHED, DIVERGED):  # by another shard's process in the meantime
                         pool.start(run)
                 ended = pool.wait()
-                progress.update(_steps(runs), failed=sum(status(r)[0] in (DIVERGED, FAILED) for r in runs))
+                steps, failed = _made(runs)
+                progress.update(steps, failed=failed)
                 if progress.mode == "quiet":
                     for run in ended:
                         print(run.name, *status(run), flush=True)
@@ -116,7 +118,7 @@ def _check(run: Run) -> None:
     if not path.exists():
         return
     before, now = comparable(configs.make(configs.read_recipe(path))), comparable(run.config)
-    if changed := [f"{k}: {v!r} → {now[k]!r}" for k, v in before.items() if v != now[k]]:
+    if changed := configs.changes(before, now):
         raise ConfigError(f"{str(run.path)!r} holds a run of other settings: {'; '.join(changed)}")
 
 
@@ -149,16 +151,17 @@ def _policies(configs: list[Config]) -> dict[str, str]:
     return found
 
 
-def _steps(runs: list[Run]) -> int:
-    """Steps made of all runs; a diverged one counts as done."""
-    done = 0
+def _made(runs: list[Run]) -> tuple[int, int]:
+    """(steps made of all runs, a diverged one counting as done; runs that failed or diverged)."""
+    steps = failed = 0
     for run in runs:
-        path = run.path / "metrics.jsonl"
-        if status(run)[0] in (FINISHED, DIVERGED):
-            done += run.config.steps
+        path, (how, _) = run.path / "metrics.jsonl", status(run)
+        failed += how in (DIVERGED, FAILED)
+        if how in (FINISHED, DIVERGED):
+            steps += run.config.steps
         elif path.exists() and (rows := read_rows(path)):
-            done += rows[-1]["step"]
-    return done
+            steps += rows[-1]["step"]
+    return steps, failed
 
 
 class _Pool:

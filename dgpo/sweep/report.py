@@ -5,21 +5,11 @@ from typing import Any
 import pandas as pd
 
 from dgpo.config import Config
-from dgpo.runfolder import write_whole
-from dgpo.sweep.definition import Cell, Sweep
+from dgpo.files import write_whole
+from dgpo.sweep.definition import Cell, Sweep, comparable
 from dgpo.sweep.execute import DIVERGED, FAILED, FINISHED, UNFINISHED, locked, start_policies
 from dgpo.sweep.table import costs
 
-_OWN = (
-    "run_dir",
-    "seed",
-    "resume",
-    "overwrite",
-    "method_params",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "tensorboard",
-)
 ABSENT = "–"
 
 
@@ -30,7 +20,8 @@ def report(sweep: Sweep, frame: pd.DataFrame) -> str:
     if policies := start_policies(sweep):
         parts.append("Start: " + ", ".join(f"{name}, sha256 {digest[:16]}" for name, digest in policies.items()))
     parts += ["## What differs", _markdown(differing), *_notes(sweep, differing)]
-    parts += ["## Runs", _markdown(_outcome(sweep, frame)), *_failures(sweep)]
+    runs = costs(sweep)
+    parts += ["## Runs", _markdown(_outcome(sweep, frame, runs)), *_failures(runs)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,11 +49,11 @@ def contrast(sweep: Sweep) -> tuple[dict[str, Any], pd.DataFrame]:
 
 def flat(config: Config) -> dict[str, Any]:
     """The settings that decide a run's numbers by name, those of the embedded policy and of the method among them."""
-    settings = {k: v for k, v in config.model_dump().items() if k not in _OWN}
-    tiny = settings.pop("tiny")
+    settings = comparable(config)
+    tiny, params = settings.pop("tiny"), settings.pop("method_params")
     if config.model == "tiny":
         settings |= {f"tiny.{k}": v for k, v in tiny.items()}
-    return settings | {"total_updates": config.total_updates} | config.method_params
+    return settings | {"total_updates": config.total_updates} | params
 
 
 def undecided(sweep: Sweep, differing: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
@@ -106,8 +97,7 @@ def _design(sweep: Sweep) -> str:
     return f"{factors}, {len(sweep.cells)} cells, seeds {seeds}: {len(sweep.cells) * len(sweep.seeds)} runs."
 
 
-def _outcome(sweep: Sweep, frame: pd.DataFrame) -> pd.DataFrame:
-    runs = costs(sweep)
+def _outcome(sweep: Sweep, frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     counts = runs.groupby(["cell", "status"]).size().unstack(fill_value=0)
     table = counts.reindex(index=[c.name for c in sweep.cells], fill_value=0)
     table = table.reindex(columns=[c for c in (FINISHED, DIVERGED, FAILED, UNFINISHED) if c in counts])
@@ -121,8 +111,7 @@ def _outcome(sweep: Sweep, frame: pd.DataFrame) -> pd.DataFrame:
     return table.fillna(ABSENT)
 
 
-def _failures(sweep: Sweep) -> list[str]:
-    runs = costs(sweep)
+def _failures(runs: pd.DataFrame) -> list[str]:
     bad = runs[runs["status"].isin([DIVERGED, FAILED])]
     return ["\n".join(f"- {r.cell} seed {r.seed} {r.status}: {r.reason}" for r in bad.itertuples())] if len(bad) else []
 

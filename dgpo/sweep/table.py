@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from dgpo.config import ConfigError
-from dgpo.runfolder import read_rows, write_whole
+from dgpo.files import write_whole
+from dgpo.runfolder import read_metrics
 from dgpo.sweep.definition import Sweep, load
 from dgpo.sweep.execute import DIVERGED, FINISHED, locked, status
 
@@ -25,10 +26,7 @@ def collect(sweep: Sweep) -> pd.DataFrame:
         if how in (FINISHED, DIVERGED):
             levels = {f"factor/{name}": level for name, level in run.cell.levels.items()}
             head = {"cell": run.cell.name, **levels, "seed": run.seed, "status": how}
-            rows += [
-                head | {k: v for k, v in row.items() if not k.startswith("seconds/")}
-                for row in read_rows(run.path / "metrics.jsonl")
-            ]
+            rows += [head | row for row in read_metrics(run.path)]
     frame = pd.DataFrame(rows)
     metrics = [c for c in frame if c not in ("cell", "status") and not c.startswith("factor/")]
     frame[metrics] = frame[metrics].apply(pd.to_numeric)

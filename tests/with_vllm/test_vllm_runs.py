@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import rows, run
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
@@ -12,15 +13,7 @@ from dgpo.config import ConfigError
 from dgpo.evaluation import run as evaluation
 from dgpo.evaluation import settings
 from dgpo.rollout import vllm
-from dgpo.runfolder import read_rows
-from dgpo.trainer import Trainer, train
-
-
-def rows(folder):
-    return [
-        {k: v for k, v in row.items() if not k.startswith("seconds/")}
-        for row in read_rows(Path(folder) / "metrics.jsonl")
-    ]
+from dgpo.trainer import Trainer
 
 
 def test_a_run_on_the_command_line(small, capsys):
@@ -33,7 +26,7 @@ def test_a_run_on_the_command_line(small, capsys):
 
 
 def test_a_crash_of_the_engine_surfaces_and_the_run_goes_on_as_if_it_had_not_been(small, monkeypatch, tmp_path):
-    expected = rows(train(configs.make({**small, "run_dir": str(tmp_path / "whole")})))
+    expected = rows(run(small, run_dir=str(tmp_path / "whole")))
     true, calls = vllm.VLLMSampler.generate, []
 
     def generate(self, *args):
@@ -44,10 +37,10 @@ def test_a_crash_of_the_engine_surfaces_and_the_run_goes_on_as_if_it_had_not_bee
 
     monkeypatch.setattr(vllm.VLLMSampler, "generate", generate)
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
-        train(configs.make(small))
+        run(small)
     monkeypatch.undo()
     assert [row["step"] for row in rows(small["run_dir"])] == [0, 1, 2]
-    assert rows(train(configs.make({**small, "resume": True}))) == expected
+    assert rows(run(small, resume=True)) == expected
 
 
 def test_evaluation_of_a_checkpoint(tied, tmp_path):
@@ -64,7 +57,7 @@ def test_evaluation_of_a_checkpoint(tied, tmp_path):
 
 def test_heads_that_vllm_cannot_compute_on_a_cpu_are_named(small):
     with pytest.raises(ConfigError, match=r"heads have 16 dimensions; .* 32, 64, .*tiny\.hidden / tiny\.heads"):
-        train(configs.make({**small, "tiny": {**small["tiny"], "heads": 4}}))
+        run(small, tiny={**small["tiny"], "heads": 4})
 
 
 def test_a_step_ahead_in_another_process(small):
