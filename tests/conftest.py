@@ -37,3 +37,12 @@ def checkpoint():
     from dgpo.config import TinyPolicy
 
     return tiny.checkpoint(TinyPolicy(**SMALL["tiny"]))
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    """A pool of two workers."""
+    from dgpo.verifier import Verifier
+
+    with Verifier(workers=2) as pool:
+        yield pool

@@ -1,12 +1,15 @@
-"""Runs and notebooks, as several tests make and read them. (Not in a conftest.py: there are two, and one name.)"""
+"""Runs, sweeps and notebooks, as several tests make and read them. (A conftest.py is not imported: there are two.)"""
 
 from pathlib import Path
 
 import nbformat
 import papermill
+import yaml
+from safetensors.torch import load_file
 
 from dgpo import config as configs
 from dgpo.runfolder import read_metrics
+from dgpo.sweep import definition
 from dgpo.trainer import train
 
 BOOKS = Path(__file__).parents[1] / "notebooks"
@@ -26,6 +29,12 @@ SMALL = {
     "token_records": 64,
 }
 
+SWEPT = {**SMALL, "steps": 3, "checkpoint_every": 1}
+LEVELS = {
+    "grpo": {"method": "grpo", "eps_high": 0.2},
+    "gppo": {"method": "gppo", "dual_clip": 3},
+}
+
 
 def run(settings, **overrides):
     """Train with settings and overrides; the run folder."""
@@ -35,6 +44,11 @@ def run(settings, **overrides):
 def rows(folder):
     """Metrics without the wall times, which two runs do not share."""
     return read_metrics(Path(folder))
+
+
+def weights(folder):
+    """The weights that a run has learned, by name."""
+    return load_file(Path(folder) / "policy" / "model.safetensors")
 
 
 def execute(book, out, parameters, **options):
@@ -49,3 +63,11 @@ def shown(executed):
     """What the cells of an executed notebook show: a mapping of MIME type to data for each output."""
     cells = [c for c in nbformat.read(executed, 4).cells if c.cell_type == "code"]
     return [o.get("data", {}) for c in cells for o in c.outputs]
+
+
+def sweep_in(folder, **changes):
+    """A sweep of two cells and two seeds, with changes to its fields, as its file FOLDER.yaml says."""
+    fields = {"name": "test", "folder": str(folder), "settings": SWEPT, "factors": {"method": LEVELS}, "seeds": [0, 1]}
+    path = Path(folder).with_name(f"{Path(folder).name}.yaml")
+    path.write_text(yaml.safe_dump({**fields, **changes}, sort_keys=False))
+    return definition.load(path)

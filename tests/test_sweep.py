@@ -1,7 +1,6 @@
-"""Sweeps: what a file may say, runs equal to those of `train`, kills at random, divergence, table and report."""
+"""Sweeps: runs equal to those of `train`, kills at random, divergence, table and report."""
 
 import contextlib
-import copy
 import json
 import multiprocessing
 import os
@@ -17,8 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-import yaml
-from running import SMALL, rows
+from running import LEVELS, SWEPT, rows, sweep_in
 from safetensors.torch import load_file
 
 from dgpo import __main__ as cli
@@ -27,91 +25,12 @@ from dgpo.config import ConfigError
 from dgpo.files import lock, remove
 from dgpo.sweep import definition, execute, report, table
 
-SETTINGS = {**SMALL, "steps": 3, "checkpoint_every": 1}
-METHOD = {
-    "grpo": {"method": "grpo", "eps_high": 0.2},
-    "gppo": {"method": "gppo", "dual_clip": 3},
-}
-
-
-def fields(folder, **changes):
-    base = {"name": "test", "folder": str(folder), "settings": dict(SETTINGS), "factors": {"method": METHOD}}
-    return {**copy.deepcopy(base), "seeds": [0, 1], **changes}
-
-
-def make(folder, **changes):
-    path = Path(folder).with_name(f"{Path(folder).name}.yaml")
-    path.write_text(yaml.safe_dump(fields(folder, **changes), sort_keys=False))
-    return definition.load(path)
-
-
-class TestDefinition:
-    def test_cells_are_the_product_of_the_levels(self, tmp_path):
-        sweep = make(tmp_path / "s", factors={"method": METHOD, "lr": ["1e-4", 0.001]})
-        assert [cell.name for cell in sweep.cells[:3]] == ["grpo,lr=1e-4", "grpo,lr=0.001", "gppo,lr=1e-4"]
-        assert sweep.cells[2].levels == {"method": "gppo", "lr": "lr=1e-4"}
-        config = sweep.config(sweep.cells[2], 7)
-        assert (config.lr, config.seed, config.method_params["dual_clip"], config.steps) == (1e-4, 7, 3.0, 3)
-        assert config.run_dir == str(tmp_path / "s" / "gppo,lr=1e-4" / "seed_7")
-
-    def test_overrides_are_fields_of_the_sweep_or_settings(self, tmp_path):
-        make(tmp_path / "s")
-        sweep = definition.load(tmp_path / "s.yaml", seeds=[4], steps=9)
-        assert (sweep.seeds, sweep.config(sweep.cells[0], 4).steps) == ([4], 9)
-
-    def test_shards_part_the_runs(self, tmp_path):
-        sweep = make(tmp_path / "s", seeds=[0, 1, 2])
-        parts = [run.name for i in (1, 2, 3, 4) for run in sweep.runs((i, 4))]
-        assert len(parts) == 6
-        assert sorted(parts) == sorted(run.name for run in sweep.runs())
-        assert {run.seed for run in sweep.runs()[:2]} == {0}
-        assert [run.name for run in sweep.runs(only="gppo")] == ["gppo seed 0", "gppo seed 1", "gppo seed 2"]
-        with pytest.raises(ConfigError, match="cell 'gpo' must be one of: grpo, gppo"):
-            sweep.runs(only="gpo")
-
-    @pytest.mark.parametrize(
-        ("changes", "said"),
-        [
-            ({"factors": {"stepz": [1, 2]}}, "cell 'stepz=1': unknown setting stepz=1 (did you mean 'steps'?)"),
-            ({"factors": {"m": [1]}, "settings": {"method": "grpo"}}, "cell 'm=1': unknown setting m=1"),
-            ({"factors": {"method": {"a": {"method": "grop"}}}}, "cell 'a': method='grop'"),
-            ({"factors": {"lr": [0.1, 0.1]}}, "two cells are named 'lr=0.1'"),
-            ({"factors": {"lr": {"a": {"lr": 1}, "b": {"lr": 1.0}}}}, "cells 'a' and 'b' have the same settings"),
-            ({"factors": {"betas": [[0.9, 0.9]]}}, "'betas=[0.9, 0.9]' cannot name a folder"),
-            ({"factors": {"lr": []}}, "factor 'lr' has no levels"),
-            ({"factors": {"steps": [1, 2]}}, "steps is set by factor 'steps' and by settings"),
-            ({"factors": {"lr": [1], "x": {"y": {"lr": 2}}}}, "lr is set by factor 'x' and by factor 'lr'"),
-            ({"factors": {"seed": [1, 2]}}, "seed is set by the sweep itself"),
-            ({"factors": {}}, "factors={}"),
-            ({"seeds": [1, 1]}, "seeds=[1, 1]: 1 is named twice"),
-            ({"seeds": [-1]}, "seeds.0=-1"),
-            ({"sedes": [1]}, "sedes=[1]: extra inputs are not permitted (a sweep has: name, folder"),
-            ({"name": "a/b"}, "name='a/b'"),
-        ],
-    )
-    def test_mistakes_are_named_before_anything_runs(self, tmp_path, changes, said):
-        with pytest.raises(ConfigError) as error:
-            make(tmp_path / "s", **changes)
-        assert said in str(error.value)
-        assert not (tmp_path / "s").exists()
-
-    def test_a_cell_named_twice_in_the_file_is_not_dropped_in_silence(self, tmp_path):
-        path = tmp_path / "s.yaml"
-        path.write_text("name: s\nfolder: f\nfactors:\n  lr:\n    a: {lr: 1}\n    a: {lr: 2}\nseeds: [0]\n")
-        with pytest.raises(ConfigError, match="'a' stands twice in one mapping"):
-            definition.load(path)
-
-    @pytest.mark.parametrize("shard", ["", "2", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2"])
-    def test_a_malformed_shard(self, shard):
-        with pytest.raises(ConfigError, match="must be i/n with 1 ≤ i ≤ n"):
-            definition.parse_shard(shard)
-
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, checkpoint):
     """A finished sweep: two methods, two seeds, and a cell that diverges."""
     folder = tmp_path_factory.mktemp("sweeps") / "undisturbed"
-    sweep = make(folder, factors={"method": {**METHOD, "wild": {"method": "pg", "lr": 1e30}}})
+    sweep = sweep_in(folder, factors={"method": {**LEVELS, "wild": {"method": "pg", "lr": 1e30}}})
     statuses = execute.execute(sweep, jobs=2)
     return sweep, statuses, table.collect(sweep)
 
@@ -149,7 +68,7 @@ def test_the_table_has_a_row_for_every_step_of_every_run(done):
     assert pd.read_parquet(sweep.path / "sweep.parquet").equals(frame)
     finished = frame[frame["status"] == "finished"]
     assert len(finished) == 2 * 2 * 4
-    assert set(finished["factor/method"]) == set(METHOD)
+    assert set(finished["factor/method"]) == set(LEVELS)
     assert not [c for c in frame if c.startswith("seconds/")]
     assert finished.groupby("cell")["reward/mean"].count().eq(2 * 3).all()
 
@@ -179,7 +98,7 @@ def test_the_report_says_what_was_equal_and_what_a_method_decided_itself(done):
 def test_killed_at_random_and_restarted_it_has_the_same_table(done, tmp_path):
     """Runs are killed, the sweep itself is interrupted, and its process killed outright, each at a random moment."""
     _, _, expected = done
-    sweep = make(tmp_path / "disturbed")
+    sweep = sweep_in(tmp_path / "disturbed")
     rng = random.Random(0)
 
     def interrupt(*_):
@@ -239,7 +158,7 @@ def _marked(path) -> list[str]:
 
 def test_a_run_that_is_killed_harms_itself_only_and_is_tried_again(done, tmp_path):
     _, _, expected = done
-    sweep = make(tmp_path / "s", factors={"method": {"grpo": METHOD["grpo"]}})
+    sweep = sweep_in(tmp_path / "s", factors={"method": {"grpo": LEVELS["grpo"]}})
     victim = sweep.runs()[0]
     stop = threading.Event()
 
@@ -269,12 +188,12 @@ def test_a_run_that_is_killed_harms_itself_only_and_is_tried_again(done, tmp_pat
 
 class TestFolder:
     def test_it_may_grow_and_nothing_else(self, tmp_path):
-        sweep = make(tmp_path / "s")
-        execute.claim(make(tmp_path / "s", seeds=[0]))
+        sweep = sweep_in(tmp_path / "s")
+        execute.claim(sweep_in(tmp_path / "s", seeds=[0]))
         execute.claim(sweep)
         for changes, said in (
-            ({"settings": {**SETTINGS, "steps": 5}}, "cell 'grpo', steps: 3 → 5"),
-            ({"factors": {"method": {"grpo": METHOD["grpo"]}}}, "cell 'gppo' is gone"),
+            ({"settings": {**SWEPT, "steps": 5}}, "cell 'grpo', steps: 3 → 5"),
+            ({"factors": {"method": {"grpo": LEVELS["grpo"]}}}, "cell 'gppo' is gone"),
             ({"seeds": [0]}, "seed 1 is gone"),
         ):
             with pytest.raises(ConfigError, match="was made with another sweep") as error:
@@ -285,11 +204,11 @@ class TestFolder:
         (tmp_path / "s").mkdir()
         (tmp_path / "s" / "thesis.tex").write_text("x")
         with pytest.raises(ConfigError, match="not empty and not a sweep"):
-            execute.claim(make(tmp_path / "s"))
+            execute.claim(sweep_in(tmp_path / "s"))
         assert [p.name for p in (tmp_path / "s").iterdir()] == ["thesis.tex"]
 
     def test_a_run_of_other_settings_in_its_place(self, tmp_path):
-        sweep = make(tmp_path / "s")
+        sweep = sweep_in(tmp_path / "s")
         run = sweep.runs()[0]
         execute.claim(sweep)
         run.path.mkdir(parents=True)
@@ -298,7 +217,7 @@ class TestFolder:
             execute.claim(sweep)
 
     def test_runs_from_another_start_are_not_mixed(self, done, tmp_path):
-        sweep = make(tmp_path / "s")
+        sweep = sweep_in(tmp_path / "s")
         execute.claim(sweep)
         known = json.loads((done[0].path / "policies.json").read_text())
         (sweep.path / "policies.json").write_text(json.dumps(dict.fromkeys(known, "0" * 64)))
@@ -309,13 +228,13 @@ class TestFolder:
     def test_policies_whose_folders_have_one_name_are_told_apart(self, checkpoint, tmp_path):
         folders = [shutil.copytree(checkpoint, tmp_path / name / "policy") for name in ("a", "b")]
         (folders[1] / "generation_config.json").write_text('{"top_k": 3}')
-        loaded = [configs.make({**SETTINGS, "task": "chain", "model": str(folder)}) for folder in folders]
+        loaded = [configs.make({**SWEPT, "task": "chain", "model": str(folder)}) for folder in folders]
         found = execute._policies(loaded)
         assert sorted(found) == sorted(map(str, folders))
         assert len({*found.values()}) == 2
 
     def test_one_process_at_a_time_is_at_a_shard(self, tmp_path):
-        sweep = make(tmp_path / "s")
+        sweep = sweep_in(tmp_path / "s")
         execute.claim(sweep)
         with (
             contextlib.closing(lock(sweep.path / ".running" / "1_of_2", "")),
@@ -336,11 +255,11 @@ class TestFolder:
 def test_a_launcher_is_not_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(execute.ranks, "size", lambda: 2)
     with pytest.raises(ConfigError, match="WORLD_SIZE=2: a sweep starts its own processes"):
-        execute.execute(make(tmp_path / "s"))
+        execute.execute(sweep_in(tmp_path / "s"))
 
 
 def test_a_sweep_without_any_run_yet_has_a_report(tmp_path):
-    sweep = make(tmp_path / "s")
+    sweep = sweep_in(tmp_path / "s")
     execute.claim(sweep)
     text = report.write(sweep, table.collect(sweep))
     assert "| gppo | 2 |" in text

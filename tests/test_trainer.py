@@ -1,19 +1,15 @@
-"""The loop: it learns, repeats itself, continues after a real kill, and stops at a NaN without applying it."""
+"""The loop: it learns, repeats itself, and stops at a NaN without applying it."""
 
 import contextlib
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from running import rows, run
+from running import rows, run, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,10 +19,6 @@ from dgpo.checkpoint import CheckpointError
 from dgpo.config import ConfigError
 from dgpo.runfolder import read_rows
 from dgpo.trainer import TrainingDiverged, train
-
-
-def weights(folder):
-    return load_file(folder / "policy" / "model.safetensors")
 
 
 def test_a_run_leaves_what_is_promised(small):
@@ -158,125 +150,6 @@ class TestZeroVariance:
         assert rows(folder)[1]["updates"] == 0
         start = AutoModelForCausalLM.from_pretrained(trainer.tiny.checkpoint(configs.make(small).tiny)).state_dict()
         assert all(torch.equal(v, start[k]) for k, v in weights(folder).items())
-
-
-class TestContinuing:
-    def test_a_run_continues_as_if_it_had_not_stopped(self, small, tmp_path):
-        undisturbed = run(small, steps=6)
-        parted = str(tmp_path / "parted")
-        run(small, run_dir=parted, steps=4)
-        joined = run(small, run_dir=parted, steps=6, resume=True)
-        # The evaluation after a last step is the only trace of where the first part ended.
-        assert rows(joined) == rows(undisturbed)
-        assert all(
-            torch.equal(a, b) for a, b in zip(weights(joined).values(), weights(undisturbed).values(), strict=True)
-        )
-        assert sorted(p.name for p in joined.glob("tokens/*")) == sorted(p.name for p in undisturbed.glob("tokens/*"))
-
-    @pytest.mark.parametrize("moment", ["before_first_checkpoint", "in_update", "in_checkpoint"])
-    def test_after_kill_9_the_joined_run_equals_the_undisturbed_one(self, small, tmp_path, moment):
-        """A real process, killed at a chosen place, continued by the same command with resume=true."""
-        settings = {**small, "steps": 5, "schedule": "cosine", "warmup_updates": 3}
-        undisturbed = run(settings, run_dir=str(tmp_path / "undisturbed"))
-        script = KILL.format(moment=moment)
-        words = [f"{k}={json.dumps(v)}" for k, v in settings.items()]
-        killed = subprocess.run(
-            [sys.executable, "-c", script, "train", *words], capture_output=True, text=True, env=_env()
-        )
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert not (Path(small["run_dir"]) / "summary.json").exists()
-        again = subprocess.run(
-            [sys.executable, "-m", "dgpo", "train", *words, "resume=true"], capture_output=True, text=True, env=_env()
-        )
-        assert again.returncode == 0, again.stderr
-        assert rows(small["run_dir"]) == rows(undisturbed)
-        ours = weights(Path(small["run_dir"]))
-        assert all(torch.equal(a, b) for a, b in zip(ours.values(), weights(undisturbed).values(), strict=True))
-        assert not list(Path(small["run_dir"]).glob("**/.*.partial"))
-
-    def test_a_finished_run_can_be_resumed_without_harm(self, small):
-        before = rows(run(small))
-        assert rows(run(small, resume=True)) == before
-
-    def test_what_a_shorter_end_left_is_gone_while_the_run_goes_on(self, small, monkeypatch):
-        folder = run(small, steps=2)
-        monkeypatch.setattr(trainer.Trainer, "update", lambda *_: pytest.fail("stop here"))
-        with pytest.raises(pytest.fail.Exception):
-            run(small, steps=4, resume=True)
-        assert not (folder / "summary.json").exists()
-        assert not (folder / "policy").exists()
-
-    def test_one_process_at_a_time_has_the_folder(self, small):
-        first = trainer.Trainer(configs.make(small))
-        second = trainer.Trainer(configs.make({**small, "resume": True}))
-        first.restore()
-        with pytest.raises(ConfigError, match="another process is running there"):
-            second.restore()
-        first.run.close()
-        second.restore()
-        second.run.close()
-
-    def test_a_run_that_came_while_this_one_was_loading_is_not_overwritten(self, small):
-        late = trainer.Trainer(configs.make(small))
-        folder = run(small, steps=1)
-        with pytest.raises(ConfigError, match="holds a run already"):
-            late.restore()
-        assert len(rows(folder)) == 2
-
-    def test_resume_without_a_run_starts_one(self, small):
-        assert len(rows(run(small, resume=True, steps=1))) == 2
-
-    def test_a_run_folder_is_neither_overwritten_nor_continued_unasked(self, small):
-        folder = run(small, steps=1)
-        with pytest.raises(ConfigError, match="resume=True continues it, overwrite=True starts it afresh"):
-            run(small, steps=1)
-        with pytest.raises(ConfigError, match=r"other settings: lr: 0\.0003 → 0\.1"):
-            run(small, steps=1, resume=True, lr=0.1)
-        with pytest.raises(ConfigError, match="exclude each other"):
-            run(small, resume=True, overwrite=True)
-        assert len(rows(folder)) == 2
-        assert len(rows(run(small, steps=2, overwrite=True))) == 3
-
-    def test_a_folder_with_other_things_is_not_touched(self, small):
-        precious = Path(small["run_dir"]) / "thesis.tex"
-        precious.parent.mkdir()
-        precious.write_text("x")
-        for flags in ({}, {"overwrite": True}, {"resume": True}):
-            with pytest.raises(ConfigError, match="not empty and not a run folder"):
-                run(small, **flags)
-        (precious.parent / "config.yaml").write_text("model: resnet\nepochs: 90\n")  # other projects have one too
-        for flags in ({}, {"overwrite": True}, {"resume": True}):
-            with pytest.raises(ConfigError, match=r"its config\.yaml is not that of a run"):
-                run(small, **flags)
-        assert precious.read_text() == "x"
-        with pytest.raises(ConfigError, match="is a file"):
-            run(small, run_dir=str(precious))
-
-
-KILL = """
-import os, signal, sys
-from dgpo import __main__, trainer
-moment, seen = {moment!r}, []
-
-def die_at(count, name):
-    original = getattr(trainer.Engine, name)
-    def wrapped(self, *args, **kwargs):
-        seen.append(1)
-        if name == "save":
-            original(self, *args, **kwargs)  # the files are there, the rename is not
-        if len(seen) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if name != "save":
-            return original(self, *args, **kwargs)
-    setattr(trainer.Engine, name, wrapped)
-
-die_at(*dict(before_first_checkpoint=(3, "update"), in_update=(14, "update"), in_checkpoint=(2, "save"))[moment])
-sys.exit(__main__.main(sys.argv[1:]))
-"""
-
-
-def _env():
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 class TestFailures:
