@@ -8,10 +8,12 @@ something else. The ratio π_trainer/π_sampler is e^d. `objective.correction` i
 import torch
 from torch import Tensor
 
+from dgpo.ranks import CommonError
+
 MEASURES = ("mean_abs", "ratio_min", "ratio_mean", "ratio_max", "kl")
 
 
-class MismatchError(RuntimeError):
+class MismatchError(CommonError):
     """Sampler and trainer are further apart than `max_mismatch` allows."""
 
 

@@ -32,8 +32,15 @@ class RanksError(RuntimeError):
     """The ranks did not come together: another one died, failed, or is elsewhere."""
 
 
+class CommonError(RuntimeError):
+    """An error that every rank raises with one message: it came of numbers that all of them hold."""
+
+
 def leave() -> None:
-    """Part from the other ranks, when all is done."""
+    """Part from the other ranks, when all is done; the last call of a program that trains under a launcher.
+
+    Without it gloo aborts about every other process that ends a moment after its peer.
+    """
     if dist.is_initialized() and size() > 1:
         dist.destroy_process_group()
 
@@ -173,8 +180,8 @@ def first(function: Callable, *args):
 
 
 def tells(error: Exception) -> bool:
-    """Whether this rank is the one to report `error`: not where it only repeats what rank 0 raised."""
-    return rank() == 0 or not getattr(error, "is_echo", False)
+    """Whether this rank is the one to report `error`: not where it only repeats what rank 0 says."""
+    return rank() == 0 or not (isinstance(error, CommonError) or getattr(error, "is_echo", False))
 
 
 def every(function: Callable, *args) -> list:

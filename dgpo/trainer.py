@@ -39,7 +39,7 @@ from dgpo.telemetry import Seconds, TokenTelemetry
 _SHOWN = 8  # held-out problems whose first completion is kept at every evaluation
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(ranks.CommonError):
     """A loss, a gradient or a metric became NaN or infinite; a checkpoint before it is intact."""
 
 

@@ -72,7 +72,7 @@ def _fault(when: dict, act) -> None:
 
 def main(plan: dict) -> None:
     from dgpo import config as configs
-    from dgpo import engine
+    from dgpo import engine, ranks
     from dgpo.trainer import train
 
     engine._PERSISTENT = 0  # else ZeRO-3 keeps parameters as small as these whole on every rank
@@ -82,6 +82,7 @@ def main(plan: dict) -> None:
         _fault(plan["hang"], lambda: time.sleep(1000))
     for settings in plan["jobs"]:
         train(configs.make(settings))
+    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -175,9 +175,16 @@ class TestLaunchers:
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["ranks"] == 2
         assert result.stdout.splitlines().count(str(tmp_path / "run")) == 1
 
+    TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dgpo")
+
+    def test_what_all_ranks_see_is_told_once(self, base, tmp_path):
+        result = run([*self.TORCHRUN, *self.words(base, tmp_path), "steps=2", "lr=1e30", "dtype=bfloat16"])
+        assert result.returncode == 1
+        assert result.stderr.count("error: step ") == 1
+        assert "the update was not applied" in result.stderr
+
     def test_another_number_of_ranks_than_the_recipe_asks_for_is_refused_once(self, base, tmp_path):
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dgpo"]
-        result = run([*launcher, *self.words(base, tmp_path), "ranks=3"])
+        result = run([*self.TORCHRUN, *self.words(base, tmp_path), "ranks=3"])
         assert result.returncode == 1
         assert len(re.findall(r"error: ranks=3, but 2 were started \(2 on .*hostfile", result.stderr)) == 1
         assert not (tmp_path / "run").exists()

@@ -48,5 +48,8 @@ if __name__ == "__main__":
     import os
     from pathlib import Path
 
+    from dgpo import ranks
+
     out = Path(sys.argv[2]) / f"{os.environ['RANK']}.json"
     out.write_text(json.dumps(distances(json.loads(sys.argv[1]))))
+    ranks.leave()
