@@ -34,7 +34,7 @@ test: setup
 # The real vLLM engine on a CPU, in an environment of its own (4 GB): it needs torch's CPU build, which is not on PyPI, and
 # the generic builds of what it pulls in do not load beside that.
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python -m pytest tests/with_vllm
+	$(VLLM)/bin/python -m pytest tests/with_vllm tests/test_recipes.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)

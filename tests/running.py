@@ -1,18 +1,27 @@
-"""Runs, sweeps and notebooks, as several tests make and read them. (A conftest.py is not imported: there are two.)"""
+"""Runs, sweeps, notebooks and models, as several tests make them. (A conftest.py is not imported: there are two.)"""
 
+import json
+import os
 from pathlib import Path
 
 import nbformat
 import papermill
+import torch
 import yaml
 from safetensors.torch import load_file
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from dgpo import config as configs
 from dgpo.runfolder import read_metrics
 from dgpo.sweep import definition
 from dgpo.trainer import train
 
-BOOKS = Path(__file__).parents[1] / "notebooks"
+ROOT = Path(__file__).parents[1]
+BOOKS = ROOT / "notebooks"
+OWN = ROOT / "dgpo" / "tasks" / "data" / "problems.jsonl"
+DATA = Path(os.environ.get("DGPO_DATA", ROOT.parent / "shared" / "data"))
+TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}<|assistant|><think>\n"
 SMALL = {
     "tiny": {"hidden": 32, "layers": 2, "heads": 2, "max_difficulty": 2, "steps": 200, "seed": 0},
     "difficulty": 1,
@@ -71,3 +80,26 @@ def sweep_in(folder, **changes):
     path = Path(folder).with_name(f"{Path(folder).name}.yaml")
     path.write_text(yaml.safe_dump({**fields, **changes}, sort_keys=False))
     return definition.load(path)
+
+
+def some_problems(path, name, count):
+    """The first `count` rows of the problem file NAME where it is at hand, else of the repository's own, as a file."""
+    source = DATA / f"{name}.jsonl"
+    source = source if source.exists() else OWN
+    path.write_text("\n".join(source.read_text().splitlines()[:count]) + "\n")
+    return path
+
+
+def random_model(folder, problems, template=None, words=600, **size):
+    """The folder of a Qwen2 with random weights and a byte-level tokenizer trained on a problem file."""
+    bpe = ByteLevelBPETokenizer()
+    special = ["<|endoftext|>", "<|user|>", "<|assistant|>"]
+    texts = [json.loads(line)["problem"] for line in problems.read_text().splitlines()]
+    bpe.train_from_iterator(texts, vocab_size=words, special_tokens=special, show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=special[0], pad_token=special[0])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, **size}
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **size)).save_pretrained(folder)
+    return folder

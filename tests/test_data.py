@@ -1,19 +1,16 @@
 """Reports on files of problems: findings, contamination, and training without contaminated rows."""
 
 import json
-import os
 import time
-from pathlib import Path
 
 import pytest
+from running import DATA
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo import data
 from dgpo.tasks.math import DataError, MathTask
 
-ROOT = Path(__file__).parents[1]
-REAL = Path(os.environ.get("DGPO_DATA", ROOT.parent / "shared" / "data"))
 LONG = "A farmer has $12$ hens, and each of them lays {} eggs in a week of seven days. How many eggs?"
 
 
@@ -137,12 +134,12 @@ class TestDropping:
             configs.load("tiny", drop_contaminated=True)
 
 
-@pytest.mark.skipif(not (REAL / "dapo_math_17k.jsonl").exists(), reason="the real files are not here")
+@pytest.mark.skipif(not (DATA / "dapo_math_17k.jsonl").exists(), reason="the real files are not here")
 class TestRealFiles:
     def test_dapo_against_math500(self):
         start = time.process_time()
-        rows, report = data.load(REAL / "dapo_math_17k.jsonl")
-        tests, _ = data.load(REAL / "math500.jsonl")
+        rows, report = data.load(DATA / "dapo_math_17k.jsonl")
+        tests, _ = data.load(DATA / "math500.jsonl")
         counts = data.matched(data.contamination(rows, tests))
         assert time.process_time() - start < 60
         assert (report.rows, report.duplicates, len(report.conflicting)) == (17917, 731, 12)

@@ -1,7 +1,6 @@
 """Evaluation of checkpoints: folders that survive a kill, refusals."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from running import OWN, ROOT, random_model, some_problems
 
 from dgpo import __main__ as cli
 from dgpo.config import ConfigError
@@ -21,10 +21,6 @@ from dgpo.evaluation.folder import COLUMNS, EvaluationError, EvaluationFolder
 from dgpo.evaluation.scores import pass_curve
 from dgpo.files import lock
 from dgpo.tasks.math import DataError
-
-ROOT = Path(__file__).parents[1]
-REAL = Path(os.environ.get("DGPO_DATA", ROOT.parent / "shared" / "data"))
-OWN = ROOT / "dgpo" / "tasks" / "data" / "problems.jsonl"
 
 
 def test_top_p_keeps_the_fewest_words_that_make_it_up():
@@ -41,28 +37,15 @@ def test_top_p_keeps_the_fewest_words_that_make_it_up():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Random weights behind a real kind of tokenizer."""
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    folder = tmp_path_factory.mktemp("model")
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([OWN.read_text()], vocab_size=400, special_tokens=["<eos>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>", pad_token="<eos>")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **size)).save_pretrained(folder)
-    return folder
+    return random_model(tmp_path_factory.mktemp("model"), OWN, words=400, **size)
 
 
 @pytest.fixture
 def data_dir(tmp_path):
     """A folder with fifty real problems as `math500` where the file is, else the repository's own."""
-    source = REAL / "math500.jsonl" if (REAL / "math500.jsonl").exists() else OWN
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "math500.jsonl").write_text("\n".join(source.read_text().splitlines()[:50]) + "\n")
-    return tmp_path / "data"
+    return some_problems(tmp_path / "data" / "math500.jsonl", "math500", 50).parent
 
 
 @pytest.fixture

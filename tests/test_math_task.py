@@ -1,10 +1,10 @@
 import json
-import os
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from running import DATA
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -223,12 +223,11 @@ def test_own_problems_are_read_and_answer_themselves(tokenizer):
 
 
 def test_real_problem_files(tokenizer):
-    folder = Path(os.environ.get("DGPO_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
-    if not (folder / "math_train.jsonl").is_file():
+    if not (DATA / "math_train.jsonl").is_file():
         pytest.skip("no folder of problem files")
     with pytest.raises(DataError, match=r"math_train\.jsonl, line 5342: field 'answer' is empty"):
-        MathTask(folder / "math_train.jsonl", tokenizer)
-    task = MathTask(folder / "math_train.jsonl", tokenizer, skip_bad_rows=True, max_prompt_tokens=4096)
+        MathTask(DATA / "math_train.jsonl", tokenizer)
+    task = MathTask(DATA / "math_train.jsonl", tokenizer, skip_bad_rows=True, max_prompt_tokens=4096)
     assert task.notes["skipped_rows"] == 2
     assert len(task) == 7498 - task.notes["long_prompts"]
     assert task.notes["duplicate_rows"] == 1

@@ -1,55 +1,27 @@
 """The real path with real problems: a byte-level BPE tokenizer, a Qwen2 with random weights, two optimizer steps."""
 
 import json
-import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from running import TEMPLATE, random_model, some_problems
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo.runfolder import read_rows
 from dgpo.trainer import train
 
-ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("DGPO_DATA", ROOT.parent / "shared" / "data")) / "gsm8k_train.jsonl"
-TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}<|assistant|><think>\n"
-
 
 @pytest.fixture(scope="module")
 def problems(tmp_path_factory):
-    """A few hundred rows of GSM8K where the file is, else the repository's own problems."""
-    source = DATA if DATA.exists() else ROOT / "dgpo" / "tasks" / "data" / "problems.jsonl"
-    rows = source.read_text().splitlines()[:300]
-    path = tmp_path_factory.mktemp("data") / "problems.jsonl"
-    path.write_text("\n".join(rows) + "\n")
-    return path
+    """A few hundred rows of GSM8K where the file is."""
+    return some_problems(tmp_path_factory.mktemp("data") / "problems.jsonl", "gsm8k_train", 300)
 
 
 @pytest.fixture(scope="module", params=["chat template", "plain"])
 def model(request, problems, tmp_path_factory):
-    return make_model(
-        tmp_path_factory.mktemp("model"), problems, TEMPLATE if request.param == "chat template" else None
-    )
-
-
-def make_model(folder, problems, template=None, **size):
-    """A Qwen2 with random weights and a tokenizer trained on the problems."""
-    bpe = ByteLevelBPETokenizer()
-    special = ["<|endoftext|>", "<|user|>", "<|assistant|>"]
-    texts = [json.loads(line)["problem"] for line in problems.read_text().splitlines()]
-    bpe.train_from_iterator(texts, vocab_size=600, special_tokens=special, show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=special[0], pad_token=special[0])
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, **size}
-    Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **size)).save_pretrained(folder)
-    return folder
+    template = TEMPLATE if request.param == "chat template" else None
+    return random_model(tmp_path_factory.mktemp("model"), problems, template)
 
 
 def settings(model, problems, tmp_path, **overrides):

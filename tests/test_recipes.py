@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from running import TEMPLATE, random_model, some_problems
 from transformers import AutoConfig
 
 from dgpo import __main__ as cli
@@ -10,7 +11,6 @@ from dgpo import config as configs
 from dgpo.plan import KNOWN, predict
 from dgpo.runfolder import read_rows
 from dgpo.trainer import train
-from tests.test_real_problems import DATA, ROOT, TEMPLATE, make_model
 
 RECIPES = ("r1-distill-1.5b", "r1-distill-7b", "r1-distill-14b")
 
@@ -33,12 +33,15 @@ class TestRecipe:
         assert ": fits" in capsys.readouterr().out
         assert not predict(config, gpus=1).fits or "1.5b" in name
 
-    def test_it_starts_and_makes_two_steps(self, name, model, problems, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("sampler", ["transformers", "vllm"])
+    def test_it_starts_and_makes_two_steps(self, name, sampler, model, problems, tmp_path, monkeypatch):
         """The same settings on one CPU process, the same architecture small; every other answer is called right."""
+        if sampler == "vllm":
+            pytest.importorskip("vllm", reason="make test-vllm runs it")
         monkeypatch.setattr(
             "dgpo.tasks.math.MathTask.rewards", lambda self, problems, texts: [i % 2 for i in range(len(texts))]
         )
-        scaled = {"prompts": 4, "completions": 4, "rollout": "transformers", "max_new_tokens": 12, "micro_tokens": 2048}
+        scaled = {"prompts": 4, "completions": 4, "rollout": sampler, "max_new_tokens": 12, "micro_tokens": 2048}
         small = {"steps": 2, "eval_problems": 2, "eval_completions": 1, "token_records": 64, "eval_every": 0}
         paths = {"model": str(model), "data": str(problems), "run_dir": str(tmp_path / "run")}
         folder = train(configs.load(name, **scaled, **small, **paths))
@@ -52,16 +55,13 @@ class TestRecipe:
 
 @pytest.fixture(scope="module")
 def problems(tmp_path_factory):
-    """Rows of DAPO-Math-17k where the file is, else the repository's own."""
-    known = DATA.with_name("dapo_math_17k.jsonl")
-    source = known if known.exists() else ROOT / "dgpo" / "tasks" / "data" / "problems.jsonl"
-    path = tmp_path_factory.mktemp("data") / "problems.jsonl"
-    path.write_text("\n".join(source.read_text().splitlines()[:200]) + "\n")
-    return path
+    """Rows of DAPO-Math-17k where the file is."""
+    return some_problems(tmp_path_factory.mktemp("data") / "problems.jsonl", "dapo_math_17k", 200)
 
 
 @pytest.fixture(scope="module")
 def model(problems, tmp_path_factory):
-    folder = make_model(tmp_path_factory.mktemp("model"), problems, TEMPLATE, hidden_size=64, intermediate_size=256)
+    size = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 2}
+    folder = random_model(tmp_path_factory.mktemp("model"), problems, TEMPLATE, **size)
     assert AutoConfig.from_pretrained(folder).model_type == "qwen2"
     return folder

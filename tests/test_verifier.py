@@ -1,21 +1,18 @@
 """What is right and what is wrong: the last box, the tables of cases, equal values, the audit of a file."""
 
 import json
-import os
 import random
 import time
-from pathlib import Path
 
 import pytest
 import sympy
 from math_verify import parser
+from running import DATA
 from verifier_cases import BLIND, COMPLETIONS, TABLE, boxed
 
 from dgpo.verifier import Verdict, final_answer, latex, literals, notation, values
 from dgpo.verifier import __main__ as audit
 from dgpo.verifier import judge as judging
-
-DATA = Path(os.environ.get("DGPO_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 
 
 @pytest.mark.parametrize(
