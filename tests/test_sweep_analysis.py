@@ -169,7 +169,7 @@ def test_a_diverged_line_does_not_break_the_curves():
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     settings = {**SMALL, "steps": 2, "eval_every": 1}
-    parameters = {"out": str(folder / "small"), "methods": ["grpo", "dgpo"], "settings": settings}
+    parameters = {"out": str(folder / "small"), "methods": ["cispo", "dgpo"], "settings": settings}
     execute("compare", folder / "out.ipynb", parameters)
     return folder
 
@@ -188,7 +188,7 @@ def test_the_notebook_runs_a_sweep(executed):
 
 def test_a_finished_sweep_is_read(executed, tmp_path):
     results = sweeps.read(executed / "small")
-    assert sweeps.main_table(results, "grpo")["method"].tolist() == ["GRPO", "DGPO"]
+    assert sweeps.main_table(results, "cispo")["method"].tolist() == ["CISPO", "DGPO"]
     assert results.run("dgpo", "", 1).tokens(1)["step"].unique().tolist() == [1]
     with pytest.raises(sweeps.SweepError, match="has no seed 7; its seeds: 0, 1"):
         sweeps.read(executed / "small", seeds=[7])
