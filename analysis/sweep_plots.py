@@ -63,7 +63,7 @@ def pass_curves(results: Results, lines=None, publication: bool = False):
 
 
 def outcome(results: Results, metric: str = "avg", publication: bool = False):
-    """Every run (dot) and the mean over seeds with its interval, a row a line, a column a panel."""
+    """Every run (dot; collapsed: cross), the mean over seeds with its interval, and where avg@k began (dotted)."""
     frame = results.runs
     with style.figure_style(publication) as plt:
         size = (5.5, 0.9 + 0.2 * len(results.lines)) if publication else (0, 1.2 + 0.3 * len(results.lines))
@@ -71,6 +71,9 @@ def outcome(results: Results, metric: str = "avg", publication: bool = False):
         order = results.lines[::-1]
         for ax, panel in zip(axes[0], results.panels, strict=True):
             values = scores(results, metric, panel)
+            if metric == "avg":
+                began = frame.loc[frame["panel"] == panel, "start"].mean()
+                ax.axvline(began, color="#666666", linewidth=1, linestyle=":", zorder=0)
             for i, line in enumerate(order):
                 colour, found = style.colour(results.method(line)), stats.mean(values[line], np.random.default_rng(0))
                 ax.plot([found.low, found.high], [i, i], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
