@@ -84,4 +84,4 @@ notebooks: setup
 	done
 
 clean:
-	rm -rf $(VENV) $(VLLM) .venv-trl runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .venv-trl .pytest_cache .ruff_cache .hypothesis

@@ -66,7 +66,7 @@ def serve(step) -> None:
         phases = step() or {}
         phases["step"] = time.process_time() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": phases, "peak_mb": peak}), flush=True)
+        print("\n" + json.dumps({"seconds": phases, "peak_mb": peak}), flush=True)
 
 
 class Clock(dict):
@@ -114,7 +114,7 @@ def dgpo_worker(folder: Path) -> None:
             batch, scored = made.score(batch, rewards)
         with clock.phase("update"):
             updated = made.update(i, batch)
-        made.sampler.load(made.engine.weights())
+        made.load_sampler()
         made.report(i, rolled | scored | updated)
         return clock
 
@@ -177,7 +177,7 @@ def workers(size: str, commands: dict[str, list[str]]):
             process = started[name]
             process.stdin.write("step\n")
             process.stdin.flush()
-            return json.loads(_answer(name, process))
+            return json.JSONDecoder().raw_decode(_answer(name, process))[0]  # a thread may print behind it
 
         try:
             for name, process in started.items():

@@ -58,7 +58,7 @@ def heldout(folder: Path) -> float | None:
     """The held-out avg@k at a checkpoint; None where none was measured, or the file has been damaged since."""
     try:
         return load_state(folder)["heldout"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -66,7 +66,7 @@ def damage(folder: Path) -> str:
     """What is wrong with a checkpoint; empty if it is as it was written."""
     try:
         state = load_state(folder)
-        if state.pop("sha256") != _digest_of(state):
+        if not isinstance(state, dict) or state.pop("sha256") != _digest_of(state):
             return "state.json is not as it was written"
         files = state["files"]
     except (OSError, ValueError) as error:

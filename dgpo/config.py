@@ -184,31 +184,14 @@ class Config(BaseModel):
         return methods.get(self.method, **self.method_params)
 
 
-# What may differ between a run and its continuation: none of these changes the steps already made.
-RESUMABLE = (
-    "resume",
-    "overwrite",
-    "run_dir",
-    "steps",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_best",
-    "tensorboard",
-    "timeout",
-    "ranks",
-    "zero_stage",
-    "offload",
-)
-
-
 def load(recipe: str | Path | None = None, **overrides) -> Config:
     """The validated Config of a recipe (a name in `recipes/` or a path; None for the defaults) with overrides.
 
     Raises ConfigError for an unknown recipe, setting, method or parameter, and for values that are not allowed.
     """
     base = read_recipe(recipe) if recipe is not None else {}
-    if overrides.get("method", base.get("method")) != base.get("method"):
-        base.pop("method_params", None)  # they were another method's
+    if overrides.get("method", base.get("method")) != base.get("method"):  # parameters in the recipe are another one's
+        base = {k: v for k, v in base.items() if k in Config.model_fields and k != "method_params"}
     return make({**base, **overrides})
 
 
@@ -253,13 +236,6 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 def dump(config: Config, path: Path) -> None:
     """Write a resolved Config as YAML: every setting, defaults included."""
     path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
-
-
-def differences(a: Config, b: Config) -> list[str]:
-    """The settings in which b may not continue a, as `name: a → b`."""
-    left, right = a.model_dump(), b.model_dump()
-    free = set(RESUMABLE) - ({"steps"} if a.schedule == "cosine" else set())  # a cosine depends on its end
-    return changes({k: v for k, v in left.items() if k not in free}, right)
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dgpo import ranks, shards
-from dgpo.config import Config
+from dgpo.config import Config, ConfigError
 from dgpo.model import Policy
 
 if not torch.cuda.is_available():
@@ -34,6 +34,11 @@ class Engine:
 
     def __init__(self, policy: Policy, config: Config):
         self.policy, self.config = policy, config
+        if (taken := deepspeed.get_accelerator().device_name()) != policy.device.type:
+            raise ConfigError(
+                f"device={config.device!r}, but DeepSpeed trains on {taken} where it can: hide the GPUs with "
+                "CUDA_VISIBLE_DEVICES="
+            )
         _init_deepspeed(policy.device.type)
         self.settings = {
             "train_micro_batch_size_per_gpu": 1,  # unused: micro-batches are cut by the caller
@@ -124,6 +129,15 @@ class Engine:
                     yield name, parameter.data
             else:
                 yield name, parameter
+
+    def whole(self) -> dict[str, Tensor]:
+        """Copies of the weights and of the buffers that a checkpoint has, on the CPU; empty on all ranks but the first.
+
+        To be called by all ranks.
+        """
+        own = {name: tensor.detach().cpu().clone() for name, tensor in self.weights() if ranks.rank() == 0}
+        buffers = {k: v for k, v in self.policy.lm.named_buffers() if k in self.policy.lm.state_dict()}
+        return own | {k: v.cpu().clone() for k, v in buffers.items() if ranks.rank() == 0}
 
     def save(self, folder: Path) -> None:
         """Write this rank's shard of the weights and the optimizer into `folder`."""

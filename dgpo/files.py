@@ -45,7 +45,10 @@ def file_hash(path: Path) -> str:
 
 
 def lock(folder: Path, name: str) -> IO:
-    """Make a folder, and take it for this process until the returned file is closed. ConfigError if another has it."""
+    """Make a folder, and take it for this process until the returned file is closed.
+
+    Raises ConfigError if another process has it, and where the file system knows no locks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".lock").open("w")
     try:
@@ -53,4 +56,7 @@ def lock(folder: Path, name: str) -> IO:
     except BlockingIOError:
         file.close()
         raise ConfigError(f"{name}: another process is running there") from None
+    except OSError as error:
+        file.close()
+        raise ConfigError(f"{name}: its file system cannot lock a file ({error.strerror})") from None
     return file

@@ -1,7 +1,7 @@
 """What is said when the GPU's memory does not suffice."""
 
 from dgpo import plan, ranks
-from dgpo.config import Config, ConfigError
+from dgpo.config import Config
 
 
 class OutOfMemory(RuntimeError):
@@ -10,6 +10,7 @@ class OutOfMemory(RuntimeError):
 
 _REMEDIES = {
     "rollout": "rollout_rows, max_new_tokens",
+    "load": "vllm.gpu_memory, vllm.sleep",
     "evaluate": "rollout_rows, max_new_tokens",
     "old_logp": "micro_tokens, micro_batch",
     "update": "micro_tokens, micro_batch, gradient_checkpointing, zero_stage",
@@ -20,7 +21,7 @@ def out_of_memory(config: Config, phase: str, error: Exception) -> OutOfMemory:
     """The error to raise for torch's own in a phase of training."""
     try:
         known = plan.predict(config, ranks.size())
-    except ConfigError as unknown:
+    except Exception as unknown:  # noqa: BLE001 (whatever plan meets, the memory that did not suffice is the news)
         predicted = f"plan has no prediction: {unknown}"
     else:
         memory = {"evaluate": known.memory["rollout"], **known.memory}

@@ -63,10 +63,10 @@ class Shape:
     keys: int  # key-value heads × their size
 
     @classmethod
-    def of(cls, config) -> "Shape":
+    def of(cls, config, trust_remote_code: bool = False) -> "Shape":
         """Of a transformers config; the parameters are counted, on the meta device."""
         with torch.device("meta"):
-            lm = AutoModelForCausalLM.from_config(config)
+            lm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         embedding, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
         outside = embedding.numel() + (0 if embedding is head else head.numel())
         heads = config.num_attention_heads
@@ -104,7 +104,7 @@ def shape_of(config: Config) -> Shape:
         return Shape.of(tiny.shape(config.tiny))
     if not Path(config.model).is_dir() and Path(config.model).name in KNOWN:
         return Shape.of(known(config.model))
-    return Shape.of(load_shape(config.model, config.trust_remote_code))
+    return Shape.of(load_shape(config.model, config.trust_remote_code), config.trust_remote_code)
 
 
 def known(name: str) -> Qwen2Config:
@@ -169,14 +169,19 @@ class Plan:
 def predict(config: Config, gpus: int = 1, hardware: Hardware | None = None, length: float | None = None) -> Plan:
     """The Plan of a config on `gpus`; `length` is the mean completion, in tokens (default: half of max_new_tokens).
 
-    Raises ConfigError for a model that cannot be found and for fewer prompts than GPUs.
+    Raises ConfigError for a model that cannot be found, and for numbers of GPUs and tokens that no run can have.
     """
     if gpus < 1:
         raise ConfigError(f"gpus={gpus} must be positive")
     if config.prompts < gpus:
         raise ConfigError(f"prompts={config.prompts} must be at least the number of GPUs, {gpus}")
+    length = config.max_new_tokens / 2 if length is None else length
+    if not 0 < length <= config.max_new_tokens:
+        raise ConfigError(f"length={length:g} must be above 0 and at most max_new_tokens={config.max_new_tokens}")
+    if config.rollout == "vllm" and gpus % config.vllm.tensor_parallel:
+        raise ConfigError(f"vllm.tensor_parallel={config.vllm.tensor_parallel} must divide the number of GPUs, {gpus}")
     hardware, shape = hardware or Hardware(), shape_of(config)
-    work = Work(config, shape, gpus, length or config.max_new_tokens / 2, hardware)
+    work = Work(config, shape, gpus, length, hardware)
     return Plan(shape, gpus, hardware, memory(work), _host(work), _seconds(work), _assumed(work))
 
 
@@ -194,11 +199,12 @@ class Work:
         self.pairs = self.rows * (self.prompt + length) ** 2 / 2
         self.micro = config.micro_tokens or config.micro_batch * self.longest
         self.micros = max(1.0, self.tokens / config.updates / self.micro) * config.updates * config.epochs
-        self.kv_bytes = 2 * shape.keys * shape.layers * self.width  # of one token
         self.weight_bytes = shape.parameters * self.width
-        self.live_rows = min(self.rows, config.rollout_rows)  # at once in the sampler
         self.engine = config.rollout == "vllm"
-        self.sampler_weights = self.weight_bytes / config.vllm.tensor_parallel if self.engine else 0.0
+        self.spread = config.vllm.tensor_parallel if self.engine else 1  # GPUs that share a sampler, and its sequences
+        self.live_rows = min(self.rows * self.spread, config.rollout_rows)  # at once in the sampler
+        self.kv_bytes = 2 * shape.keys * shape.layers * self.width / self.spread  # of one token, on one GPU
+        self.sampler_weights = self.weight_bytes / self.spread if self.engine else 0.0
         self.kv_cache = self.live_rows * self.longest * self.kv_bytes
         if self.engine:  # it takes what it is given
             self.kv_cache = config.vllm.gpu_memory * hardware.memory - self.sampler_weights
@@ -280,8 +286,8 @@ def _seconds(work: Work) -> dict[str, float]:
     if work.engine:  # a sequence that ends makes place for the next; the last one runs alone
         context = work.prompt + work.length / 2
         rows = min(work.live_rows, max(1.0, work.kv_cache / (work.kv_bytes * context)))
-        steps = max(config.max_new_tokens, outputs / rows)
-        read = steps * work.sampler_weights + outputs * context * work.kv_bytes
+        steps = max(config.max_new_tokens, outputs * work.spread / rows)
+        read = steps * work.sampler_weights + outputs * work.spread * context * work.kv_bytes
         decode_flops = shape.forward_flops(outputs, outputs * context, outputs)
     else:  # every call runs to its longest completion, over all rows and the padded prompt
         steps = -(-work.rows // config.rollout_rows) * config.max_new_tokens

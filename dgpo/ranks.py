@@ -1,7 +1,7 @@
 """The ranks of a run: which of them this process is, what they hold together, and where one is when it fails.
 
-A launcher (torchrun, deepspeed, srun) starts one process a device and says by RANK, LOCAL_RANK and WORLD_SIZE which one
-it is. Without a launcher the world is one process, and everything here is the identity.
+A launcher (torchrun, deepspeed) starts one process a device and says by RANK, LOCAL_RANK and WORLD_SIZE which one it
+is. Without a launcher the world is one process, and everything here is the identity.
 
 Every collective ends by the time-out that `join` was given. The error of one that fails names the rank and its place:
 
@@ -133,11 +133,6 @@ def total(x: Tensor) -> Tensor:
     return _reduce(x, dist.ReduceOp.SUM)
 
 
-def smallest(x: Tensor) -> Tensor:
-    """The minimum over ranks, element by element, on every rank."""
-    return _reduce(x, dist.ReduceOp.MIN)
-
-
 def largest(x: Tensor) -> Tensor:
     """The maximum over ranks, element by element, on every rank."""
     return _reduce(x, dist.ReduceOp.MAX)
@@ -151,13 +146,6 @@ def gather(x) -> list:
     with _collective("a gather"):
         dist.all_gather_object(out, x, group=_host_group)
     return out
-
-
-def barrier(name: str) -> None:
-    """Wait until every rank is here."""
-    if size() > 1:
-        with place(name):
-            gather(None)
 
 
 def first(function: Callable, *args):

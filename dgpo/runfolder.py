@@ -34,6 +34,47 @@ _OWN = (
     "figures",
 )
 
+# What may differ between a run and its continuation: none of these changes the steps already made,
+RESUMABLE = (
+    "resume",
+    "overwrite",
+    "run_dir",
+    "steps",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_best",
+    "tensorboard",
+    "timeout",
+    "ranks",
+    "zero_stage",
+    "offload",
+)
+# and these change no more than the rounding of those to come.
+ROUNDING = (
+    "device",
+    "threads",
+    "attention",
+    "liger",
+    "gradient_checkpointing",
+    "micro_batch",
+    "micro_tokens",
+    "rollout_rows",
+    "vllm",
+)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The settings in which b may not continue a, as `name: a → b`."""
+    left, right = a.model_dump(), b.model_dump()
+    free = {*RESUMABLE, *ROUNDING} - ({"steps"} if a.schedule == "cosine" else set())  # a cosine depends on its end
+    return configs.changes({k: v for k, v in left.items() if k not in free}, right)
+
+
+def rounding(a: Config, b: Config) -> list[str]:
+    """The settings in which b continues a with other rounding, as `name: a → b`."""
+    left, right = a.model_dump(include={*ROUNDING}), b.model_dump()
+    return configs.changes(left, right)
+
 
 def _by_rank_0(method):
     @functools.wraps(method)
@@ -50,7 +91,8 @@ class RunFolder:
     """
 
     def __init__(self, config: Config):
-        self.config, self.path, self._lock = config, Path(config.run_dir), None
+        self.config, self.path = config, Path(config.run_dir)
+        self._lock = self._board = None
         self._check()
 
     @_by_rank_0
@@ -63,12 +105,15 @@ class RunFolder:
         before = self._config()
         exists = before is not None
         self._refuse_a_run(exists)
-        if not exists and self.path.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
+        unfinished = {".lock", partial(self.path / "config.yaml").name}  # what a kill at the start leaves
+        if not exists and self.path.exists() and any(p.name not in unfinished for p in self.path.iterdir()):
             raise ConfigError(
                 f"run_dir={config.run_dir!r} is not empty and not a run folder; nothing there was touched"
             )
-        if exists and config.resume and (changed := configs.differences(before, config)):
+        if exists and config.resume and (changed := differences(before, config)):
             raise ConfigError(f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}")
+        if exists and config.resume and (changed := rounding(before, config)):
+            print(f"{self.path}: sums round otherwise from here on: {'; '.join(changed)}", file=sys.stderr)
 
     @_by_rank_0
     def open(self) -> dict | None:
@@ -92,6 +137,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process have the folder."""
+        if self._board:
+            self._board.close()
         if self._lock:
             self._lock.close()
 
@@ -203,10 +250,12 @@ class RunFolder:
     def _tensorboard(self, row: dict) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(self.path / "tensorboard"), purge_step=row["step"]) as writer:
-            for name, value in row.items():
-                if name != "step" and value is not None:
-                    writer.add_scalar(name, value, row["step"])
+        if self._board is None:
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=row["step"])
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                self._board.add_scalar(name, value, row["step"])
+        self._board.flush()
 
     def _rewind(self, step: int) -> None:
         """Drop what was recorded after `step`, and what a kill left unfinished."""
@@ -223,9 +272,17 @@ class RunFolder:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a JSON-lines file of a run. A last line that a kill cut off is left out."""
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is not a whole line
+    """The rows of a JSON-lines file of a run. A last line that a kill cut off is left out.
+
+    Raises ConfigError that names a line which is not a row.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(errors="replace").split("\n")[:-1], 1):  # the rest is no whole line
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number} is not as it was written: {error}") from None
+    return rows
 
 
 def read_metrics(folder: Path) -> list[dict]:

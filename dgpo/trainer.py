@@ -59,7 +59,7 @@ def train(config: Config) -> Path:
                     batch, scored = trainer.score(batch, rewards)
                     mismatch.guard(step, scored, config.max_mismatch)
                     updated = trainer.update(step, batch)
-                    trainer.sampler.load(trainer.engine.weights())
+                    trainer.load_sampler()
                     trainer.report(step, rolled | scored | updated)
                 progress.update(step, reward=rolled["reward/mean"], **{"held-out": trainer.heldout})
         return trainer.finish()
@@ -121,12 +121,17 @@ class Trainer:
             )
         folder = self.run.checkpoint(state["step"])
         self.engine.load(folder, state["updates"])
-        self.sampler.load(self.engine.weights())
+        self.load_sampler()
         self.position = state["position"]
         ahead = folder / self._ahead_file()
         if ahead.exists() and state["ranks"] == ranks.size():
             self.sampler.restore(Batch(**load_file(ahead)), self._requests()[2])
         return state["step"]
+
+    def load_sampler(self) -> None:
+        """Give the sampler the policy's weights; an asynchronous one ends its sampling first."""
+        with self.seconds.phase("load"):
+            self.sampler.load(self.engine.weights())
 
     def rollout(self) -> tuple[Batch, Tensor, dict[str, float]]:
         """Completions and rewards `[groups, n]` to learn from, and metrics of all that was sampled.
@@ -252,8 +257,7 @@ class Trainer:
 
     def finish(self) -> Path:
         """Write the trained policy and the summary."""
-        whole = {name: w.detach().cpu().clone() for name, w in self.engine.weights() if ranks.rank() == 0}
-        self.run.save_policy(partial(self._save_policy, whole))
+        self.run.save_policy(partial(self._save_policy, self.engine.whole()))
         self.run.write_summary(summary.summarise(self.run, self.config, self.method, self.task.notes))
         return self.run.path
 

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from dgpo import config as configs
+from dgpo import methods, runfolder
 from dgpo.config import ConfigError
 
 
@@ -28,9 +29,11 @@ def test_parameters_of_a_recipes_method_do_not_follow_another(tmp_path):
     assert configs.load(tmp_path / "c.yaml", method="grpo").method_params["eps_low"] == 0.2
 
 
-def test_every_recipe_is_valid():
-    for path in configs.RECIPES.glob("*.yaml"):
-        configs.load(path.stem)
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in configs.RECIPES.glob("*.yaml")))
+def test_every_recipe_takes_every_method_with_its_own_defaults(recipe):
+    configs.load(recipe)
+    for key in methods.names():
+        assert configs.load(recipe, method=key).make_method() == methods.get(key) or key == configs.load(recipe).method
 
 
 def test_a_resolved_config_survives_writing_and_reading(tmp_path):
@@ -110,7 +113,7 @@ def test_recipes_that_are_none(tmp_path):
 
 def test_a_continued_run_may_get_more_steps_unless_its_schedule_ends_with_them():
     a = configs.load("tiny")
-    assert configs.differences(a, configs.load("tiny", steps=500, checkpoint_every=3, resume=True)) == []
-    assert configs.differences(a, configs.load("tiny", lr=1.0, seed=2)) == ["seed: 0 → 2", "lr: 0.0003 → 1.0"]
+    assert runfolder.differences(a, configs.load("tiny", steps=500, checkpoint_every=3, resume=True)) == []
+    assert runfolder.differences(a, configs.load("tiny", lr=1.0, seed=2)) == ["seed: 0 → 2", "lr: 0.0003 → 1.0"]
     cosine = configs.load("tiny", schedule="cosine")
-    assert configs.differences(cosine, configs.load("tiny", schedule="cosine", steps=500)) == ["steps: 60 → 500"]
+    assert runfolder.differences(cosine, configs.load("tiny", schedule="cosine", steps=500)) == ["steps: 60 → 500"]

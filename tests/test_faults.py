@@ -85,6 +85,10 @@ def empty(folder):
     (folder / "state.json").write_text("")
 
 
+def null(folder):
+    (folder / "state.json").write_text("null")
+
+
 class TestDamage:
     @pytest.mark.parametrize(
         ("damage", "complaint"),
@@ -94,6 +98,7 @@ class TestDamage:
             (lose, "rank_00000.safetensors is missing"),
             (edit, "state.json is not as it was written"),
             (empty, "state.json: "),
+            (null, "state.json is not as it was written"),
         ],
     )
     def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(

@@ -13,7 +13,7 @@ from dgpo import config as configs
 from dgpo import trainer
 from dgpo.config import ConfigError
 from dgpo.memory import OutOfMemory, out_of_memory
-from dgpo.plan import Hardware, Shape, predict, shape_of
+from dgpo.plan import Hardware, Shape, Work, predict, shape_of
 
 SMALL_QWEN2 = {"vocab_size": 100, "hidden_size": 96, "intermediate_size": 320, "num_attention_heads": 6}
 
@@ -95,6 +95,19 @@ class TestBytes:
         assert phases[2, 8]["gradients"] == phases[1, 1]["gradients"] / 8
         assert phases[1, 8]["activations"] == phases[1, 1]["activations"]
 
+    def test_an_engine_over_several_gpus_shares_its_sequences_out(self):
+        """What they decode together takes each as long as before; the weights are read by every one in part."""
+        name = "DeepSeek-R1-Distill-Qwen-7B"
+        alone, shared = (
+            Work(config, shape_of(config), 8, 4096, Hardware())
+            for config in (like(name, rollout="vllm", rollout_rows=8, vllm={"tensor_parallel": n}) for n in (1, 8))
+        )
+        assert (alone.live_rows, shared.live_rows) == (8, 8)
+        assert shared.kv_bytes == alone.kv_bytes / 8
+        assert shared.sampler_weights == alone.sampler_weights / 8
+        many = like(name, rollout="vllm", rollout_rows=10**6, vllm={"tensor_parallel": 8})
+        assert Work(many, shape_of(many), 8, 4096, Hardware()).live_rows == many.batch_size
+
     @pytest.mark.parametrize("rollout", ["transformers", "vllm"])
     def test_a_sampler_of_its_own_process_keeps_its_memory_while_the_policy_is_updated(self, rollout):
         name = "DeepSeek-R1-Distill-Qwen-1.5B"
@@ -156,6 +169,9 @@ class TestCommand:
             (["--memory", "0"], "memory=0"),
             (["--gpus", "0"], "gpus=0 must be positive"),
             (["model=./nowhere"], "does not exist"),
+            (["--length", "0"], "length=0 must be above 0 and at most max_new_tokens="),
+            (["--length", "1e6"], "length=1e+06 must be above 0"),
+            (["rollout=vllm", "vllm={tensor_parallel: 2}"], "vllm.tensor_parallel=2 must divide the number of GPUs, 1"),
             (["rollout=vllm", "vllm={gpu_memory: 0.1}"], "vllm.gpu_memory=0.1 of 141 GB does not hold the weights"),
         ],
     )

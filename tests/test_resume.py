@@ -1,5 +1,6 @@
 """Going on: an interrupted run equals an undisturbed one, and a folder belongs to one run and one process."""
 
+import errno
 import json
 import os
 import signal
@@ -103,6 +104,39 @@ def test_a_run_that_came_while_this_one_was_loading_is_not_overwritten(small):
     with pytest.raises(ConfigError, match="holds a run already"):
         late.restore()
     assert len(rows(folder)) == 2
+
+
+def test_a_run_goes_on_in_smaller_pieces_and_says_that_they_round_otherwise(small, capsys):
+    undisturbed = rows(run(small, run_dir=small["run_dir"] + "_whole"))
+    run(small, steps=2)
+    joined = rows(run(small, resume=True, micro_batch=2, gradient_checkpointing=True, rollout_rows=8))
+    assert "sums round otherwise from here on: gradient_checkpointing: False → True" in capsys.readouterr().err
+    assert [row["reward/mean"] for row in joined[1:]] == [row["reward/mean"] for row in undisturbed[1:]]
+    assert [row["ratio/max"] for row in joined[1:]] == pytest.approx([row["ratio/max"] for row in undisturbed[1:]])
+
+
+def test_a_kill_in_the_first_write_leaves_a_folder_that_can_be_used(small):
+    folder = Path(small["run_dir"])
+    folder.mkdir()
+    (folder / ".config.yaml.partial").write_text("half")
+    run(small, steps=1)
+    assert not (folder / ".config.yaml.partial").exists()
+
+
+def test_a_spoilt_row_is_named(small):
+    path = run(small, steps=2) / "metrics.jsonl"
+    path.write_text(path.read_text().replace('{"step": 1', "\0\0\0\0"))
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2 is not as it was written"):
+        run(small, steps=3, resume=True)
+
+
+def test_a_file_system_without_locks_is_named(small, monkeypatch):
+    def unable(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", unable)
+    with pytest.raises(ConfigError, match=r"run_dir='.*': its file system cannot lock a file \(Function not implem"):
+        run(small, steps=1)
 
 
 def test_resume_without_a_run_starts_one(small):

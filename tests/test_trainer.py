@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -96,6 +97,21 @@ def test_zero_stages_and_offload_agree_and_go_on(small, tmp_path, stage, offload
     a, b = (torch.cat([w.flatten() for w in weights(folder).values()]) for folder in (base, other))
     assert (a - b).norm() <= 1e-5 * a.norm()
     assert rows(base)[-1]["grad_norm/max"] == pytest.approx(rows(other)[-1]["grad_norm/max"], rel=1e-4)
+
+
+def test_the_saved_policy_has_its_buffers_and_each_weight_once(small):
+    parts = trainer.Trainer(configs.make(small))
+    parts.policy.lm.register_buffer("bias", torch.ones(3))
+    parts.policy.lm.register_buffer("cache", torch.ones(3), persistent=False)
+    tied = {"lm_head.weight"}
+    assert set(parts.engine.whole()) == set(parts.policy.lm.state_dict()) - tied
+    assert "bias" in parts.engine.whole()
+
+
+def test_another_device_than_deepspeed_takes_is_refused(small, monkeypatch):
+    monkeypatch.setattr("deepspeed.get_accelerator", lambda: SimpleNamespace(device_name=lambda: "cuda"))
+    with pytest.raises(ConfigError, match=r"device='cpu', but DeepSpeed trains on cuda .* CUDA_VISIBLE_DEVICES="):
+        trainer.Trainer(configs.make({**small, "device": "cpu"}))
 
 
 def test_bfloat16_with_every_extra_term_runs(small):
@@ -260,6 +276,7 @@ def test_tensorboard_gets_the_same_numbers(small):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = run(small, tensorboard=True)
+    assert len([*(folder / "tensorboard").iterdir()]) == 1
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     logged = {event.step: event.value for event in events.Scalars("reward/mean")}

@@ -24,7 +24,7 @@ from dgpo.config import ConfigError
 from dgpo.rollout.base import Sampling
 
 _OLDEST = (0, 27)  # reload_weights takes an iterator
-_INSTALL = "on GPUs pip install 'dgpo[gpu]', on a CPU as the README says"
+_INSTALL = "on GPUs pip install -e '.[gpu]', on a CPU as the README says"
 
 
 def require(config) -> None:
@@ -77,8 +77,7 @@ class VLLMSampler:
                 use_tqdm_on_load=False,
                 trust_remote_code=config.trust_remote_code,
             )
-        if self.on_cpu:
-            self._check_heads()
+        self._check_model(str(source))
         self.llm.apply_model(self._scale_logits)
 
     def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
@@ -172,16 +171,24 @@ class VLLMSampler:
 
         return scaled
 
-    def _check_heads(self) -> None:
+    def _check_model(self, source: str) -> None:
+        """Refuse what this engine would sample wrongly, or break in the trainer."""
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-        size, sizes = self.llm.llm_engine.model_config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
-        if size not in sizes:
-            self.close()
-            raise ConfigError(
-                f"rollout='vllm': the model's attention heads have {size} dimensions; on a CPU vLLM computes those of "
+        model, fault = self.llm.llm_engine.model_config, None
+        size, sizes = model.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
+        if self.on_cpu and size not in sizes:
+            fault = (
+                f"its attention heads have {size} dimensions; on a CPU vLLM computes those of "
                 f"{', '.join(map(str, sizes))} (for model='tiny', tiny.hidden / tiny.heads)"
             )
+        elif model.get_num_experts():  # `reload_weights` keeps the old experts on a CPU, and says nothing
+            fault = "a mixture of experts, whose weights do not all reach the engine; rollout='transformers' samples it"
+        elif model.using_transformers_backend():  # which changes the class of the trainer's model in this process
+            fault = "vLLM has no model of its own for it; rollout='transformers' samples it"
+        if fault:
+            self.close()
+            raise ConfigError(f"rollout='vllm', model={source!r}: {fault}")
 
 
 def _repack_head(model) -> None:

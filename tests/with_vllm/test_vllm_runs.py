@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from running import rows, run
+from transformers import Olmo2ForCausalLM, Qwen3MoeForCausalLM
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo.config import ConfigError
 from dgpo.evaluation import run as evaluation
 from dgpo.evaluation import settings
+from dgpo.model import load_lm
 from dgpo.rollout import vllm
 from dgpo.trainer import Trainer
 
@@ -58,6 +60,27 @@ def test_evaluation_of_a_checkpoint(tied, tmp_path):
 def test_heads_that_vllm_cannot_compute_on_a_cpu_are_named(small):
     with pytest.raises(ConfigError, match=r"heads have 16 dimensions; .* 32, 64, .*tiny\.hidden / tiny\.heads"):
         run(small, tiny={**small["tiny"], "heads": 4})
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "said"),
+    [
+        (
+            Qwen3MoeForCausalLM,
+            {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+            "a mixture of experts",
+        ),
+        (Olmo2ForCausalLM, {}, "vLLM has no model of its own for it"),
+    ],
+)
+def test_models_that_it_would_sample_wrongly_are_refused(small, tied, tmp_path, kind, size, said):
+    tokenizer = load_lm(tied)[1]
+    size = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, **size}
+    size |= {"vocab_size": len(tokenizer), "num_key_value_heads": 2, "eos_token_id": None, "pad_token_id": None}
+    kind(kind.config_class(**size)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match=f"{said}.*rollout='transformers' samples it"):
+        run(small, model=str(tmp_path / "model"))
 
 
 def test_a_step_ahead_in_another_process(small):
