@@ -16,7 +16,7 @@ from analysis import style
 from dgpo.evaluation import run
 from dgpo.evaluation.folder import EvaluationError, EvaluationFolder
 from dgpo.evaluation.report import both
-from dgpo.evaluation.scores import VERDICTS, Samples, compare, majority_at, pass_at, per_problem
+from dgpo.evaluation.scores import VERDICTS, Samples, compare, majority_at, pass_at, per_problem, unlike
 
 # Avg@32 and Pass@32 in per cent, mean of AIME24, AIME25, AMC23, MATH500, Minerva and OlympiadBench, as the README of
 # FlyTune/DGPO-RL gives them. Neither intervals nor the evaluation's temperature were published.
@@ -92,6 +92,7 @@ def pass_table(evaluations: Evaluations, ks=None) -> pd.DataFrame:
 def differences(evaluations: Evaluations, reference: str, k: int = 1) -> pd.DataFrame:
     """Each evaluation minus `reference` on every benchmark both have, in points, with intervals and p-values.
 
+    Where two were sampled with other settings a last column says so: they differ in more than the policy.
     Raises ValueError for an unknown reference, and where the problems differ.
     """
     if reference not in evaluations:
@@ -110,8 +111,11 @@ def differences(evaluations: Evaluations, reference: str, k: int = 1) -> pd.Data
                     f"pass@{k}" if k > 1 else "avg": both(found.samples, found.problems, "+.1f"),
                     "p over samples": found.p_samples,
                     "p over problems": found.p_problems,
+                    "not sampled alike": unlike(samples, base[samples.benchmark]),
                 }
             )
+    if not any(row["not sampled alike"] for row in rows):
+        rows = [{k: v for k, v in row.items() if k != "not sampled alike"} for row in rows]
     return pd.DataFrame(rows)
 
 

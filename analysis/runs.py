@@ -104,12 +104,14 @@ def numbers(run: Run) -> pd.Series:
         for when in ("before", "after"):
             table[f"held-out {name}@{k} {when}, 95 % interval"] = accuracy(when, name)
     if len(steps):
+        applied = "/applied" if "max_w_log/applied" in steps else ""  # older runs did not record these apart
+        where = " of a token with A ≠ 0" if applied else ", also of tokens with A = 0"
         table |= {
             "entropy of a token, first → last step (nats)": _first_last(steps["entropy"]),
             "tokens outside the trust region, first → last step": _first_last(1 - steps["tokens/IN"], ".2%"),
             "ratio π/π_old, smallest and largest": f"{steps['ratio/min'].min():.3g}, {steps['ratio/max'].max():.3g}",
-            "largest weight on ∇log π": f"{steps['max_w_log'].max():.3g}",
-            "largest weight on ∇π": f"{steps['max_w_prob'].max():.3g}",
+            f"largest weight on ∇log π{where}": f"{steps[f'max_w_log{applied}'].max():.3g}",
+            f"largest weight on ∇π{where}": f"{steps[f'max_w_prob{applied}'].max():.3g}",
             "largest gradient norm before clipping": f"{steps['grad_norm/max'].max():.3g}",
         }
         if "kl_to_start" in steps:

@@ -63,11 +63,15 @@ def pass_curves(results: Results, lines=None, publication: bool = False):
 
 
 def outcome(results: Results, metric: str = "avg", publication: bool = False):
-    """Every run (dot; collapsed: cross), the mean over seeds with its interval, and where avg@k began (dotted)."""
+    """Every run (dot; collapsed: cross), the mean over seeds with its interval, and where avg@k began (dotted).
+
+    All panels have one scale. Raises SweepError for a single seed.
+    """
+    results.check()
     frame = results.runs
     with style.figure_style(publication) as plt:
         size = (5.5, 0.9 + 0.2 * len(results.lines)) if publication else (0, 1.2 + 0.3 * len(results.lines))
-        fig, axes = _grid(plt, 1, len(results.panels), publication, height=size[1], sharey=True)
+        fig, axes = _grid(plt, 1, len(results.panels), publication, height=size[1], sharex=True, sharey=True)
         order = results.lines[::-1]
         for ax, panel in zip(axes[0], results.panels, strict=True):
             values = scores(results, metric, panel)

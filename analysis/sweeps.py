@@ -84,9 +84,11 @@ class Results:
                 raise SweepError(f"{name} {value!r} must be one of: {', '.join(map(repr, known))}")
         return next(n for n, c in self.cells.items() if c.levels[self.factor] == line and self.panel(n) == panel)
 
-    def check(self, reference: str) -> None:
-        """Raise SweepError for a line that there is not."""
-        if reference not in self.lines:
+    def check(self, reference: str | None = None) -> None:
+        """Raise SweepError for a single seed, from which no interval over seeds can be had, and an unknown line."""
+        if len(self.sweep.seeds) < 2:
+            raise SweepError(f"a comparison needs at least two seeds; there is seed {self.sweep.seeds[0]} alone")
+        if reference is not None and reference not in self.lines:
             raise SweepError(f"reference {reference!r} must be one of: {', '.join(self.lines)}")
 
     def method(self, line: str) -> str:

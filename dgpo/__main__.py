@@ -45,13 +45,18 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("methods", help="list the methods")
     evaluation = commands.add_parser("eval", help="evaluate a checkpoint")
     evaluation.add_argument("settings", nargs="*", metavar="key=value", help="settings of dgpo.evaluation.settings")
-    evaluation.add_argument("--rescore", metavar="FOLDER", help="judge the completions of an evaluation again")
-    evaluation.add_argument("--compare", nargs=2, metavar="FOLDER", help="paired differences, first minus second")
+    either = evaluation.add_mutually_exclusive_group()
+    either.add_argument("--rescore", metavar="FOLDER", help="judge the completions of an evaluation again")
+    either.add_argument("--compare", nargs=2, metavar="FOLDER", help="paired differences, first minus second")
     commands.add_parser("data", help="report on files of problems")
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["data"]:  # has options of its own
         return _data(words[1:])
-    args = parser.parse_args(words)
+    args, rest = parser.parse_known_args(words)  # which leaves over the settings behind an option
+    if bad := [word for word in rest if word.startswith("-") or "=" not in word or "settings" not in args]:
+        parser.error(f"unrecognized arguments: {' '.join(bad)}")
+    if rest:
+        args.settings += rest
     try:
         run = {"train": _train, "plan": _plan, "sweep": _sweep, "methods": _methods, "eval": _eval}[args.command]
         return run(args)
@@ -106,6 +111,8 @@ def _sweep(args) -> int:
     sweep, shard = definition.load(args.file, **overrides), definition.parse_shard(args.shard)
     from dgpo.sweep import execute, report, table
 
+    if args.report:
+        execute.check(sweep)
     statuses = {} if args.report else execute.execute(sweep, args.jobs, shard, args.only)
     print(report.write(sweep, table.collect(sweep)))
     return int(execute.FAILED in statuses.values())
@@ -161,6 +168,8 @@ def parse(settings: list[str]) -> tuple[str, dict]:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise configs.ConfigError(f"{word!r} is not of the form key=value")
+        if name in overrides:
+            raise configs.ConfigError(f"{name} is set twice, the second time by {word!r}")
         try:
             overrides[name] = yaml.safe_load(value)
         except yaml.YAMLError:

@@ -19,6 +19,26 @@ def test_recipe_and_settings():
     assert cli.parse(["x.yaml", 'tiny={"steps": 20}']) == ("x.yaml", {"tiny": {"steps": 20}})
 
 
+def test_settings_may_stand_behind_options(monkeypatch, capsys):
+    asked = []
+    for name in ("_plan", "_sweep"):
+        monkeypatch.setattr(cli, name, lambda args: asked.append(args) or 0)
+    assert cli.main(["plan", "r1-distill-7b", "--gpus", "8", "prompts=64"]) == 0
+    assert cli.main(["sweep", "s.yaml", "--report", "seeds=[0]"]) == 0
+    assert [args.settings for args in asked] == [["r1-distill-7b", "prompts=64"], ["seeds=[0]"]]
+    assert (asked[0].gpus, asked[1].report) == (8, True)
+    for words in (["plan", "--gpus", "8", "--gpu_count=8"], ["sweep", "s.yaml", "--report", "now"], ["methods", "n=1"]):
+        with pytest.raises(SystemExit):
+            cli.main(words)
+        assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
+def test_rescore_and_compare_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["eval", "--rescore", "a", "--compare", "b", "c"])
+    assert "--compare: not allowed with argument --rescore" in capsys.readouterr().err
+
+
 def test_train_prints_the_run_folder(small, capsys):
     words = [f"{k}={v}" for k, v in {**small, "steps": 1}.items()]
     assert cli.main(["train", "tiny", *words]) == 0
@@ -36,9 +56,13 @@ def test_train_prints_the_run_folder(small, capsys):
         (["train", "nowhere"], "recipe 'nowhere'"),
         (["train", "tiny", "oops"], "'oops' is not of the form key=value"),
         (["train", "tiny", "steps=[1"], "steps='[1'"),
+        (["train", "tiny", "n=1", "seed=3", "n=4"], "n is set twice, the second time by 'n=4'"),
+        (["train", "tiny", "method=mymethods:Mine", "power=abc"], "power='abc' must be a number in (-inf, inf)"),
     ],
 )
-def test_mistakes_end_before_anything_is_loaded(words, said, capsys, monkeypatch):
+def test_mistakes_end_before_anything_is_loaded(words, said, capsys, monkeypatch, tmp_path):
+    (tmp_path / "mymethods.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "dgpo.trainer", None)  # importing it would raise another error
     assert cli.main(words) == 2
     assert said in capsys.readouterr().err

@@ -14,9 +14,10 @@ import pytest
 import torch
 from running import OWN, ROOT, random_model, some_problems
 
+from analysis import evaluations
 from dgpo import __main__ as cli
 from dgpo.config import ConfigError
-from dgpo.evaluation import benchmarks, run, settings
+from dgpo.evaluation import benchmarks, report, run, settings
 from dgpo.evaluation.folder import COLUMNS, EvaluationError, EvaluationFolder
 from dgpo.evaluation.scores import pass_curve
 from dgpo.files import lock
@@ -91,7 +92,9 @@ class TestFolder:
         assert row["avg@4"] == pytest.approx(1 / (4 * P))
         assert pd.read_parquet(folder.path / "per_problem.parquet")["right"].tolist() == [1] + [0] * (P - 1)
         assert cli.main(["eval", "--compare", given["eval_dir"], given["eval_dir"]]) == 0
-        assert "p = 1.0000" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "p = 1.0000" in said
+        assert "warning" not in said
 
     def test_a_killed_evaluation_goes_on_and_is_as_if_undisturbed(self, given, tmp_path):
         given |= {"n": 8, "chunk_rows": 20, "max_new_tokens": 32}
@@ -148,11 +151,27 @@ class TestFolder:
             model=str(checkpoint), eval_dir=str(tmp_path), difficulty=1, chain_problems=20, n=64, max_new_tokens=14
         )
         (result,) = run.read(run.evaluate(config))
+        assert result.sampling == {
+            "temperature": 0.6, "top_p": 0.95, "dtype": "float32", "rollout": "transformers", "chain_max_new_tokens": 40
+        }  # fmt: skip
         assert result.right.shape == (20,)
         assert 0 < result.right.sum() < 64 * 20
         curve = pass_curve(result)["pass"]
         assert (np.diff(curve) >= 0).all()
         assert curve.iloc[0] == result.right.mean() / 64
+
+
+def test_completions_of_other_settings_are_compared_with_a_warning(given, tmp_path):
+    """The very same policy, looked at in two ways: whatever the numbers say, it is not a difference of policies."""
+    given |= {"n": 2, "limit": 4, "max_new_tokens": 2}
+    ways = {"cold": {"temperature": 0.05}, "warm": {"temperature": 1.0, "max_new_tokens": 3, "chunk_rows": 7}}
+    for name, way in ways.items():
+        run.evaluate(settings.load(**{**given, **way, "eval_dir": str(tmp_path / name)}))
+    said = report.differences(tmp_path / "cold", tmp_path / "warm")
+    assert said.endswith("they were sampled with temperature: 0.05 → 1.0; max_new_tokens: 2 → 3")
+    found = evaluations.read({name: tmp_path / name for name in ways})
+    table = evaluations.differences(found, "warm")
+    assert table["not sampled alike"].tolist() == ["temperature: 0.05 → 1.0; max_new_tokens: 2 → 3"]
 
 
 class TestRefusals:
@@ -237,6 +256,12 @@ class TestRefusals:
         assert cli.main(["eval", *options, *words]) == 2
         assert said in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
+
+    def test_the_folder_of_a_run_is_no_policy(self, given, model, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "policy").symlink_to(model)
+        with pytest.raises(ConfigError, match=r"is the folder of a run: its policy is model=.*/run/policy$"):
+            run.evaluate(settings.load(**{**given, "model": str(tmp_path / "run")}))
 
     def test_unknown_benchmark_lists_those_found(self, given, data_dir):
         (data_dir / "aime2024.jsonl").write_text("{}\n")

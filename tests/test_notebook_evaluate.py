@@ -29,8 +29,8 @@ def test_it_runs_and_shows_tables_and_figures(executed):
     data = shown(executed / "out.ipynb")
     assert sum("image/png" in d for d in data) == 3
     html = "".join(d.get("text/html", "") for d in data)
-    assert "published, R1-Distill-Qwen-1.5B" in html
-    assert "52.7" in html
+    assert "ours" in html
+    assert "published" not in html  # a toy's score is not to be set beside those of R1-Distill
     for name in ("start", "dgpo"):
         found = {path.name for path in (executed / name / "figures").iterdir()}
         assert found == {"pass.png", "problems-chain.png", "lengths.png"}
@@ -50,6 +50,12 @@ def test_the_folders_serve_without_the_notebook(executed):
 def test_an_unknown_parameter_stops_it(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'temprature'"):
         execute("evaluate", tmp_path / "out.ipynb", {"temprature": 1})
+
+
+def test_settings_of_the_evaluation_are_checked_before_the_training(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="n=0: Input should be greater than"):
+        execute("evaluate", tmp_path / "out.ipynb", {"folder": str(tmp_path / "e"), "n": 0, "training": {"steps": 1}})
+    assert not (tmp_path / "e").exists()
 
 
 def test_mistakes_name_what_there_is(executed):

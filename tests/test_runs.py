@@ -1,6 +1,7 @@
 """Reading run folders, and the figures made of them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,14 @@ def test_the_table_has_the_numbers_of_the_summary(run):
     after = run.summary["after"]["eval/avg@2"]
     assert table["held-out avg@2 after, 95 % interval"].startswith(f"{after:.3f}")
     assert table["steps"] == 4
+
+
+def test_the_largest_weights_are_of_tokens_that_acted(run):
+    steps = run.metrics
+    mixed = steps.assign(**{"max_w_log": 99.0, "max_w_log/applied": 3.0})
+    assert runs.numbers(replace(run, metrics=mixed))["largest weight on ∇log π of a token with A ≠ 0"] == "3"
+    older = steps.drop(columns=["max_w_log/applied", "max_w_prob/applied"]).assign(max_w_log=99.0)
+    assert runs.numbers(replace(run, metrics=older))["largest weight on ∇log π, also of tokens with A = 0"] == "99"
 
 
 def test_figures_are_drawn_and_saved(run):

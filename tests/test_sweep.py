@@ -90,6 +90,7 @@ def test_the_report_says_what_was_equal_and_what_a_method_decided_itself(done):
     assert "`eps_high` is left to the method: 0.28 in gppo" in text
     assert "`eps_high` does not exist in wild: there it cannot be made equal" in text
     assert "wild seed 0 diverged: step" in text
+    assert "| nan" not in text  # of what `wild` has none of there is a dash
     digest = json.loads((sweep.path / "policies.json").read_text())
     assert all(value[:16] in text for value in digest.values())
     assert len(digest) == 1
@@ -271,6 +272,13 @@ def test_the_command(done, capsys):
     file = str(sweep.path / "sweep.yaml")
     assert cli.main(["sweep", file, "--report"]) == 0
     assert "# Sweep test" in capsys.readouterr().out
+    table_before = (sweep.path / "sweep.parquet").read_bytes()
+    for change, said in (("steps=1", "cell 'grpo', steps: 3 → 1"), ("seeds=[0]", "seed 1 is gone")):
+        assert cli.main(["sweep", file, "--report", change]) == 2  # those are not the runs that are there
+        assert said in capsys.readouterr().err
+    assert (sweep.path / "sweep.parquet").read_bytes() == table_before
+    assert cli.main(["sweep", file, "--report", "seeds=[0, 1, 2]"]) == 0  # it may grow
+    assert "unfinished" in capsys.readouterr().out
     for words, said in (
         (["--shard", "3/2"], "shard='3/2' must be i/n"),
         (["--jobs", "0"], "jobs=0 must be at least 1"),

@@ -82,6 +82,21 @@ def test_a_missing_seed_is_named():
         sweeps.comparison(short, "avg", "grpo")
 
 
+def test_one_seed_is_no_comparison():
+    results = made_up({}, seeds=1)
+    for call in (sweeps.findings, sweeps.main_table, sweep_plots.differences):
+        with pytest.raises(sweeps.SweepError, match=r"needs at least two seeds; there is seed 0 alone"):
+            call(results, "grpo")
+    with pytest.raises(sweeps.SweepError, match="at least two seeds"):
+        sweep_plots.outcome(results)
+    sweep_plots.learning(results)  # which shows it all the same
+
+
+def test_the_panels_of_an_outcome_have_one_scale():
+    figure = sweep_plots.outcome(made_up({("cispo", "lr=0.2"): 0.4}))
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+
+
 class TestFindings:
     def test_no_difference_says_so(self):
         said = sweeps.findings(made_up({}), "grpo")

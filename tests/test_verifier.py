@@ -197,3 +197,18 @@ def test_audit_of_a_problem_file_and_of_one_that_cannot_be_read(tmp_path, capsys
     assert capsys.readouterr().out.startswith("1 judged. dgpo: 1 correct.")
     assert audit.main([str(path), "--answer-field", "gold"]) == 2
     assert "line 1: no field 'gold'; the row has 'problem', 'answer'" in capsys.readouterr().err
+    assert audit.main([str(path), "--completion-field", "answr"]) == 2  # not judged by its own answer in a box
+    assert "line 1: no field 'answr'; the row has 'problem', 'answer'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        audit.main([str(path), "--workers", "0"])
+    assert "--workers 0 must be at least 1" in capsys.readouterr().err
+
+
+def test_audit_leaves_out_empty_answers_but_no_empty_completion(tmp_path, capsys):
+    path = tmp_path / "completions.jsonl"
+    path.write_text('{"answer": NaN}\n{"answer": " "}\n{"answer": null}\n{"answer": "4", "completion": ""}\n')
+    assert audit.main([str(path), "--workers", "1"]) == 0
+    assert capsys.readouterr().out.startswith("1 judged. dgpo: 1 no_answer.")
+    path.write_text('{"answer": "4", "solution": 4}\n')
+    assert audit.main([str(path), "--completion-field", "solution"]) == 2
+    assert "line 1: the completion is 4, not a string" in capsys.readouterr().err

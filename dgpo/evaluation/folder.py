@@ -175,6 +175,7 @@ class EvaluationFolder:
             where = tuple(np.array(places).T)
             for name, values in self.read(benchmark, path, places, names).items():
                 array[name][where] = np.array(values, dtype=object)
+        limit = "chain_max_new_tokens" if benchmark == "chain" else "max_new_tokens"
         return Samples(
             benchmark=benchmark,
             sha256=self.manifest["benchmarks"][benchmark]["sha256"],
@@ -183,6 +184,7 @@ class EvaluationFolder:
             answers=array["answer"],
             lengths=array["length"].astype(float),
             finished=array["finished"].astype(bool),
+            sampling={name: getattr(self.config, name) for name in (*settings.SAMPLING, limit)},
         )
 
     def completions(self, benchmark: str) -> Iterator[pd.DataFrame]:

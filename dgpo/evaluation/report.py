@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dgpo.evaluation import run
 from dgpo.evaluation.folder import EvaluationError, EvaluationFolder
-from dgpo.evaluation.scores import VERDICTS, Interval, compare, pass_at, powers, summary
+from dgpo.evaluation.scores import VERDICTS, Interval, compare, pass_at, powers, summary, unlike
 
 
 def table(path: str | Path) -> str:
@@ -31,7 +31,8 @@ def table(path: str | Path) -> str:
 
 
 def differences(first: str | Path, second: str | Path) -> str:
-    """avg of the first minus the second on each benchmark they share, with intervals and p-values.
+    """avg of the first minus the second on each benchmark they share, with intervals and p-values, and a warning where
+    the completions were not sampled with the same settings: then the difference is not of the policies alone.
 
     Raises EvaluationError when they share none or the problems differ.
     """
@@ -47,6 +48,8 @@ def differences(first: str | Path, second: str | Path) -> str:
                 f"{samples.benchmark}: avg {both(found.samples, found.problems, '+.1f')}, "
                 f"p = {found.p_samples:.4f} over samples, {found.p_problems:.4f} over problems"
             )
+            if settings := unlike(samples, others[samples.benchmark]):
+                lines.append(f"  warning: not a difference of the policies alone, they were sampled with {settings}")
     if not lines:
         raise EvaluationError(f"{first} and {second} have no benchmark in common")
     return "\n".join([f"{first} − {second}, in points; [over samples] (over problems)", *lines])

@@ -6,13 +6,14 @@ are a sample, and the interval is much wider. Neither covers the seed of trainin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from dgpo.config import changes
 from dgpo.evaluate import pass_at_k
 from dgpo.verifier import Verdict, notation
 
@@ -43,6 +44,7 @@ class Samples:
     sha256     of the benchmark: comparisons are made on equal ones
     verdicts   names of `dgpo.verifier.Verdict`
     answers    what stood in the box, None where nothing did
+    sampling   the settings they were drawn with: temperature, top_p, limit of tokens, dtype, rollout
     """
 
     benchmark: str
@@ -52,6 +54,7 @@ class Samples:
     answers: np.ndarray
     lengths: np.ndarray
     finished: np.ndarray
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -193,6 +196,11 @@ def compare(a: Samples, b: Samples, k: int = 1, draws: int = 10_000, confidence:
         flipped += int((np.abs((signs * d).mean(1)) >= abs(value) - 1e-12).sum())
     made = 500 * -(-draws // 500)
     return Difference(samples, (moved + 1) / (made + 1), problems, (flipped + 1) / (made + 1))
+
+
+def unlike(a: Samples, b: Samples) -> str:
+    """The settings of sampling in which two evaluations differ, `name: of a → of b`; empty if in none."""
+    return "; ".join(changes({name: v for name, v in a.sampling.items() if name in b.sampling}, b.sampling))
 
 
 def _scores(samples: Samples, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -58,6 +58,9 @@ class EvalConfig(BaseModel):
 # What may differ when an evaluation goes on: the policy and the problems are compared by their content.
 CONTINUABLE = ("eval_dir", "overwrite", "model", "tiny", "threads", "data_dir", "k", "rollout_rows", "vllm")
 
+# What else than the policy and the problems decides a score, with the limit of tokens.
+SAMPLING = ("temperature", "top_p", "dtype", "rollout")
+
 
 def load(**settings: Any) -> EvalConfig:
     """A validated EvalConfig. Raises ConfigError for an unknown setting and for values that are not allowed."""

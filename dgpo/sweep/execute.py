@@ -92,11 +92,17 @@ def claim(sweep: Sweep) -> None:
         raise ConfigError(f"folder={sweep.folder!r} is not empty and not a sweep; nothing there was touched")
     sweep.path.mkdir(parents=True, exist_ok=True)
     with locked(sweep.path):
-        if path.exists() and (changed := differences(load(path, folder=sweep.folder), sweep)):
-            raise ConfigError(f"folder={sweep.folder!r} was made with another sweep: {'; '.join(changed)}")
-        for run in sweep.runs():
-            _check(run)
+        check(sweep)
         write_whole(path, lambda scratch: dump(sweep, scratch))
+
+
+def check(sweep: Sweep) -> None:
+    """Raise ConfigError where the folder holds another sweep, or a run of other settings than the sweep's."""
+    path = sweep.path / "sweep.yaml"
+    if path.exists() and (changed := differences(load(path, folder=sweep.folder), sweep)):
+        raise ConfigError(f"folder={sweep.folder!r} was made with another sweep: {'; '.join(changed)}")
+    for run in sweep.runs():
+        _check(run)
 
 
 @contextlib.contextmanager

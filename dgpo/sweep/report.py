@@ -107,7 +107,7 @@ def _outcome(sweep: Sweep, frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFr
         for name in ("mean", "min", "max"):
             table[f"{score} {name}"] = last.groupby("cell").agg(name).map("{:.3f}".format)
     if "cpu_seconds" in runs:
-        table["CPU s a run"] = runs.groupby("cell")["cpu_seconds"].mean().map("{:.1f}".format)
+        table["CPU s a run"] = runs.groupby("cell")["cpu_seconds"].mean().map("{:.1f}".format, na_action="ignore")
     return table.fillna(ABSENT)
 
 

@@ -3,7 +3,7 @@
     python -m dgpo.verifier FILE [--answer-field answer] [--completion-field completion] [--workers 2]
 
 FILE is .jsonl, .json, .parquet or .csv. Rows with a completion are judged by it; in a file of problems, which has none,
-every reference answer is put in a box and judged against itself.
+every reference answer is put in a box and judged against itself. Rows with an empty answer are left out.
 """
 
 import argparse
@@ -20,9 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dgpo.verifier", description=__doc__.splitlines()[0])
     parser.add_argument("file")
     parser.add_argument("--answer-field", default="answer")
-    parser.add_argument("--completion-field", default="completion")
+    parser.add_argument("--completion-field", help="then every row has to have it (completion, where there is one)")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"--workers {options.workers} must be at least 1")
     try:
         numbers, pairs = _pairs(options.file, options.answer_field, options.completion_field)
     except DataError as error:
@@ -38,20 +40,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _pairs(file: str, answer_field: str, completion_field: str):
+def _pairs(file: str, answer_field: str, completion_field: str | None):
     numbers, pairs = [], []
+    wanted = [answer_field] if completion_field is None else [answer_field, completion_field]
     for number, row in read_rows(file):
         if isinstance(row, str):
             raise DataError(f"{file}, line {number}: {row}")
-        if answer_field not in row:
-            raise DataError(
-                f"{file}, line {number}: no field {answer_field!r}; the row has {', '.join(map(repr, row))}"
-            )
-        if row[answer_field] in (None, ""):
+        if absent := [field for field in wanted if field not in row]:
+            raise DataError(f"{file}, line {number}: no field {absent[0]!r}; the row has {', '.join(map(repr, row))}")
+        answer = row[answer_field]
+        if answer is None or answer != answer or not str(answer).strip():  # NaN is not itself
             continue
-        gold = answer_text(row[answer_field])
+        gold = answer_text(answer)
+        completion = row.get(completion_field or "completion")
+        if completion is None and completion_field is None:
+            completion = rf"\boxed{{{gold}}}"
+        if not isinstance(completion, str):
+            raise DataError(f"{file}, line {number}: the completion is {completion!r}, not a string")
         numbers.append(number)
-        pairs.append((gold, row.get(completion_field) or rf"\boxed{{{gold}}}"))
+        pairs.append((gold, completion))
     return numbers, pairs
 
 
