@@ -296,6 +296,20 @@ class TestOwnMethod:
             assert w.tolist() == [[1.0, 0.0]]
             assert not w.requires_grad
 
+    @pytest.mark.parametrize("value", ["abc", "1e-3", True, None, math.inf, math.nan, [1.0]])
+    def test_a_plain_field_that_is_annotated_as_a_number_takes_finite_numbers_alone(self, value):
+        @dataclass(frozen=True)
+        class Mine(methods.Method):
+            power: float = 0.5
+            steps: "int" = 3
+            cap: float = None
+            kind: str = "soft"
+
+        assert Mine(power=2, steps=4, kind=value).params()["power"] == 2
+        for name in ("power", "steps", "cap")[: 2 if value is None else 3]:  # a default of None is allowed
+            with pytest.raises(ValueError, match=rf"method 'Mine': {name}=.* must be a number in \(-inf, inf\)"):
+                Mine(**{name: value})
+
     def test_taking_a_key_or_registering_no_method_is_an_error(self):
         with pytest.raises(ValueError, match="'dgpo' is already registered"):
 

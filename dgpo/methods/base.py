@@ -294,7 +294,7 @@ def _hint(word, options) -> str:
 def _check_param(method: Method, f: dataclasses.Field):
     value, rule = getattr(method, f.name), f.metadata
     if "above" not in rule and f.type in (int, float, "int", "float"):  # as text with `from __future__`
-        rule = param(value).metadata  # any finite number
+        rule = param(value, optional=f.default is None).metadata  # any finite number
     if "above" not in rule or (value is None and rule["optional"]):
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
