@@ -63,7 +63,7 @@ class Engine:
         )
         if config.zero_stage == 3:
             _own_head(policy)
-        self._finite = torch.ones((), dtype=torch.bool, device=policy.device)
+        self._sizes: list[Tensor] = []  # of the losses and gradients of an update
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._watch)
@@ -105,14 +105,14 @@ class Engine:
         Returns the gradient norm before clipping, and the learning rate used. Raises NonFiniteError, with the weights
         as they were, when a loss or a gradient is NaN or infinite.
         """
-        self._finite.fill_(True)
+        self._sizes.clear()
         lr = self.deepspeed.get_lr()[0]
         for i, loss in enumerate(losses):
-            self._finite &= loss.detach().isfinite()
+            self._sizes.append(loss.detach().float())
             self.deepspeed.set_gradient_accumulation_boundary(i == count - 1)
             # DeepSpeed averages over ranks; the losses of the ranks are parts of one sum.
             self.deepspeed.backward(loss * ranks.size(), scale_wrt_gas=False)
-        if ranks.total((~self._finite).float()) > 0:
+        if ranks.total((~torch.stack(self._sizes).isfinite()).sum()) > 0:
             self.deepspeed.optimizer.zero_grad()
             raise NonFiniteError("the loss or a gradient is NaN or infinite")
         self.deepspeed.step()
@@ -157,7 +157,7 @@ class Engine:
 
     def _watch(self, gradient: Tensor) -> None:
         # The sum of squares, not the elements: a norm can overflow where no gradient does, and clipping divides by it.
-        self._finite &= gradient.float().square().sum().isfinite()
+        self._sizes.append(gradient.float().square().sum())
 
 
 def lr_factor(config: Config):

@@ -38,23 +38,27 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, scale, with_entropy):
         N, chunk = len(hidden), _chunk(weight)
+        whole = None  # the log-probabilities of all words, kept for the backward pass where they are a single chunk
         logp, lse, entropy = hidden.new_zeros(3, N, dtype=_wide(hidden.dtype))
         for i in range(0, N, chunk):
             s = slice(i, i + chunk)
             z = _logits(hidden[s], weight, bias, scale)
             lse[s] = z.logsumexp(-1)
             logp[s] = z.gather(-1, targets[s, None]).squeeze(-1) - lse[s]
-            if with_entropy:
+            if keep := N <= chunk and any(ctx.needs_input_grad):
+                whole = z
+            if with_entropy or keep:
                 z -= lse[s, None]
+            if with_entropy:
                 entropy[s] = -(z.exp() * z.clamp(min=-1e9)).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
+        ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy, whole)
         ctx.scale, ctx.with_entropy = scale, with_entropy
         ctx.mark_non_differentiable(*([] if with_entropy else [entropy]))
         return logp, entropy
 
     @staticmethod
     def backward(ctx, grad_logp, grad_entropy):
-        hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, lse, entropy, whole = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         # accumulated at least in float32: nineteen bfloat16 additions would lose what one matrix product keeps
         grad_weight = torch.zeros_like(weight, dtype=_wide(weight.dtype)) if ctx.needs_input_grad[1] else None
@@ -62,15 +66,14 @@ class _TokenLogProbs(torch.autograd.Function):
         chunk = _chunk(weight)
         for i in range(0, len(hidden), chunk):
             s = slice(i, i + chunk)
-            g = _logits(hidden[s], weight, bias, ctx.scale)
-            g -= lse[s, None]
+            z = whole if whole is not None else _logits(hidden[s], weight, bias, ctx.scale).sub_(lse[s, None])
+            by_word = -grad_logp[s, None]
             if ctx.with_entropy:
-                extra = (g.clamp(min=-1e9) + entropy[s, None]).mul_(grad_entropy[s, None])
-                g = g.exp_().mul_(extra.add_(grad_logp[s, None])).neg_()
-            else:
-                g.exp_().mul_(-grad_logp[s, None])
+                by_word = (z.clamp(min=-1e9) + entropy[s, None]).mul_(-grad_entropy[s, None]).add_(by_word)
+            g = z.exp_() if whole is None else z.exp()  # what was kept may be asked for again
+            g.mul_(by_word)
             g.scatter_add_(-1, targets[s, None], grad_logp[s, None])
-            g = g.mul_(ctx.scale).to(hidden.dtype)
+            g = (g if ctx.scale == 1.0 else g.mul_(ctx.scale)).to(hidden.dtype)
             grad_hidden[s] = g @ weight
             if grad_weight is not None and grad_weight.dtype == weight.dtype:
                 grad_weight.addmm_(g.T, hidden[s])
