@@ -45,7 +45,7 @@ class _TokenLogProbs(torch.autograd.Function):
             z = _logits(hidden[s], weight, bias, scale)
             lse[s] = z.logsumexp(-1)
             logp[s] = z.gather(-1, targets[s, None]).squeeze(-1) - lse[s]
-            if keep := N <= chunk and any(ctx.needs_input_grad):
+            if keep := chunk >= N and any(ctx.needs_input_grad):
                 whole = z
             if with_entropy or keep:
                 z -= lse[s, None]
@@ -107,7 +107,7 @@ def token_logprobs(
 
     hidden `[N, H]`, weight `[V, H]`, targets `[N]` → two `[N]`. Logits are made in the model's dtype, the rest in
     float32 (float64 for a float64 model). Peak memory is O(chunk · V) with chunk · V · 4 bytes ≤ 64 MiB, forward and
-    backward. Without `with_entropy` the entropy is zeros and has no gradient.
+    backward; between the two nothing is kept but what is a single chunk. Without `with_entropy` the entropy is zeros and has no gradient.
     """
     return _TokenLogProbs.apply(hidden, weight, bias, targets, 1.0 / temperature, with_entropy)
 
