@@ -107,7 +107,8 @@ def token_logprobs(
 
     hidden `[N, H]`, weight `[V, H]`, targets `[N]` → two `[N]`. Logits are made in the model's dtype, the rest in
     float32 (float64 for a float64 model). Peak memory is O(chunk · V) with chunk · V · 4 bytes ≤ 64 MiB, forward and
-    backward; between the two nothing is kept but what is a single chunk. Without `with_entropy` the entropy is zeros and has no gradient.
+    backward; between the two nothing is kept but what is a single chunk. Without `with_entropy` the entropy is zeros
+    and has no gradient.
     """
     return _TokenLogProbs.apply(hidden, weight, bias, targets, 1.0 / temperature, with_entropy)
 
