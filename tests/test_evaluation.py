@@ -186,7 +186,7 @@ class TestRefusals:
 
         other = tmp_path / "other"
         shutil.copytree(model, other)
-        (other / "generation_config.json").write_text('{"top_k": 3}')
+        (other / "generation_config.json").write_text('{"do_sample": true, "top_k": 3}')
         with pytest.raises(EvaluationError, match="completions of another model"):
             run.evaluate(settings.load(**{**done, "model": str(other)}))
         with pytest.raises(EvaluationError, match=r"other settings: temperature: 0\.6 → 1\.0"):

@@ -228,7 +228,7 @@ class TestFolder:
 
     def test_policies_whose_folders_have_one_name_are_told_apart(self, checkpoint, tmp_path):
         folders = [shutil.copytree(checkpoint, tmp_path / name / "policy") for name in ("a", "b")]
-        (folders[1] / "generation_config.json").write_text('{"top_k": 3}')
+        (folders[1] / "generation_config.json").write_text('{"do_sample": true, "top_k": 3}')
         loaded = [configs.make({**SWEPT, "task": "chain", "model": str(folder)}) for folder in folders]
         found = execute._policies(loaded)
         assert sorted(found) == sorted(map(str, folders))
