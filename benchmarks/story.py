@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from dgpo import __main__ as cli
 from dgpo import tiny
+from dgpo.config import ConfigError
 from dgpo.files import write_whole
 from dgpo.progress import Progress
 from dgpo.seeds import derive
@@ -266,7 +267,7 @@ def main(words: list[str]) -> int:
     folder = Path("runs/story" if not words or "=" in words[0] else words.pop(0))
     try:
         settings = Settings(**cli.parse(["tiny", *words])[1])
-    except pydantic.ValidationError as error:
+    except (ConfigError, pydantic.ValidationError) as error:
         raise SystemExit(f"error: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
     made, asked = folder / "story.json", settings.model_dump_json(exclude={"seeds", "rl", "save_every", "workers"})

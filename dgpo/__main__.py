@@ -9,6 +9,7 @@ python -m dgpo methods                             the methods, their parameters
 """
 
 import argparse
+import errno
 import sys
 
 import yaml
@@ -73,7 +74,11 @@ def _fail(error: Exception, code: int) -> int:
 
 def _train(args) -> int:
     recipe, overrides = parse(args.settings)
-    config = configs.load(recipe, **overrides)
+    try:
+        config = configs.load(recipe, **overrides)
+    except configs.ConfigError as error:
+        error.is_echo = ranks.rank() > 0  # all ranks were given the same words
+        raise
     from dgpo.checkpoint import CheckpointError  # after validation: these imports take seconds
     from dgpo.memory import OutOfMemory
     from dgpo.mismatch import MismatchError
@@ -85,6 +90,10 @@ def _train(args) -> int:
         folder = train(config)
     except (CheckpointError, DataError, MismatchError, OutOfMemory, SamplerError, TrainingDiverged) as error:
         return _fail(error, 2 if isinstance(error, DataError) else 3)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return _fail(OSError(f"run_dir={config.run_dir!r} cannot be written to: {error}"), 3)
     if ranks.rank() == 0:
         print(folder)
     ranks.leave()

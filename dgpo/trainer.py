@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import GenerationConfig
 
 from dgpo import mismatch, ranks, rollout, summary, tasks, tiny
 from dgpo.batch import Batch, concatenate
@@ -321,5 +322,9 @@ class Trainer:
         )
 
     def _save_policy(self, weights: dict[str, Tensor], folder: Path) -> None:
-        self.policy.lm.save_pretrained(folder, state_dict=weights)
+        lm, generation = self.policy.lm, self.policy.lm.generation_config
+        lm.generation_config = GenerationConfig()  # one that contradicts itself is read by transformers and not saved
+        lm.save_pretrained(folder, state_dict=weights)
+        lm.generation_config = generation
+        generation.to_json_file(folder / "generation_config.json")
         self.tokenizer.save_pretrained(folder)

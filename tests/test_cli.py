@@ -1,5 +1,7 @@
 """python -m dgpo: what it accepts, what it prints, and with which exit status it fails."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -91,6 +93,24 @@ def test_a_method_in_a_file_of_ones_own_trains(small, tmp_path, monkeypatch, cap
     for bad, said in (("mymethods:Yours", "no 'Yours'"), ("mymethods:dataclass", "frozen dataclass"), ("no:X", "'no'")):
         assert cli.main(["train", "tiny", f"method={bad}"]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rank", "told"), [("0", "error: steps=0: "), ("1", "")])
+def test_of_all_ranks_the_first_refuses_the_words_that_all_were_given(monkeypatch, capsys, rank, told):
+    monkeypatch.setattr("dgpo.ranks.rank", lambda: int(rank))
+    assert cli.main(["train", "tiny", "steps=0"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(told)
+    assert bool(said) == bool(told)
+
+
+def test_a_full_disk_is_named(small, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("dgpo.runfolder._append", full)
+    assert cli.main(["train", "tiny", *(f"{k}={v}" for k, v in small.items())]) == 3
+    assert f"error: run_dir='{small['run_dir']}' cannot be written to: [Errno 28] No space" in capsys.readouterr().err
 
 
 def test_methods_are_listed_with_their_parameters(capsys):

@@ -146,6 +146,11 @@ class TestFolder:
             assert len(list(run.read(given["eval_dir"]))) == 1, "reading is free"
         run.rescore(given["eval_dir"])
 
+    def test_a_launcher_is_refused(self, given, monkeypatch):
+        monkeypatch.setattr("dgpo.ranks.size", lambda: 2)
+        with pytest.raises(ConfigError, match="an evaluation is one process, and a launcher started 2"):
+            run.evaluate(settings.load(**given))
+
     def test_a_trained_kind_of_policy_on_chain(self, checkpoint, tmp_path):
         config = settings.load(
             model=str(checkpoint), eval_dir=str(tmp_path), difficulty=1, chain_problems=20, n=64, max_new_tokens=14

@@ -43,11 +43,6 @@ class TestFoldersThatDoNotServe:
         with pytest.raises(ConfigError, match="model' has no tokenizer"):
             load_lm(folder)
 
-    def test_whose_generation_settings_could_not_be_saved(self, folder):
-        (folder / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_p": 0.95}')
-        with pytest.raises(ConfigError, match=r"its generation_config\.json contradicts itself: .*temperature"):
-            load_lm(folder)
-
     def test_of_an_unknown_architecture(self, folder):
         edit(folder, model_type="resonator")
         with pytest.raises(ConfigError, match="model type `resonator` but Transformers does not recognize"):

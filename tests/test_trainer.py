@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +107,15 @@ def test_the_saved_policy_has_its_buffers_and_each_weight_once(small):
     tied = {"lm_head.weight"}
     assert set(parts.engine.whole()) == set(parts.policy.lm.state_dict()) - tied
     assert "bias" in parts.engine.whole()
+
+
+def test_generation_settings_that_contradict_each_other_do_not_cost_the_policy(small, checkpoint, tmp_path):
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    path = model / "generation_config.json"
+    given = {**json.loads(path.read_text()), "do_sample": False, "temperature": 0.6, "top_p": 0.95}
+    path.write_text(json.dumps(given))
+    saved = json.loads((run(small, model=str(model), steps=1) / "policy" / "generation_config.json").read_text())
+    assert {k: saved.get(k, False) for k in given} == given
 
 
 def test_another_device_than_deepspeed_takes_is_refused(small, monkeypatch):

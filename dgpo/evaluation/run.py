@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgpo import rollout, tiny
+from dgpo import ranks, rollout, tiny
 from dgpo.config import ConfigError
 from dgpo.evaluate import decode, encode
 from dgpo.evaluation import benchmarks
@@ -27,6 +27,8 @@ def evaluate(config: EvalConfig) -> Path:
     Completion i of a problem has a seed of its own, made of `seed`, the benchmark, the problem's place and i: it is the
     same however the work is cut up. Raises ConfigError, DataError and EvaluationError.
     """
+    if ranks.size() > 1:
+        raise ConfigError(f"an evaluation is one process, and a launcher started {ranks.size()}")
     rollout.check(config)
     for name in config.benchmarks:
         if name != "chain":
