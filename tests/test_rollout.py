@@ -135,7 +135,7 @@ class TestWithoutVLLM:
     def test_a_missing_vllm_is_named_with_its_extra_before_anything_is_made(self, small, installed, tmp_path):
         installed(None)
         config = configs.make({**small, "rollout": "vllm"})  # a recipe is valid on a machine without it
-        with pytest.raises(ConfigError, match=r"rollout='vllm' needs the package vllm: .*pip install 'dgpo\[gpu\]'"):
+        with pytest.raises(ConfigError, match=r"rollout='vllm' needs the package vllm: .*pip install -e '\.\[gpu\]'"):
             trainer.Trainer(config)
         assert not Path(small["run_dir"]).exists()
         with pytest.raises(ConfigError, match="needs the package vllm"):

@@ -1,6 +1,5 @@
 """Reading run folders, and the figures made of them."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ from running import SMALL
 
 from analysis import run_plots, runs
 from analysis.runs import RunError
+from dgpo.config import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -116,5 +116,5 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path, folder):
     (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
     assert runs.read(tmp_path).metrics["step"].max() == 4
     (tmp_path / "metrics.jsonl").write_text('{"step"\n' + text)
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 1 is not as it was written"):
         runs.read(tmp_path)

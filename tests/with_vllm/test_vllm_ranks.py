@@ -1,8 +1,9 @@
-"""Two ranks that share one engine, under ZeRO-3: `torchrun` starts this file, which says how far apart the two are."""
+"""Two ranks under ZeRO-3 with an engine each, or one for both: `torchrun` starts this file, which says how far off."""
 
 import json
 import sys
 
+import pytest
 from launch import ROOT, run
 
 
@@ -33,8 +34,10 @@ def distances(settings: dict) -> list[list[float]]:
     return found
 
 
-def test_an_engine_over_two_ranks_has_the_weights_that_are_sharded_over_them(small, tmp_path):
-    settings = {**small, "zero_stage": 3, "lr": 1e-2, "vllm": {"tensor_parallel": 2}}
+@pytest.mark.parametrize("spread", [1, 2])
+def test_engines_of_two_ranks_have_the_weights_that_are_sharded_over_them(small, tmp_path, spread):
+    """One engine a rank, or one that both share."""
+    settings = {**small, "zero_stage": 3, "lr": 1e-2, "vllm": {"tensor_parallel": spread}}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
     result = run([*launcher, json.dumps(settings), str(tmp_path)], PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
     assert result.returncode == 0, result.stderr
