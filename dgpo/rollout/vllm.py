@@ -21,9 +21,11 @@ from torch import Tensor
 from dgpo import ranks
 from dgpo.batch import Batch
 from dgpo.config import ConfigError
+from dgpo.model import load_shape
 from dgpo.rollout.base import Sampling
 
 _OLDEST = (0, 27)  # reload_weights takes an iterator
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # as architectures name them
 _INSTALL = "on GPUs pip install -e '.[gpu]', on a CPU as the README says"
 
 
@@ -53,6 +55,12 @@ class VLLMSampler:
         self.pad, self.stop, self.on_cpu = pad, stop, not torch.cuda.is_available()
         self._sleeps, self._asleep = config.vllm.sleep and not self.on_cpu, False
         self._temperature = 1.0
+        shape = load_shape(source, config.trust_remote_code)
+        if any(getattr(shape, name, None) for name in _EXPERTS):  # on a CPU the old ones stay, and nothing says so
+            raise ConfigError(
+                f"rollout='vllm', model={str(source)!r}: a mixture of experts, whose weights do not all reach the "
+                "engine; rollout='transformers' samples it"
+            )
         with _environment(self.on_cpu):
             from vllm import LLM, SamplingParams
             from vllm.v1.engine import core
@@ -182,8 +190,6 @@ class VLLMSampler:
                 f"its attention heads have {size} dimensions; on a CPU vLLM computes those of "
                 f"{', '.join(map(str, sizes))} (for model='tiny', tiny.hidden / tiny.heads)"
             )
-        elif model.get_num_experts():  # `reload_weights` keeps the old experts on a CPU, and says nothing
-            fault = "a mixture of experts, whose weights do not all reach the engine; rollout='transformers' samples it"
         elif model.using_transformers_backend():  # which changes the class of the trainer's model in this process
             fault = "vLLM has no model of its own for it; rollout='transformers' samples it"
         if fault:
