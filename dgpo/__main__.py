@@ -77,7 +77,7 @@ def _train(args) -> int:
     try:
         config = configs.load(recipe, **overrides)
     except configs.ConfigError as error:
-        error.is_echo = ranks.rank() > 0  # all ranks were given the same words
+        error.is_common = True  # all ranks were given the same words
         raise
     from dgpo.checkpoint import CheckpointError  # after validation: these imports take seconds
     from dgpo.memory import OutOfMemory

@@ -35,6 +35,8 @@ class RanksError(RuntimeError):
 class CommonError(RuntimeError):
     """An error that every rank raises with one message: it came of numbers that all of them hold."""
 
+    is_common = True
+
 
 def leave() -> None:
     """Part from the other ranks, when all is done; the last call of a program that trains under a launcher.
@@ -162,14 +164,14 @@ def first(function: Callable, *args):
         dist.broadcast_object_list(outcome, src=0, group=_host_group)
     value, error = outcome[0]
     if error is not None:
-        error.is_echo = rank() > 0
+        error.is_common = True
         raise error
     return value
 
 
 def tells(error: Exception) -> bool:
     """Whether this rank is the one to report `error`: not where it only repeats what rank 0 says."""
-    return rank() == 0 or not (isinstance(error, CommonError) or getattr(error, "is_echo", False))
+    return rank() == 0 or not getattr(error, "is_common", False)
 
 
 def every(function: Callable, *args) -> list:
