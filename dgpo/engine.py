@@ -136,8 +136,10 @@ class Engine:
         To be called by all ranks.
         """
         own = {name: tensor.detach().cpu().clone() for name, tensor in self.weights() if ranks.rank() == 0}
-        buffers = {k: v for k, v in self.policy.lm.named_buffers() if k in self.policy.lm.state_dict()}
-        return own | {k: v.cpu().clone() for k, v in buffers.items() if ranks.rank() == 0}
+        if ranks.rank() == 0:
+            saved = self.policy.lm.state_dict()
+            own |= {k: v.cpu().clone() for k, v in self.policy.lm.named_buffers() if k in saved}
+        return own
 
     def save(self, folder: Path) -> None:
         """Write this rank's shard of the weights and the optimizer into `folder`."""
