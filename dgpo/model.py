@@ -38,17 +38,17 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, scale, with_entropy):
         N, chunk = len(hidden), _chunk(weight)
-        whole = None  # the log-probabilities of all words, kept for the backward pass where they are a single chunk
+        keep = chunk >= N and any(ctx.needs_input_grad)  # a single chunk waits for the backward pass as it is
+        whole = None
         logp, lse, entropy = hidden.new_zeros(3, N, dtype=_wide(hidden.dtype))
         for i in range(0, N, chunk):
             s = slice(i, i + chunk)
             z = _logits(hidden[s], weight, bias, scale)
             lse[s] = z.logsumexp(-1)
             logp[s] = z.gather(-1, targets[s, None]).squeeze(-1) - lse[s]
-            if keep := chunk >= N and any(ctx.needs_input_grad):
-                whole = z
             if with_entropy or keep:
                 z -= lse[s, None]
+                whole = z if keep else None
             if with_entropy:
                 entropy[s] = -(z.exp() * z.clamp(min=-1e9)).sum(-1)
         ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy, whole)
@@ -222,6 +222,8 @@ def load_shape(path: str | Path, trust_remote_code: bool = False):
     """The transformers config of a checkpoint folder or hub name. Raises ConfigError."""
     local = os.path.isdir(path)
     if local and not (Path(path) / "config.json").exists():
+        if (Path(path) / "policy" / "config.json").exists():
+            raise ConfigError(f"model={str(path)!r} is the folder of a run: its policy is model={path}/policy")
         raise ConfigError(f"model={str(path)!r} has no config.json: not a transformers checkpoint folder")
     if not local and (str(path).startswith((".", "/", "~")) or str(path).count("/") > 1):
         raise ConfigError(f"model={str(path)!r} does not exist")

@@ -33,8 +33,6 @@ def evaluate(config: EvalConfig) -> Path:
     for name in config.benchmarks:
         if name != "chain":
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
-    if (Path(config.model) / "policy").is_dir() and not (Path(config.model) / "config.json").exists():
-        raise ConfigError(f"model={config.model!r} is the folder of a run: its policy is model={config.model}/policy")
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
     longest = max(len(ids) + b.limit for b in loaded for ids in encode(tokenizer, [p.prompt for p in b.problems]))
