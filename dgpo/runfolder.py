@@ -110,9 +110,11 @@ class RunFolder:
             raise ConfigError(
                 f"run_dir={config.run_dir!r} is not empty and not a run folder; nothing there was touched"
             )
-        if exists and config.resume and (changed := differences(before, config)):
+        if not (exists and config.resume):
+            return
+        if changed := differences(before, config):
             raise ConfigError(f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}")
-        if exists and config.resume and (changed := rounding(before, config)):
+        if changed := rounding(before, config):
             print(f"{self.path}: sums round otherwise from here on: {'; '.join(changed)}", file=sys.stderr)
 
     @_by_rank_0
