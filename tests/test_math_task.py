@@ -124,6 +124,7 @@ def test_too_many_heldout_names_both_numbers(make):
         (row(answer=float("nan")), "field 'answer' is empty"),
         (row(answer=["2"]), "field 'answer' is list"),
         (row(answer=True), "field 'answer' is bool"),
+        (row(answer="9" * 1001), "field 'answer' has 1001 characters; the verifier reads at most 1000"),
         (row(problem=3), "field 'problem' is int 3, not a string"),
         ('{"problem": "1+1?", "answer', "not a JSON object: "),
         ("[1, 2]", "not a JSON object but list"),

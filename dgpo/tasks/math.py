@@ -19,6 +19,7 @@ import numpy as np
 
 from dgpo.tasks.base import Problem
 from dgpo.verifier import Verdict, Verifier
+from dgpo.verifier.answer import MAX_ANSWER
 
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
@@ -185,6 +186,8 @@ def row_fault(row: dict, problem_field: str, answer_field: str) -> str:
         if not isinstance(value, str) and not (number and field == answer_field):
             wanted = "a string or a number" if field == answer_field else "a string"
             return f"field {field!r} is {type(value).__name__} {value!r}, not {wanted}"
+        if field == answer_field and (length := len(answer_text(value))) > MAX_ANSWER:
+            return f"field {field!r} has {length} characters; the verifier reads at most {MAX_ANSWER}"
     return ""
 
 

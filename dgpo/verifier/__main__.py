@@ -13,6 +13,7 @@ from collections import Counter
 
 from dgpo.tasks.math import DataError, answer_text, read_rows
 from dgpo.verifier import Verifier, final_answer
+from dgpo.verifier.answer import MAX_ANSWER
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +53,8 @@ def _pairs(file: str, answer_field: str, completion_field: str | None):
         if answer is None or answer != answer or not str(answer).strip():  # NaN is not itself
             continue
         gold = answer_text(answer)
+        if len(gold) > MAX_ANSWER:
+            raise DataError(f"{file}, line {number}: answer of {len(gold)} characters; the limit is {MAX_ANSWER}")
         completion = row.get(completion_field or "completion")
         if completion is None and completion_field is None:
             completion = rf"\boxed{{{gold}}}"

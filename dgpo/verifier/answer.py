@@ -3,7 +3,7 @@
 import re
 from enum import StrEnum
 
-MAX_ANSWER = 1_000  # characters; a longer answer is not read
+MAX_ANSWER = 1_000  # characters of an answer or a reference; a longer one is not read
 MAX_DEPTH = 40  # brackets within one another; nor is a deeper one
 _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")

@@ -53,7 +53,8 @@ class Verifier:
     def verify_many(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
         """The verdicts on (gold, completion) pairs, in their order.
 
-        Raises VerifierError when a worker does not start or the verifier is closed, TypeError for what is no string.
+        Raises VerifierError when a worker does not start or the verifier is closed, TypeError for what is no string,
+        ValueError for a reference of more than MAX_ANSWER characters.
         """
         quick = [_without_worker(gold, completion) for gold, completion in pairs]
         slow = [job for job in quick if isinstance(job, tuple)]
@@ -194,6 +195,8 @@ def _without_worker(gold: str, completion: str) -> Verdict | tuple[str, str, str
     """The verdict where it is plain to see; otherwise the job for a worker."""
     if not isinstance(gold, str) or not isinstance(completion, str):
         raise TypeError(f"verify needs strings, not {type(gold).__name__} and {type(completion).__name__}")
+    if len(gold) > MAX_ANSWER:
+        raise ValueError(f"a reference of {len(gold)} characters is not read, at most {MAX_ANSWER} are: {gold[:20]}...")
     answer = final_answer(completion)
     if not answer:
         return Verdict.no_answer
