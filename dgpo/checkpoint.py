@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dgpo import ranks
+from dgpo.errors import Explained
 from dgpo.files import file_hash, partial, remove
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Explained, RuntimeError):
     """A checkpoint that cannot be written, or none that is whole; the message names it and what is wrong."""
 
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from dgpo import methods
+from dgpo.errors import ConfigError
 from dgpo.objective import ADVANTAGES, AGGREGATIONS, CORRECTIONS, KL_KINDS
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -24,10 +25,6 @@ RECIPES = Path(__file__).parent / "recipes"
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class ConfigError(ValueError):
-    """A setting that is unknown or out of range; the message names it, its value and what is allowed."""
 
 
 class TinyPolicy(BaseModel):

@@ -2,9 +2,10 @@
 
 from dgpo import plan, ranks
 from dgpo.config import Config
+from dgpo.errors import Explained
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemory(Explained, RuntimeError):
     """The GPU's memory did not suffice: in which phase, what was predicted for it, and which settings need less."""
 
 

@@ -23,16 +23,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dgpo.config import Config, ConfigError
+from dgpo.errors import Explained
 
 _places: list[str] = []
 _host_group: dist.ProcessGroup | None = None  # for numbers and objects of the host; None is the default group
 
 
-class RanksError(RuntimeError):
+class RanksError(Explained, RuntimeError):
     """The ranks did not come together: another one died, failed, or is elsewhere."""
 
 
-class CommonError(RuntimeError):
+class CommonError(Explained, RuntimeError):
     """An error that every rank raises with one message: it came of numbers that all of them hold."""
 
     is_common = True

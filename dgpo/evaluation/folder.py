@@ -26,6 +26,7 @@ import pyarrow.parquet as parquet
 import yaml
 
 from dgpo.config import ConfigError
+from dgpo.errors import Explained
 from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
@@ -37,8 +38,10 @@ _WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 COLUMNS = ("index", "sample", "seed", "text", "tokens", "length", "finished", "verdict", "answer")
 
 
-class EvaluationError(ValueError):
+class EvaluationError(Explained, ValueError):
     """A folder that is no evaluation, is incomplete, or belongs to another policy or other problems."""
+
+    exit_code = 2
 
 
 class EvaluationFolder:

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from dgpo.batch import Batch
+from dgpo.errors import Explained
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Sampling:
     top_p: float = 1.0
 
 
-class SamplerError(RuntimeError):
+class SamplerError(Explained, RuntimeError):
     """The process of a sampler failed, died or fell silent."""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dgpo.errors import Explained
 from dgpo.tasks.base import Problem
 from dgpo.verifier import Verdict, Verifier
 from dgpo.verifier.answer import MAX_ANSWER
@@ -26,8 +27,10 @@ FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?::\w+)?")
 
 
-class DataError(ValueError):
+class DataError(Explained, ValueError):
     """A data file that cannot be used; the message names the file, the line and what is there."""
+
+    exit_code = 2
 
 
 class MathTask:

@@ -1,0 +1,117 @@
+"""Mistakes of the world: what each of them says, in one line, and the exit code that it ends the command line with.
+
+    0     done
+    1     the plan does not fit; a run of the sweep failed; a bug of dgpo's, with its traceback
+    2     the settings, the data or a folder are at fault
+    3     the run failed (diverged, disk full, another rank died): resume=true goes on from its newest checkpoint
+    130   Ctrl-C
+
+An exception whose own message says everything is an `Explained`. `explain` knows the others that a user's environment
+can cause: files and disks, memory, and the code of a method or task of the user's own.
+"""
+
+import errno
+import os
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+_FAILED, _MISTAKE = 3, 2
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_PLACE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell of an OSError
+
+
+class Explained(Exception):
+    """An error whose message names the culprit and the way out: it is told in one line, without a traceback."""
+
+    exit_code = _FAILED
+
+
+class ConfigError(Explained, ValueError):
+    """A setting that is unknown or out of range; the message names it, its value and what is allowed."""
+
+    exit_code = _MISTAKE
+
+
+class PlaceError(Explained):
+    """A file or folder that cannot be used as a setting or variable asks."""
+
+
+def explain(error: BaseException, places: Mapping[str, str | Path] | None = None) -> tuple[str, int] | None:
+    """(what to say, exit code) of an error that the world caused; None for a bug of dgpo's own.
+
+    places    what errors are to call a path, and the path: {"run_dir='runs/a'": "runs/a"}
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, Explained):
+        return str(error), error.exit_code
+    if (failure := _os_error(error)) is not None:
+        return _place(failure, places or {})
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}", _FAILED
+    if (own := _own_code(error)) is not None:
+        return f"{own}: {type(error).__name__}: {_first_line(error)}", _FAILED
+    return None
+
+
+@contextmanager
+def blaming(place: str, path: str | Path, way_out: str = "") -> Iterator[None]:
+    """Turn an OSError into a PlaceError that blames `place`, which is at `path`, and ends in the way out."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Explained) or (failure := _os_error(error)) is None:
+            raise
+        said, code = _place(failure, {place: path}, only=True)
+        blamed = PlaceError(said + way_out)
+        blamed.exit_code = code
+        raise blamed from error
+
+
+def os_error(error: BaseException, path: str | Path) -> BaseException:
+    """`error`; or, where it is that of a system call which names no file, an OSError that names `path`."""
+    failure = _os_error(error)
+    if failure is None or failure.filename is not None or failure.errno is None:
+        return error
+    return OSError(failure.errno, failure.strerror, str(path))
+
+
+def _os_error(error: BaseException) -> OSError | None:
+    if isinstance(error, OSError):
+        return error
+    found = _RUST.search(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+def _place(error: OSError, places: Mapping[str, str | Path], only: bool = False) -> tuple[str, int]:
+    """What to say of a system call's error. With `only`, the one place is to blame wherever the file is."""
+    code = _MISTAKE if error.errno in _PLACE else _FAILED
+    how = "cannot be written to" if error.errno in _DISK else "cannot be used"
+    named = isinstance(error.filename, str | bytes | os.PathLike)  # it can be the number of an open file
+    path = os.path.abspath(os.fsdecode(error.filename)) if named else None
+    why = error.strerror or _first_line(error)
+    above = {name: os.path.abspath(place) for name, place in places.items()}
+    if not only and path is not None:
+        above = {name: place for name, place in above.items() if f"{path}/".startswith(f"{place.rstrip('/')}/")}
+    if not above:
+        return (why if path is None else f"{path!r} {how}: {why}"), code
+    name = max(above, key=lambda name: len(above[name])) if path is not None else next(iter(above))
+    return f"{name} {how}: {why}" + (f" ({path})" if path not in (None, above[name]) else ""), code
+
+
+def _own_code(error: BaseException) -> str | None:
+    """The line of the user's own code that an error came from: of a method or task in a file of theirs."""
+    libraries = (*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parent))
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith(libraries):
+        return f"{error.filename}, line {error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*libraries, "<"))]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
