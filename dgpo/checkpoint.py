@@ -3,8 +3,8 @@
     checkpoints/step_000010/rank_00000.safetensors …   a shard of each rank (dgpo.shards)
                             state.json                 step, position, updates, ranks; each file's size and SHA-256
 
-All ranks write into one folder beside the checkpoints, which takes its name when the last of them has finished. What
-was cut short, overwritten or lost later is found by `damage`.
+All ranks write into one folder beside the checkpoints, which takes its name when the last of them has finished and the
+disk has it all. What was cut short, overwritten or lost later is found by `damage`.
 """
 
 import hashlib
@@ -12,12 +12,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dgpo import ranks
 from dgpo.errors import Explained
-from dgpo.files import file_hash, partial, remove
+from dgpo.files import file_hashes, make_folder, partial, remove, sync, sync_entry
 
 
 class CheckpointError(Explained, RuntimeError):
@@ -27,13 +26,16 @@ class CheckpointError(Explained, RuntimeError):
 def save(target: Path, state: dict, write: Callable[[Path], None]) -> None:
     """Every rank calls `write` on one new folder, which then becomes `target` with `state` in it.
 
-    If anything fails on any rank, the unfinished folder goes and every rank raises: CheckpointError where it failed.
+    A rank's files are named after it, NAME_00003.safetensors. If anything fails on any rank, the unfinished folder goes
+    and every rank raises: CheckpointError where it failed.
     """
     scratch = partial(target)
 
     def own() -> None:
         try:
             write(scratch)
+            for path in scratch.glob(f"*_{ranks.rank():05d}.*"):  # by the host that wrote it
+                sync(path)
         except Exception as error:
             raise CheckpointError(
                 f"{target} could not be written ({error}); the checkpoints before it are untouched"
@@ -84,8 +86,9 @@ def damage(folder: Path) -> str:
 
 
 def _make(scratch: Path) -> None:
+    make_folder(scratch.parent)
     remove(scratch)
-    scratch.mkdir(parents=True)
+    scratch.mkdir()
 
 
 def _names(scratch: Path) -> list[str]:
@@ -96,13 +99,15 @@ def _complete(scratch: Path, target: Path, state: dict, digests: dict[str, str])
     files = {name: {"bytes": (scratch / name).stat().st_size, "sha256": digests[name]} for name in digests}
     state = {**state, "files": files}
     (scratch / "state.json").write_text(json.dumps({**state, "sha256": _digest_of(state)}, indent=2) + "\n")
+    sync(scratch / "state.json")
+    sync_entry(scratch)
     remove(target)
     os.replace(scratch, target)
+    sync_entry(target.parent)
 
 
 def _digests(folder: Path, names: list[str]) -> dict[str, str]:
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        return dict(zip(names, pool.map(lambda name: file_hash(folder / name), names), strict=True))
+    return dict(zip(names, file_hashes([folder / name for name in names]), strict=True))
 
 
 def _digest_of(state: dict) -> str:

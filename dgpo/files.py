@@ -1,29 +1,69 @@
-"""Files and folders that appear whole or not at all, and belong to one process at a time."""
+"""Files and folders that appear whole or not at all, are still there after a power failure, and belong to one process
+at a time."""
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from dgpo.config import ConfigError
+from dgpo.errors import ConfigError, Explained
+
+
+class FolderLost(Explained):
+    """A folder that is no longer the one this process took: what is written there now would be another's."""
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file or folder under another name, and rename it to `target` when it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Let `write` make a file or folder under another name, and rename it to `target` when it is complete.
+
+    Its content is on the disk before it has its name, and the name before this returns.
+    """
+    make_folder(target.parent)
     scratch = partial(target)
     remove(scratch)
     try:
         write(scratch)
-        if target.is_dir():
-            remove(target)
         if scratch.exists():
+            sync(scratch)
+            if target.is_dir():
+                remove(target)
             os.replace(scratch, target)
+            sync_entry(target.parent)
     finally:
         remove(scratch)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, as far as they are not there."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_entry(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file's content, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        for inside in path.iterdir():
+            sync(inside)
+    sync_entry(path)
+
+
+def sync_entry(path: Path) -> None:
+    """Wait until the disk has a file's content, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do so for a folder
+            raise
+    finally:
+        os.close(handle)
 
 
 def partial(target: Path) -> Path:
@@ -44,12 +84,55 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lock(folder: Path, name: str) -> IO:
-    """Make a folder, and take it for this process until the returned file is closed.
+def file_hashes(paths: Sequence[Path]) -> list[str]:
+    """SHA-256 of each file's content, several at a time."""
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        return [*pool.map(file_hash, paths)]
+
+
+class Lock:
+    """A folder that is this process's until `close`, or the end of a `with`."""
+
+    def __init__(self, folder: Path, name: str, file: IO):
+        self.folder, self.name, self._file = folder, name, file
+        self._handle = os.open(folder, os.O_RDONLY)  # while it is open, no new folder can get its inode
+
+    def check(self) -> None:
+        """Raise FolderLost if the folder, or its .lock, is no longer the one that was taken.
+
+        To be called before each write: those that go by path would land in a folder that another process made there.
+        """
+        try:
+            same = os.path.samestat(os.stat(self.folder), os.fstat(self._handle))
+            same = same and os.path.samestat(os.stat(self.folder / ".lock"), os.fstat(self._file.fileno()))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+                raise
+            same = False
+        if not same:
+            raise FolderLost(
+                f"{self.name} was moved, removed or made anew while this process had it; it stops here and writes "
+                "nothing more there"
+            )
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._file.close()
+            os.close(self._handle)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def lock(folder: Path, name: str) -> Lock:
+    """Make a folder, and take it for this process until the returned lock is closed.
 
     Raises ConfigError if another process has it, and where the file system knows no locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file = (folder / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,4 +142,6 @@ def lock(folder: Path, name: str) -> IO:
     except OSError as error:
         file.close()
         raise ConfigError(f"{name}: its file system cannot lock a file ({error.strerror})") from None
-    return file
+    held = Lock(folder, name, file)
+    held.check()  # it may have been removed in between
+    return held

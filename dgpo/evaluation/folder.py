@@ -12,7 +12,6 @@ A file is whole or absent, so an interrupted evaluation goes on with the first f
 time has the folder.
 """
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence, Sized
@@ -25,6 +24,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import yaml
 
+from dgpo import identity
 from dgpo.config import ConfigError
 from dgpo.errors import Explained
 from dgpo.evaluation import settings
@@ -34,7 +34,6 @@ from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash, lock, remove, write_whole
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
-_WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 COLUMNS = ("index", "sample", "seed", "text", "tokens", "length", "finished", "verdict", "answer")
 
 
@@ -224,12 +223,7 @@ class EvaluationFolder:
 
 def model_hash(source: str | Path, lm=None) -> str:
     """A hash of a checkpoint folder's weights, configuration and tokenizer; of a hub model its revision."""
-    if not Path(source).is_dir():
-        return f"{source}@{getattr(lm.config, '_commit_hash', None)}"
-    digest = hashlib.sha256()
-    for path in sorted(p for p in Path(source).iterdir() if p.suffix in _WEIGHTS and p.name != "README.txt"):
-        digest.update(f"{path.name}\n{file_hash(path)}\n".encode())
-    return digest.hexdigest()
+    return identity.digest(identity.of_model(source, lm))
 
 
 def _write_settings(path: Path, config: EvalConfig, manifest: dict) -> None:
