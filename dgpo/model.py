@@ -28,6 +28,7 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from dgpo.config import ConfigError
+from dgpo.selfcheck import check_output_layer
 
 CHUNK_BYTES = 64 * 2**20
 _AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")  # tokenizer.json says all there is
@@ -118,13 +119,15 @@ class Policy(nn.Module):
 
     right_padded    sequences are moved to the left before the forward pass: nothing is computed for the padding before
                     a prompt, and causal attention needs no mask, which is what its fastest kernels ask for
+
+    Raises ConfigError for a model whose logits are not those of its output layer (`selfcheck.check_output_layer`).
     """
 
     def __init__(self, lm: nn.Module, temperature: float = 1.0, right_padded: bool = False):
         super().__init__()
         self.device = lm.device  # once ZeRO-3 has cut the weights, they no longer say
         self.lm, self.temperature, self.right_padded = lm, temperature, right_padded
-        self._check_head()
+        check_output_layer(lm)
 
     def forward(self, batch, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
         head, live = self.lm.get_output_embeddings(), batch.mask
@@ -157,16 +160,6 @@ class Policy(nn.Module):
         hidden = self.lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         row, place = batch.mask.nonzero(as_tuple=True)
         return hidden[row, prompt.shape[1] - before[row, 0] + place - 1]
-
-    @torch.no_grad()
-    def _check_head(self):
-        """Some architectures scale or cap their logits behind the output layer: their values would be wrong."""
-        head = self.lm.get_output_embeddings()
-        ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        ours = F.linear(self.lm.base_model(input_ids=ids).last_hidden_state, head.weight, getattr(head, "bias", None))
-        if not torch.allclose(ours, self.lm(input_ids=ids).logits, rtol=1e-3, atol=1e-3):
-            kind = self.lm.config.model_type
-            raise ConfigError(f"model_type={kind!r} changes its logits after the output layer, which is not supported")
 
 
 def set_threads(threads: int, parameters: int) -> None:

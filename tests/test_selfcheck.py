@@ -1,0 +1,106 @@
+"""What is asked of a model before it is trained: small ones of many architectures, right ones and wrong ones."""
+
+import pytest
+import torch
+import transformers
+
+from dgpo.config import ConfigError
+from dgpo.model import Policy
+from dgpo.selfcheck import check_output_layer, ordinary_tokens
+
+WORDS = 96
+USUAL = {
+    "vocab_size": WORDS,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
+HYBRID = {"num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ["linear_attention", "full_attention"]}
+RIGHT = {
+    "Qwen2": {},
+    "Llama": {},
+    "Mistral": {"sliding_window": 8},
+    "Gemma": {"head_dim": 8},
+    "Phi3": {},
+    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32, "num_key_value_heads": 4},
+    "Bloom": {"n_layer": 2, "n_head": 4},
+    "Falcon": {"alibi": True},
+    "Mamba": {"state_size": 8},
+    "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    "Gemma3Text": {"head_dim": 8, "sliding_window": 8},
+}
+OTHER_LOGITS = {
+    "Cohere": {"logit_scale": 0.0625},
+    "Granite": {"logits_scaling": 8.0},
+    "Gemma2": {"head_dim": 8, "final_logit_softcapping": 30.0},
+    "MiniCPM3": {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
+    },
+}
+
+
+def build(name, dtype=torch.float32, **fields):
+    """An architecture with random weights."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{**USUAL, **fields})
+    return transformers.AutoModelForCausalLM.from_config(config).eval().to(dtype)
+
+
+class TestOutputLayer:
+    @pytest.mark.parametrize("name", RIGHT)
+    def test_a_plain_one_is_taken(self, name):
+        check_output_layer(build(name, **RIGHT[name]))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("pad_row", ["zeros", "random"])
+    @pytest.mark.parametrize("name", OTHER_LOGITS)
+    def test_a_scale_or_a_cap_is_refused_whatever_the_pad_tokens_row(self, name, pad_row, dtype):
+        """The logits of a new model are small, and a cap at 30 leaves them as they are."""
+        lm = build(name, dtype, **OTHER_LOGITS[name])
+        with torch.no_grad():
+            row = lm.get_input_embeddings().weight[0]
+            row.zero_() if pad_row == "zeros" else row.normal_(0, 0.02)
+        with pytest.raises(
+            ConfigError, match=rf"model_type='{name.lower()}' changes its logits after the output layer"
+        ):
+            Policy(lm)
+
+    def test_a_model_without_a_base_model_is_named(self):
+        lm = build("Llama4Text", head_dim=8, num_local_experts=2, intermediate_size_mlp=48, attention_chunk_size=16)
+        with pytest.raises(ConfigError, match=r"model_type='llama4_text' is not supported: .* no base model"):
+            Policy(lm)
+
+    def test_weights_that_are_no_number_are_not_taken_for_a_scale(self):
+        lm = build("Qwen2")
+        with torch.no_grad():
+            lm.model.norm.weight[3] = torch.nan
+        with pytest.raises(ConfigError, match="model_type='qwen2': its logits are NaN or infinite"):
+            Policy(lm)
+
+    def test_an_error_in_the_models_own_code_names_the_model(self):
+        lm = build("Qwen2")
+        lm.model.norm.forward = lambda x: x.no_such_thing
+        with pytest.raises(ConfigError, match="model_type='qwen2' does not compute a plain batch: AttributeError: "):
+            Policy(lm)
+
+
+def test_ordinary_tokens_are_neither_special_nor_rows_of_zeros():
+    lm = build("Qwen2", vocab_size=64)
+    with torch.no_grad():
+        lm.get_input_embeddings().weight[40:] = 0
+    ids = ordinary_tokens(lm, 8).tolist()
+    assert len(set(ids)) == 8
+    assert not {0, 1, 2} & {*ids}
+    assert max(ids) < 40
