@@ -1,24 +1,37 @@
-"""A progress display: one line in a terminal, one self-replacing line in a notebook, nothing otherwise."""
+"""What a run says while it works; none of it can end the run.
+
+A progress display is one line in a terminal, one self-replacing line in a notebook, and nothing otherwise.
+"""
 
 import sys
 import time
+from typing import IO
 
 from dgpo import ranks
 
 _INTERVAL = 0.5  # seconds between redraws; a flood of output loses notebook cells
 
 
+def tell(text: str, file: IO[str] | None = None, end: str = "\n") -> bool:
+    """Print to stderr, or another file, and return whether that worked: its terminal or its reader may be gone."""
+    try:
+        print(text, end=end, file=file or sys.stderr, flush=True)
+    except (OSError, ValueError):  # the ValueError is of a file that was closed here
+        return False
+    return True
+
+
 class Progress:
     """Shows what is done, numbers and time left. `with Progress(0, 100) as p: p.update(step, reward=0.5)`.
 
-    A notebook keeps no live display, so a line for every tenth of the work is printed there as well.
+    A notebook keeps no live display, so a line for every tenth of the work is printed there as well. When there is
+    nobody to show it to any more, the display is quiet for the rest of the run.
     """
 
     def __init__(self, done: int, total: int, unit: str = "step"):
         self.start, self.total, self.unit = done, total, unit
         self.began, self.shown, self.handle, self.line = time.monotonic(), 0.0, None, ""
-        display = "notebook" if _in_notebook() else "terminal" if sys.stderr.isatty() else "quiet"
-        self.mode = display if ranks.rank() == 0 else "quiet"
+        self.mode = _display() if ranks.rank() == 0 else "quiet"
 
     def __enter__(self):
         return self
@@ -31,7 +44,7 @@ class Progress:
             self.shown = now
             self._draw(self.line)
         if self.mode == "notebook" and (10 * done // self.total > 10 * (done - 1) // self.total):
-            print(self.line, flush=True)
+            self._keep_if(tell(self.line, sys.stdout))
 
     def __exit__(self, *_):
         if self.mode == "terminal" and self.line:
@@ -52,14 +65,31 @@ class Progress:
 
     def _draw(self, line: str) -> None:
         if self.mode == "terminal":
-            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+            self._keep_if(tell(f"\r\x1b[2K{line}", end=""))
         elif self.mode == "notebook":
+            try:
+                self._draw_in_notebook({"text/plain": line})
+            except Exception:  # noqa: BLE001 (a front end has errors of its own)
+                self._keep_if(False)
+
+    def _draw_in_notebook(self, content: dict[str, str]) -> None:
+        if self.handle is None:
             from IPython.display import display
 
-            if self.handle is None:
-                self.handle = display({"text/plain": line}, raw=True, display_id=True)
-            else:
-                self.handle.update({"text/plain": line}, raw=True)
+            self.handle = display(content, raw=True, display_id=True)
+        else:
+            self.handle.update(content, raw=True)
+
+    def _keep_if(self, shown: bool) -> None:
+        if not shown:
+            self.mode, self.handle = "quiet", None
+
+
+def _display() -> str:
+    try:
+        return "notebook" if _in_notebook() else "terminal" if sys.stderr.isatty() else "quiet"
+    except (AttributeError, ValueError):  # no stderr, or a closed one
+        return "quiet"
 
 
 def _in_notebook() -> bool:

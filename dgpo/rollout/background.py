@@ -8,14 +8,12 @@ The completions of step k+1 are by the policy before the updates of step k: one 
 
 Requests are JSON, tensors are safetensors, both over a socket that only the two processes have. A process that fails
 sends its traceback, one that dies closes the socket, one that is silent for `timeout` seconds is ended: each is a
-SamplerError. When the trainer dies, the socket ends the process.
+SamplerError. The process ends with the trainer (`lifetimes.py`).
 """
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import threading
 import traceback
 import weakref
@@ -23,18 +21,17 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
+from dgpo import lifetimes
 from dgpo.batch import Batch
 from dgpo.config import Config
 from dgpo.rollout.base import SamplerError, Sampling
 
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -52,13 +49,17 @@ class BackgroundSampler:
         self._ahead: Batch | None = None  # its completions, once they are here
         self._loads_since = 0
         self._pipe, theirs = Pipe()
-        command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=_environment())
-        theirs.close()
+        with theirs:
+            own_end = theirs.fileno()
+            self._process = lifetimes.start(__name__, str(own_end), pass_fds=[own_end], env=_environment())
         self._close = weakref.finalize(self, _end, self._process, self._pipe)
         arguments = {"source": str(source), "pad": pad, "stop": stop, "length": length}
-        self._send({"config": config.model_dump(), **arguments}, "starting")
-        self._receive("starting")
+        try:
+            self._send({"config": config.model_dump(), **arguments}, "starting")
+            self._receive("starting")
+        except BaseException:  # whoever holds on to the traceback, as a notebook does, would keep the process
+            self.close()
+            raise
 
     def begin(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> None:
         """Start to sample; returns at once."""
@@ -141,7 +142,6 @@ class BackgroundSampler:
 def _environment() -> dict[str, str]:
     """This process's, without the launcher's ranks, and with its own GPU as the only one."""
     env = {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (_PACKAGE_ROOT, env.get("PYTHONPATH"))))
     if torch.cuda.is_available():
         visible = env.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[torch.cuda.current_device()]
@@ -150,8 +150,7 @@ def _environment() -> dict[str, str]:
 
 def _end(process: subprocess.Popen, pipe: Connection) -> None:
     pipe.close()
-    process.kill()
-    process.wait()
+    lifetimes.end(process)
 
 
 def _serve(pipe: Connection) -> None:
@@ -185,9 +184,8 @@ def _make(config: Config, source: str, pad: int, stop: list[int], length: int):
     return TransformersSampler(Policy(lm, config.temperature), tokenizer, config.rollout_rows)
 
 
-def main(descriptor: int) -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer's to answer: its end closes the socket
-    pipe = Connection(descriptor)
+def main(descriptor: str) -> int:
+    pipe = Connection(int(descriptor))
     try:
         _serve(pipe)
     except (BrokenPipeError, ConnectionResetError):  # the trainer is gone
@@ -196,7 +194,3 @@ def main(descriptor: int) -> int:
         pipe.send_bytes(b"!" + traceback.format_exc().encode())
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))

@@ -21,7 +21,7 @@ from dgpo import config as configs
 from dgpo import ranks
 from dgpo.config import Config, ConfigError
 from dgpo.files import lock, remove, write_whole
-from dgpo.progress import Progress
+from dgpo.progress import Progress, tell
 from dgpo.runfolder import read_rows
 from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
 
@@ -66,7 +66,7 @@ def _run(runs: list[Run], sweep: Sweep, jobs: int) -> None:
                 progress.update(steps, failed=failed)
                 if progress.mode == "quiet":
                     for run in ended:
-                        print(run.name, *status(run), flush=True)
+                        tell(" ".join([run.name, *status(run)]), sys.stdout)
 
 
 def status(run: Run) -> tuple[str, str]:
@@ -178,8 +178,10 @@ class _Pool:
 
         self.jobs, self.running = jobs, {}
         self.context = multiprocessing.get_context("forkserver")
+        preload = ["dgpo.sweep.server"]
         if not torch.cuda.is_available():  # a process forked from one that has loaded CUDA cannot use it
-            self.context.set_forkserver_preload(["dgpo.trainer"])  # else every run spends seconds on its imports
+            preload.append("dgpo.trainer")  # else every run spends seconds on its imports
+        self.context.set_forkserver_preload(preload)
 
     def __enter__(self):
         return self
@@ -207,9 +209,8 @@ class _Pool:
             answer = receiver.recv()
         except EOFError:
             raise RuntimeError(f"the process of {function.__name__} ended without an answer") from None
-        finally:
-            process.join()
-            del self.running[process.sentinel]
+        process.join()  # not after Ctrl-C, when it may still have a minute's work
+        del self.running[process.sentinel]
         if isinstance(answer, ConfigError):
             raise answer
         return answer

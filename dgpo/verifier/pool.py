@@ -5,22 +5,22 @@ import contextlib
 import json
 import os
 import selectors
-import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Iterable
-from pathlib import Path
 
+from dgpo import lifetimes
 from dgpo.verifier import literals, notation
 from dgpo.verifier.answer import MAX_ANSWER, Verdict, final_answer
+from dgpo.verifier.worker import TRIES
 
 _START_SECONDS = 120.0  # for importing math-verify on a machine that is busy with other things
 _PATIENCE = 10.0  # seconds beyond ten times its CPU limit before a silent worker is killed
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_WORKER = "dgpo.verifier.worker"
 
 
 class VerifierError(RuntimeError):
@@ -43,8 +43,9 @@ class Verifier:
                 raise ValueError(f"Verifier: {name}={value!r} must be at least {least}")
         self.workers, self.timeout, self.memory_mb = workers, timeout, memory_mb
         self.counts: Counter[Verdict] = Counter()
-        self._pool: list[_Worker] = []
-        self._lock, self._pid, self._closed = threading.Lock(), os.getpid(), False
+        self._closed = False
+        self._begin()
+        _made.add(self)
 
     def verify(self, gold: str, completion: str) -> Verdict:
         """The verdict on one completion."""
@@ -60,7 +61,8 @@ class Verifier:
         slow = [job for job in quick if isinstance(job, tuple)]
         judged = self._judge(slow)
         verdicts = [judged[job] if isinstance(job, tuple) else job for job in quick]
-        self.counts.update(verdicts)
+        with self._lock:
+            self.counts.update(verdicts)
         return verdicts
 
     def plain(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
@@ -70,9 +72,10 @@ class Verifier:
         return [judged[job] if job[2] else Verdict.no_answer for job in jobs]
 
     def close(self) -> None:
-        """End the workers. Closing twice is fine; verifying afterwards is not."""
+        """End the workers. Closing twice is fine; a call afterwards, or one in another thread, raises VerifierError."""
         self._closed = True
-        self._stop()
+        with self._lock:
+            self._stop()
 
     def __enter__(self):
         return self
@@ -84,19 +87,20 @@ class Verifier:
         if hasattr(self, "_pool"):
             self._stop()
 
+    def _begin(self):
+        """Without workers; after a fork the child's beginning too, whose copy of the lock may be held for ever."""
+        self._pool: list[_Worker] = []
+        self._lock = threading.RLock()
+
     def _stop(self):
-        if self._pid == os.getpid():
-            for worker in self._pool:
-                worker.kill()
+        for worker in self._pool:
+            worker.kill()
         self._pool = []
 
     def _judge(self, jobs: list[tuple]) -> dict[tuple, Verdict]:
         jobs = list(dict.fromkeys(jobs))  # equal ones are judged once
         with self._lock:
-            if self._closed:
-                raise VerifierError("this Verifier is closed")
-            if self._pid != os.getpid():  # after a fork the workers are the parent process's own
-                self._pool, self._pid = [], os.getpid()
+            self._check_open()
             if not jobs:
                 return {}
             while len(self._pool) < min(self.workers, len(jobs)):
@@ -107,28 +111,36 @@ class Verifier:
                 self._stop()  # answers still on their way must not be taken for those of the next call
                 raise
 
+    def _check_open(self):
+        if self._closed:
+            raise VerifierError("this Verifier is closed")
+
     def _run(self, jobs) -> dict[tuple, Verdict]:
-        todo, done, repeated = deque(jobs), {}, set()
+        todo, done, tries = deque(jobs), {}, Counter()
         with selectors.DefaultSelector() as selector:
             for worker in self._pool:
                 selector.register(worker.stdout, selectors.EVENT_READ, worker)
                 worker.next_job(todo)
             while len(done) < len(jobs):
                 ready = {key.data for key, _ in selector.select(timeout=0.5)}
+                self._check_open()
                 for worker in self._pool:
-                    line = worker.read() if worker in ready else None
+                    line = worker.read() if worker in ready else ""
                     if line == "ready":
                         worker.started = True
                     elif line:
-                        if worker.job is not None:  # a worker can also die between two jobs
-                            done[worker.job] = Verdict.timeout if line == "died" else Verdict(line)
-                        worker.job = None
+                        number, _, verdict = line.partition(" ")
+                        if worker.job and int(number) == worker.number:
+                            done[worker.job] = Verdict(verdict)
+                            worker.job = None
                     elif worker in ready or worker.overdue():  # gone, or stuck beyond what its own limits allow
-                        if not worker.started:
+                        lost = worker.job or worker
+                        tries[lost] += 1
+                        again = worker in ready and tries[lost] < TRIES  # killed from outside: not the job's fault
+                        if not worker.started and not again:
                             raise VerifierError(f"a verifier worker did not start: {worker.complaint()}")
-                        if worker in ready and worker.job not in repeated:  # killed from outside: not the job's fault
-                            repeated.add(worker.job)
-                            todo.extend([worker.job] if worker.job else [])
+                        if worker.job and again:
+                            todo.append(worker.job)
                         elif worker.job:
                             done[worker.job] = Verdict.timeout
                         selector.unregister(worker.stdout)
@@ -139,34 +151,34 @@ class Verifier:
 
 
 class _Worker:
-    """One worker process and the job it is at."""
+    """One worker process and the job it is at. Jobs have numbers, so that no verdict is taken for another job's."""
 
     def __init__(self, timeout: float, memory_mb: int):
-        self.timeout, self.memory_mb = timeout, memory_mb
+        self.timeout, self.memory_mb, self.number = timeout, memory_mb, 0
         self._start()
 
     def _start(self):
         self.started, self.job, self.deadline = False, None, time.monotonic() + _START_SECONDS
-        path = os.pathsep.join(filter(None, (_PACKAGE_ROOT, os.environ.get("PYTHONPATH"))))
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dgpo.verifier.worker", str(self.timeout), str(self.memory_mb)],
+        self._process = lifetimes.start(
+            _WORKER,
+            str(self.timeout),
+            str(self.memory_mb),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for us, and one kill reaches the whole group
+            env={**os.environ, "PYTHONSAFEPATH": "1"},  # a sympy.py in the current folder is not the one we mean
         )
         self.stdout = self._process.stdout
 
     def next_job(self, todo: deque) -> None:
         """Send the next pair if this worker is free."""
         if self.job is None and self.started and todo:
-            self.job = todo.popleft()
+            self.job, self.number = todo.popleft(), self.number + 1
             self.deadline = time.monotonic() + 10 * self.timeout + _PATIENCE
             with contextlib.suppress(BrokenPipeError):  # gone: reading from it will tell
-                self._process.stdin.write(json.dumps(self.job).encode() + b"\n")
+                self._process.stdin.write(f"{self.number} {json.dumps(self.job)}\n".encode())
 
     def read(self) -> str:
         """The line it has written; empty when it is gone."""
@@ -184,9 +196,7 @@ class _Worker:
         self._start()
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        lifetimes.end(self._process)
         for file in (self._process.stdin, self._process.stdout, self._stderr):
             file.close()
 
@@ -215,7 +225,16 @@ def _without_worker(gold: str, completion: str) -> Verdict | tuple[str, str, str
     return "judge", gold, answer
 
 
+_made: weakref.WeakSet[Verifier] = weakref.WeakSet()
 _shared: Verifier | None = None
+
+
+def _begin_anew() -> None:
+    for verifier in list(_made):
+        verifier._begin()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def verify(gold: str, completion: str) -> Verdict:

@@ -1,10 +1,14 @@
-"""A judging process: `python -m dgpo.verifier.worker CPU_SECONDS MEMORY_MB`, talked to over its pipes by `pool.py`.
+"""A judging process, which `pool.py` starts and talks to over its pipes.
 
 Two processes. The outer one imports math-verify once and warms it up, then forks the inner one, which judges; when
 that one dies of a hostile answer, the next is forked in milliseconds instead of imported in a second.
 
-    stdin    one JSON array a line: ["judge" or "plain", gold, answer], names of functions in judge.py
-    stdout   "ready" once, then one line for every pair: a verdict, or "died" when judging it killed the inner process
+    stdin    a job a line: its number and a JSON array [function of judge.py, gold, answer]
+    stdout   "ready" once, then for every job a line with its number and the verdict
+
+The outer process passes one job at a time on, so it knows which one an inner process died of. One that its own limits
+end is judged `timeout`. An inner process that was killed from outside, idle or busy, is replaced, and the job is tried
+again.
 
 The inner process is under a timer and a memory limit that the kernel enforces, also inside long C calls: nothing here
 relies on Python getting a turn. The timer counts the CPU time of this process, so a busy machine changes no verdict.
@@ -15,18 +19,19 @@ import json
 import logging
 import os
 import resource
-import select
 import signal
-import sys
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 
+from dgpo import lifetimes
 from dgpo.verifier.answer import Verdict
 
-_REPLACE = 3  # the exit status by which the inner process asks for a fresh one
+TRIES = 3  # of one job, when what judges it is killed from outside
+_OUT_OF_MEMORY, _FULL = 3, 4  # exit codes of the inner process: of this job; of what the last ones left behind
 
 
-def main(cpu_seconds: float, memory_mb: int) -> None:
+def main(cpu_seconds: str, memory_mb: str) -> None:
     logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when we end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from dgpo.verifier import judge  # here, because the limits come first
 
@@ -34,49 +39,72 @@ def main(cpu_seconds: float, memory_mb: int) -> None:
     gc.collect()
     gc.freeze()  # keep the pages that the forks share untouched
     _write("ready")
-    while True:
-        alive, held = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(alive)
-            _serve(judge, cpu_seconds, memory_mb)
-            os._exit(0)
-        os.close(held)
-        _wait(alive, child)
-        os.close(alive)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status == 0:
-            return  # the parent closed our stdin
-        if status != _REPLACE:
-            _write("died")
+    inner = _Inner(judge, float(cpu_seconds), int(memory_mb))
+    while line := _read_line():
+        number, _, job = line.partition(b" ")
+        _write(f"{number.decode()} {inner.verdict(job)}")
 
 
-def _serve(judge, cpu_seconds: float, memory_mb: int) -> None:
+class _Inner:
+    """The process that judges, forked when it is needed."""
+
+    def __init__(self, *arguments):
+        self._arguments, self._pid, self._pipe = arguments, None, None
+
+    def verdict(self, job: bytes) -> str:
+        for _ in range(TRIES):
+            if self._pid is None:
+                self._fork()
+            try:
+                self._pipe.send_bytes(job)
+                return self._pipe.recv_bytes().decode()
+            except (EOFError, ConnectionError):  # it is gone
+                self._pipe.close()
+                code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+                self._pid = None
+                if code in (_OUT_OF_MEMORY, -signal.SIGPROF):
+                    break
+        return Verdict.timeout
+
+    def _fork(self) -> None:
+        self._pipe, theirs = Pipe()
+        outer, self._pid = os.getpid(), os.fork()
+        if self._pid == 0:
+            try:
+                self._pipe.close()
+                _leave_our_pipes()
+                lifetimes.end_with(outer)
+                _serve(theirs, *self._arguments)
+            finally:  # never back into what the outer process does
+                os._exit(1)
+        theirs.close()
+
+
+def _leave_our_pipes() -> None:
+    """Else the pool would not see that the outer process is gone while this one is there."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+
+
+def _serve(pipe: Connection, judge, cpu_seconds: float, memory_mb: int) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default action ends the process
     limit, fresh = memory_mb * 2**20, _peak_mb()
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    while line := _read_line():
+    while True:
+        job = pipe.recv_bytes()
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            how, gold, answer = json.loads(line)
+            how, gold, answer = json.loads(job)
             verdict = (judge.plain if how == "plain" else judge.judge)(gold, answer)
         except MemoryError:
-            os._exit(1)
+            os._exit(_OUT_OF_MEMORY)
         except Exception:  # noqa: BLE001 (there is nothing that sympy does not raise on odd input)
             verdict = Verdict.unparsed
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _write(verdict)
+        pipe.send_bytes(verdict.encode())
         if _peak_mb() - fresh > memory_mb / 4:
-            os._exit(_REPLACE)  # what this answer left behind must not starve the next
-
-
-def _wait(alive: int, child: int) -> None:
-    """Until the child is gone. Ends both when our own parent is gone, whatever the child is busy with."""
-    parent = os.getppid()
-    while not select.select([alive], [], [], 1.0)[0]:
-        if os.getppid() != parent:
-            os.kill(child, signal.SIGKILL)
-            os._exit(0)
+            os._exit(_FULL)  # what this answer left behind must not starve the next
 
 
 def _peak_mb() -> float:
@@ -84,9 +112,9 @@ def _peak_mb() -> float:
 
 
 def _read_line() -> bytes:
-    """One line, unbuffered: a byte read ahead would be lost with the process."""
+    """One line of stdin, of which there is one at a time: the next job comes after this one's verdict."""
     parts = []
-    while part := os.read(0, 65536):  # the parent sends a line only after the last one's answer
+    while part := os.read(0, 65536):
         parts.append(part)
         if part.endswith(b"\n"):
             break
@@ -95,7 +123,3 @@ def _read_line() -> bytes:
 
 def _write(line: str) -> None:
     os.write(1, line.encode() + b"\n")
-
-
-if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
