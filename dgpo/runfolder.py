@@ -7,7 +7,6 @@ several ranks the first one reads and writes; the others get what it returns, an
 
 import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from dgpo import config as configs
 from dgpo.checkpoint import CheckpointError
 from dgpo.config import Config, ConfigError
 from dgpo.files import lock, partial, remove, write_whole
+from dgpo.progress import tell
 
 _OWN = (
     "config.yaml",
@@ -115,7 +115,7 @@ class RunFolder:
         if changed := differences(before, config):
             raise ConfigError(f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}")
         if changed := rounding(before, config):
-            print(f"{self.path}: sums round otherwise from here on: {'; '.join(changed)}", file=sys.stderr)
+            tell(f"{self.path}: sums round otherwise from here on: {'; '.join(changed)}")
 
     @_by_rank_0
     def open(self) -> dict | None:
@@ -213,7 +213,7 @@ class RunFolder:
             remove(self.path / "failed" / path.name)
             path.rename(self.path / "failed" / path.name)
         if damaged:
-            print(f"{self.path}: damaged and moved to failed/: {what}; going on from {folder.name}", file=sys.stderr)
+            tell(f"{self.path}: damaged and moved to failed/: {what}; going on from {folder.name}")
         return checkpoint.load_state(folder) if folder else None
 
     @_by_rank_0

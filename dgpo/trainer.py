@@ -10,7 +10,6 @@ CPU process.
 
 import copy
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -30,7 +29,7 @@ from dgpo.evaluate import decode, encode, evaluate
 from dgpo.memory import out_of_memory
 from dgpo.model import Policy, apply_liger, pick_device, recompute_layers
 from dgpo.objective import correction, group_advantages, kl_penalty, objective, token_coefficients, zero_variance
-from dgpo.progress import Progress
+from dgpo.progress import Progress, tell
 from dgpo.rollout import Sampling
 from dgpo.runfolder import RunFolder
 from dgpo.seeds import derive
@@ -92,7 +91,7 @@ class Trainer:
             self.task = tasks.make(config, self.tokenizer)
             for name, count in self.task.notes.items():
                 if count and ranks.rank() == 0:
-                    print(f"{config.data}: {count} {name.replace('_', ' ')}", file=sys.stderr)
+                    tell(f"{config.data}: {count} {name.replace('_', ' ')}")
             self.policy = Policy(lm, config.temperature, right_padded=config.micro_tokens is not None)
             self.reference = None
             if config.kl_to_start or config.kl_coef:
@@ -115,10 +114,9 @@ class Trainer:
             return 0
         if state["ranks"] != ranks.size() and ranks.rank() == 0:
             ahead = "; the batch sampled ahead is sampled anew" if self.config.asynchronous else ""
-            print(
+            tell(
                 f"{self.run.path}: ranks={state['ranks']} wrote step {state['step']}, {ranks.size()} go on: the same "
-                f"weights, optimizer, batches and seeds, but sums round otherwise from here on{ahead}",
-                file=sys.stderr,
+                f"weights, optimizer, batches and seeds, but sums round otherwise from here on{ahead}"
             )
         folder = self.run.checkpoint(state["step"])
         self.engine.load(folder, state["updates"])
