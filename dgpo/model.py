@@ -6,32 +6,18 @@ chunk again in the backward pass.
 """
 
 import importlib
-import os
-from contextlib import contextmanager
-from pathlib import Path
 from types import MethodType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-)
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import is_flash_attn_2_available
-from transformers.utils.logging import disable_progress_bar
 
 from dgpo.config import ConfigError
 from dgpo.selfcheck import check_output_layer
 
 CHUNK_BYTES = 64 * 2**20
-_AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")  # tokenizer.json says all there is
 _ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other longer than they work
 
 
@@ -171,82 +157,6 @@ def set_threads(threads: int, parameters: int) -> None:
 def pick_device(device: str) -> str:
     """The device that "auto" means here: CUDA where there is one."""
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def load_lm(
-    path: str | Path,
-    dtype: str = "float32",
-    device: str = "cpu",
-    attention: str = "auto",
-    trust_remote_code: bool = False,
-):
-    """(causal LM, tokenizer) of a checkpoint folder or hub name; the tokenizer pads on the left.
-
-    Raises ConfigError for a folder that is not a causal-LM checkpoint or whose architecture is unknown, lacks weights,
-    has no tokenizer or no stop token, and where its own code would run unasked.
-    """
-    shape = load_shape(path, trust_remote_code)
-    with _named(path):
-        named = get_tokenizer_config(path).get("tokenizer_class")
-        # AutoTokenizer puts Qwen2's word splitting in place of that of a tokenizer.json beside any Qwen2 model
-        loader = PreTrainedTokenizerFast if named in _AS_SAVED else AutoTokenizer
-        tokenizer = loader.from_pretrained(path, padding_side="left", trust_remote_code=trust_remote_code)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up for a folder without one
-        raise ConfigError(f"model={str(path)!r} has no tokenizer: save one there with tokenizer.save_pretrained")
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(f"model={str(path)!r}: its tokenizer has no eos_token, so a completion could not end")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    disable_progress_bar()  # a bar that a stored notebook shows as rubbish
-    with _named(path):
-        lm, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=_attention(attention, dtype, device, shape),
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-    if missing := sorted(report["missing_keys"]):  # transformers would train on from random numbers
-        raise ConfigError(f"model={str(path)!r} lacks weights of its architecture: {', '.join(missing[:5])} ...")
-    return lm.to(device), tokenizer
-
-
-def load_shape(path: str | Path, trust_remote_code: bool = False):
-    """The transformers config of a checkpoint folder or hub name. Raises ConfigError."""
-    local = os.path.isdir(path)
-    if local and not (Path(path) / "config.json").exists():
-        if (Path(path) / "policy" / "config.json").exists():
-            raise ConfigError(f"model={str(path)!r} is the folder of a run: its policy is model={path}/policy")
-        raise ConfigError(f"model={str(path)!r} has no config.json: not a transformers checkpoint folder")
-    if not local and (str(path).startswith((".", "/", "~")) or str(path).count("/") > 1):
-        raise ConfigError(f"model={str(path)!r} does not exist")
-    with _named(path):
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-
-
-@contextmanager
-def _named(path):
-    """Errors of transformers, by the first of their many lines."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        said = str(error).partition("\n")[0]
-        hint = "; trust_remote_code=true runs it" if "trust_remote_code" in str(error) else ""
-        raise ConfigError(f"model={str(path)!r}: {said}{hint}") from error
-
-
-def _attention(attention: str, dtype: str, device: str, shape) -> str | None:
-    """The implementation's name for transformers; None is SDPA where the architecture has it."""
-    possible = device == "cuda" and dtype == "bfloat16" and is_flash_attn_2_available()
-    if attention == "flash_attention_2" and not possible:
-        raise ConfigError(
-            "attention='flash_attention_2' needs a CUDA device, dtype='bfloat16' and the package flash-attn; "
-            "'auto' takes it where they are there, else 'sdpa'"
-        )
-    if attention == "auto":
-        known = getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(shape), None), "_supports_flash_attn", False)
-        return "flash_attention_2" if possible and known else None
-    return attention
 
 
 def recompute_layers(lm) -> None:

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from dgpo import tiny
 from dgpo.config import Config, ConfigError
-from dgpo.model import CHUNK_BYTES, load_shape
+from dgpo.loading import load_shape
+from dgpo.model import CHUNK_BYTES
 
 _DEEPSPEED_BUCKET = 500_000_000  # elements of its reduce bucket
 _DEEPSPEED_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time

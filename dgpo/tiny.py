@@ -20,7 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from dgpo import ranks
 from dgpo.config import TinyPolicy
-from dgpo.model import load_lm, pick_device, set_threads
+from dgpo.loading import load_lm
+from dgpo.model import pick_device, set_threads
 from dgpo.progress import Progress
 from dgpo.tasks import chain
 

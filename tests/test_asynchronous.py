@@ -77,7 +77,7 @@ class TestFailures:
         return [[3, 4, 5]] * count, list(range(count)), trainer.Sampling(8)
 
     def test_a_request_that_was_begun_is_answered_once_and_by_the_old_weights(self, sampler, checkpoint):
-        from dgpo.model import load_lm
+        from dgpo.loading import load_lm
 
         lm, _ = load_lm(checkpoint)
         sampler.load(lm.named_parameters())

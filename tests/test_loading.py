@@ -5,6 +5,7 @@ import importlib.machinery
 import json
 import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dgpo import config as configs
-from dgpo import model
+from dgpo import loading
 from dgpo.config import ConfigError
-from dgpo.model import Policy, apply_liger, load_lm, recompute_layers
+from dgpo.loading import load_lm
+from dgpo.model import Policy, apply_liger, recompute_layers
 from dgpo.tasks import chain
 from tests.test_model import make_batch
 
@@ -28,6 +30,12 @@ def folder(checkpoint, tmp_path):
 def edit(folder, **fields):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def rewrite(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 class TestFoldersThatDoNotServe:
@@ -53,12 +61,7 @@ class TestFoldersThatDoNotServe:
         with pytest.raises(ConfigError, match=r"T5Config.*AutoModelForCausalLM"):
             load_lm(folder)
 
-    def test_without_weights_or_with_some_missing(self, folder):
-        weights = load_file(folder / "model.safetensors")
-        weights.pop("model.norm.weight")
-        save_file(weights, folder / "model.safetensors", {"format": "pt"})
-        with pytest.raises(ConfigError, match=r"lacks weights of its architecture: model\.norm\.weight"):
-            load_lm(folder)
+    def test_without_weights(self, folder):
         (folder / "model.safetensors").unlink()
         with pytest.raises(ConfigError, match=r"no file named model\.safetensors"):
             load_lm(folder)
@@ -72,6 +75,112 @@ class TestFoldersThatDoNotServe:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         with pytest.raises(ConfigError, match="model='nobody/no-such-model': "):
             load_lm("nobody/no-such-model")
+
+
+class TestWeights:
+    """Weights that transformers would fill up with random numbers, drop, or stop at with a traceback."""
+
+    def test_that_are_missing(self, folder):
+        rewrite(folder, lambda weights: weights.pop("model.norm.weight"))
+        with pytest.raises(ConfigError, match=r"model=.*: its weights lack model\.norm\.weight$"):
+            load_lm(folder)
+
+    def test_that_have_no_place(self, folder):
+        """As those of the layers that a wrong num_hidden_layers leaves out."""
+        edit(folder, num_hidden_layers=1, layer_types=["full_attention"])
+        with pytest.raises(
+            ConfigError, match=r"its weights have no place in its architecture: model\.layers\.1\.\S+, .*\.\.\.$"
+        ):
+            load_lm(folder)
+
+    def test_of_another_shape(self, folder):
+        words = len(chain.tokenizer())
+        edit(folder, vocab_size=words + 8)
+        expected = rf"another shape than config\.json gives: \S+ is \[{words}, 32\] and should be \[{words + 8}, 32\]"
+        with pytest.raises(ConfigError, match=expected):
+            load_lm(folder)
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    def test_that_are_no_numbers(self, folder, value):
+        rewrite(folder, lambda weights: weights["model.layers.1.mlp.up_proj.weight"][2].fill_(value))
+        with pytest.raises(
+            ConfigError, match=r"its weights are NaN or infinite: model\.layers\.1\.mlp\.up_proj\.weight$"
+        ):
+            load_lm(folder)
+
+    def test_that_a_broken_download_left(self, folder):
+        file = folder / "model.safetensors"
+        whole = file.read_bytes()
+        for rest in (whole[:9000], whole[:4], b""):
+            file.write_bytes(rest)
+            with pytest.raises(ConfigError, match=r"model=.*: model\.safetensors is cut or damaged, copy it again: "):
+                load_lm(folder)
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+    def test_that_git_lfs_did_not_fetch(self, folder, name):
+        (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n")
+        with pytest.raises(ConfigError, match=f"model=.*: {name} is a pointer of git-lfs: `git lfs pull` there"):
+            load_lm(folder)
+
+    def test_that_would_run_code_when_they_are_read(self, folder, tmp_path):
+        class Hostile:
+            def __reduce__(self):
+                return (Path.touch, (tmp_path / "ran",))
+
+        (folder / "model.safetensors").unlink()
+        torch.save({"model.norm.weight": Hostile()}, folder / "pytorch_model.bin")
+        with pytest.raises(ConfigError, match=r"model=.*: Weights only load failed"):
+            load_lm(folder)
+        assert not (tmp_path / "ran").exists()
+
+    def test_tied_ones_are_stored_once(self, folder):
+        assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+        lm, _ = load_lm(folder)
+        assert lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+
+
+class TestTokens:
+    """Tokens that the model has no row for: without the check an IndexError in the sampler, on a GPU an assertion."""
+
+    @pytest.mark.parametrize(
+        ("add", "message"),
+        [
+            (
+                lambda t: t.add_special_tokens({"pad_token": "[PAD]"}),
+                r"token {}, '\[PAD\]', is outside the model's {} rows",
+            ),
+            (
+                lambda t: t.add_tokens(["seven", "eight"]),
+                "token {}, 'seven', and 1 more are outside the model's {} rows",
+            ),
+        ],
+    )
+    def test_that_were_added(self, folder, add, message):
+        tokenizer = chain.tokenizer()
+        add(tokenizer)
+        tokenizer.save_pretrained(folder)
+        rows = len(chain.tokenizer())
+        with pytest.raises(ConfigError, match=f"model=.*: {message.format(rows, rows)}"):
+            load_lm(folder)
+
+    def test_that_end_a_completion(self, folder):
+        path = folder / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [1, 999]}))
+        with pytest.raises(ConfigError, match=r"token 999, 'eos_token_id=999 of generation_config\.json', is outside"):
+            load_lm(folder)
+
+    def test_that_transformers_makes_up(self, folder):
+        """Without its tokenizer_config.json a tokenizer gets the names of Qwen2's tokens."""
+        (folder / "tokenizer_config.json").unlink()
+        with pytest.raises(ConfigError, match="model="):
+            load_lm(folder)
+
+    def test_fewer_than_the_model_has_rows(self, folder):
+        """A vocabulary is often padded to a round number."""
+        lm, tokenizer = load_lm(folder)
+        lm.resize_token_embeddings(64)
+        lm.save_pretrained(folder)
+        assert len(load_lm(folder)[0].get_input_embeddings().weight) == 64 > len(tokenizer)
 
 
 OWN_CODE = """
@@ -176,8 +285,8 @@ class TestAttention:
         ],
     )
     def test_auto_takes_flash_attention_only_where_it_runs(self, monkeypatch, device, dtype, installed, expected, lm):
-        monkeypatch.setattr(model, "is_flash_attn_2_available", lambda: installed)
-        assert model._attention("auto", dtype, device, lm.config) == expected
+        monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: installed)
+        assert loading._attention("auto", dtype, device, lm.config) == expected
 
     @pytest.fixture
     def lm(self, checkpoint):

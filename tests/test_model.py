@@ -9,7 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from dgpo import model
 from dgpo.batch import Batch
-from dgpo.model import Policy, load_lm, token_logprobs
+from dgpo.loading import load_lm
+from dgpo.model import Policy, token_logprobs
 
 
 def naive(hidden, weight, targets, bias=None, temperature=1.0):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dgpo import methods
 from dgpo.batch import Batch
-from dgpo.model import Policy, load_lm
+from dgpo.loading import load_lm
+from dgpo.model import Policy
 from dgpo.objective import (
     AGGREGATIONS,
     group_advantages,

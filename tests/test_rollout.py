@@ -13,7 +13,8 @@ from dgpo.config import ConfigError
 from dgpo.evaluate import decode, encode
 from dgpo.evaluation import run as evaluation
 from dgpo.evaluation import settings
-from dgpo.model import Policy, load_lm
+from dgpo.loading import load_lm
+from dgpo.model import Policy
 from dgpo.rollout import Sampling, TransformersSampler, vllm
 
 

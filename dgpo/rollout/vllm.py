@@ -21,7 +21,7 @@ from torch import Tensor
 from dgpo import ranks
 from dgpo.batch import Batch
 from dgpo.config import ConfigError
-from dgpo.model import load_shape
+from dgpo.loading import load_shape
 from dgpo.rollout.base import Sampling
 
 _OLDEST = (0, 27)  # reload_weights takes an iterator

@@ -30,7 +30,7 @@ def untied(tied, tmp_path_factory):
     """The same policy with an output layer of its own."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from dgpo.model import load_lm
+    from dgpo.loading import load_lm
 
     lm, tokenizer = load_lm(tied)
     config = Qwen2Config.from_pretrained(tied, tie_word_embeddings=False)

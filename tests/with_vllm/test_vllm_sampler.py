@@ -9,7 +9,8 @@ from scipy.stats import chisquare
 from dgpo import config as configs
 from dgpo import mismatch, trainer
 from dgpo.evaluate import decode, encode
-from dgpo.model import Policy, load_lm
+from dgpo.loading import load_lm
+from dgpo.model import Policy
 from dgpo.rollout import Sampling, vllm
 
 PROMPTS = ["7+5=", "3*4-2=", "9-1=", "8*2="]

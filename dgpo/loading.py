@@ -1,0 +1,167 @@
+"""A checkpoint folder becomes a causal LM and its tokenizer, or an error of one line says why it does not."""
+
+import logging
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import is_flash_attn_2_available
+from transformers.utils.logging import disable_progress_bar
+
+from dgpo.config import ConfigError
+
+_POINTER = b"version https://git-lfs.github.com/spec"  # how the file in place of a large one begins
+_AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")  # tokenizer.json says all there is
+
+
+def load_lm(
+    path: str | Path,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attention: str = "auto",
+    trust_remote_code: bool = False,
+):
+    """(causal LM, tokenizer) of a checkpoint folder or hub name; the tokenizer pads on the left.
+
+    Raises ConfigError for a folder that is not a causal-LM checkpoint or whose architecture is unknown, whose weights
+    are broken, not those of its config.json or NaN, which has no tokenizer or no stop token or a token that the model
+    does not know, and where its own code would run unasked.
+    """
+    shape = load_shape(path, trust_remote_code)
+    _check_files(path)
+    with _named(path):
+        named = get_tokenizer_config(path).get("tokenizer_class")
+        # AutoTokenizer puts Qwen2's word splitting in place of that of a tokenizer.json beside any Qwen2 model
+        loader = PreTrainedTokenizerFast if named in _AS_SAVED else AutoTokenizer
+        tokenizer = loader.from_pretrained(path, padding_side="left", trust_remote_code=trust_remote_code)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up for a folder without one
+        raise ConfigError(f"model={str(path)!r} has no tokenizer: save one there with tokenizer.save_pretrained")
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"model={str(path)!r}: its tokenizer has no eos_token, so a completion could not end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    disable_progress_bar()  # a bar that a stored notebook shows as rubbish
+    with _named(path), _quietly("transformers.modeling_utils"):  # its table of what does not fit: said below
+        lm, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=_attention(attention, dtype, device, shape),
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    lm = lm.to(device)
+    _check_weights(path, lm, report)
+    _check_tokens(path, lm, tokenizer)
+    return lm, tokenizer
+
+
+def _check_files(path) -> None:
+    """Raise ConfigError for what a clone without git-lfs or a broken download leaves, which transformers garbles."""
+    for file in sorted(Path(path).iterdir()) if os.path.isdir(path) else ():
+        if file.suffix not in (".safetensors", ".bin", ".json", ".model"):
+            continue
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise ConfigError(f"model={str(path)!r}: {file.name} is a pointer of git-lfs: `git lfs pull` there")
+        try:
+            if file.suffix == ".safetensors":
+                safe_open(file, "pt")
+        except SafetensorError as error:
+            raise ConfigError(f"model={str(path)!r}: {file.name} is cut or damaged, copy it again: {error}") from None
+
+
+def _check_weights(path, lm, report) -> None:
+    """Raise ConfigError unless the weights are those of the architecture; transformers makes up what is missing."""
+    if found := sorted(report["mismatched_keys"]):
+        name, given, expected = found[0]
+        what = f"have another shape than config.json gives: {name} is {[*given]} and should be {[*expected]}"
+    elif found := sorted(report["missing_keys"]):
+        what = f"lack {', '.join(found[:3])}"
+    elif found := sorted(report["unexpected_keys"]):
+        what = f"have no place in its architecture: {', '.join(found[:3])}"
+    elif found := [
+        name for name, p in lm.named_parameters() if p.numel() and not torch.stack(p.aminmax()).isfinite().all()
+    ]:
+        what = f"are NaN or infinite: {', '.join(found[:3])}"
+    else:
+        return
+    raise ConfigError(f"model={str(path)!r}: its weights {what}{' ...' if len(found) > 3 else ''}")
+
+
+def _check_tokens(path, lm, tokenizer) -> None:
+    """Raise ConfigError for a token id outside the embedding or the output layer: an index error, deep in the model."""
+    layers = (lm.get_input_embeddings(), lm.get_output_embeddings())
+    rows = min(len(layer.weight) for layer in layers if layer is not None)
+    stops = lm.generation_config.eos_token_id
+    stops = [stops] if isinstance(stops, int) else stops or []
+    ids = tokenizer.get_vocab() | {f"eos_token_id={i} of generation_config.json": i for i in stops}
+    if beyond := sorted((i, name) for name, i in ids.items() if not 0 <= i < rows):
+        token, name = beyond[0]
+        more = f" and {len(beyond) - 1} more are" if beyond[1:] else " is"
+        raise ConfigError(
+            f"model={str(path)!r}: token {token}, {name!r},{more} outside the model's {rows} rows: take its "
+            "own tokenizer, or give the model the rows with lm.resize_token_embeddings(len(tokenizer))"
+        )
+
+
+def load_shape(path: str | Path, trust_remote_code: bool = False):
+    """The transformers config of a checkpoint folder or hub name. Raises ConfigError."""
+    local = os.path.isdir(path)
+    if local and not (Path(path) / "config.json").exists():
+        if (Path(path) / "policy" / "config.json").exists():
+            raise ConfigError(f"model={str(path)!r} is the folder of a run: its policy is model={path}/policy")
+        raise ConfigError(f"model={str(path)!r} has no config.json: not a transformers checkpoint folder")
+    if not local and (str(path).startswith((".", "/", "~")) or str(path).count("/") > 1):
+        raise ConfigError(f"model={str(path)!r} does not exist")
+    with _named(path):
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _named(path):
+    """An error of transformers at reading a model names it, by the first of its many lines."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, ConfigError):
+        raise
+    except Exception as error:  # KeyError, AttributeError, UnpicklingError ...: whatever a folder's contents lead to
+        said = str(error).partition("\n")[0] or type(error).__name__
+        hint = "; trust_remote_code=true runs it" if "trust_remote_code" in str(error) else ""
+        raise ConfigError(f"model={str(path)!r}: {said}{hint}") from error
+
+
+@contextmanager
+def _quietly(name: str):
+    """Without the warnings of the logger `name`."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _attention(attention: str, dtype: str, device: str, shape) -> str | None:
+    """The implementation's name for transformers; None is SDPA where the architecture has it."""
+    possible = device == "cuda" and dtype == "bfloat16" and is_flash_attn_2_available()
+    if attention == "flash_attention_2" and not possible:
+        raise ConfigError(
+            "attention='flash_attention_2' needs a CUDA device, dtype='bfloat16' and the package flash-attn; "
+            "'auto' takes it where they are there, else 'sdpa'"
+        )
+    if attention == "auto":
+        known = getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(shape), None), "_supports_flash_attn", False)
+        return "flash_attention_2" if possible and known else None
+    return attention
