@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dgpo import methods
+from dgpo.data.files import text_encoding
 from dgpo.errors import ConfigError
 from dgpo.objective import ADVANTAGES, AGGREGATIONS, CORRECTIONS, KL_KINDS
 
@@ -25,6 +26,7 @@ RECIPES = Path(__file__).parent / "recipes"
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Encoding = Annotated[str, AfterValidator(text_encoding)]  # of data files that are not UTF-8
 
 
 class TinyPolicy(BaseModel):
@@ -119,6 +121,7 @@ class Config(BaseModel):
     eval_data: str | None = None
     problem_field: str = "problem"
     answer_field: str = "answer"
+    encoding: Encoding = "utf-8"
     skip_bad_rows: bool = False
     drop_contaminated: bool = False
     max_prompt_tokens: Positive = 64
@@ -318,4 +321,5 @@ def _unknown(name, value, key, own, known) -> str:
 
 def _line(error) -> str:
     name = ".".join(str(part) for part in error["loc"])
-    return f"{name}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}={error['input']!r}: {message[0].lower()}{message[1:]}"

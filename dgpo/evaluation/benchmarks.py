@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo.config import ConfigError
+from dgpo.data.files import FORMATS, DataError, answer_text, read_rows, row_fault
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash
 from dgpo.tasks import chain
 from dgpo.tasks.base import Problem
-from dgpo.tasks.math import FORMATS, DataError, answer_text, prompt, read_rows, row_fault
+from dgpo.tasks.math import prompt
 from dgpo.verifier import Verdict, Verifier, final_answer
 
 SHORT_NAMES = {
@@ -44,9 +45,8 @@ def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
         return _chain(config)
     path = find(name, config.data_dir)
     problems = []
-    for number, row in read_rows(path):
-        fault = row if isinstance(row, str) else row_fault(row, config.problem_field, config.answer_field)
-        if fault:
+    for number, row in read_rows(path, config.encoding):
+        if fault := row_fault(row, config.problem_field, config.answer_field):
             raise DataError(f"{path}, line {number}: {fault}")
         text, answer = row[config.problem_field], answer_text(row[config.answer_field])
         problems.append(Problem(str(row.get("id", f"{name}:{number}")), prompt(text, tokenizer), answer))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from dgpo.config import VLLM, ConfigError, Count, Positive, TinyPolicy, changes
+from dgpo.config import VLLM, ConfigError, Count, Encoding, Positive, TinyPolicy, changes
 
 
 class EvalConfig(BaseModel):
@@ -37,6 +37,7 @@ class EvalConfig(BaseModel):
     data_dir: str | None = None
     problem_field: str = "problem"
     answer_field: str = "answer"
+    encoding: Encoding = "utf-8"
     limit: Count = 0
     difficulty: Positive = 4
     chain_problems: Positive = 128

@@ -16,6 +16,7 @@ def make(config: Config, tokenizer) -> Task:
             tokenizer,
             problem_field=config.problem_field,
             answer_field=config.answer_field,
+            encoding=config.encoding,
             skip_bad_rows=config.skip_bad_rows,
             max_prompt_tokens=config.max_prompt_tokens,
             seed=config.seed,

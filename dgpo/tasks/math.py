@@ -1,46 +1,36 @@
 """Problems from a file, rewarded when the completion's boxed answer is right.
 
-    task = MathTask("train.jsonl", tokenizer, problem_field="problem", answer_field="answer", skip_bad_rows=False,
-                    max_prompt_tokens=1024, seed=0, heldout=128)
+    task = MathTask("train.jsonl", tokenizer, problem_field="problem", answer_field="answer", encoding="utf-8",
+                    skip_bad_rows=False, max_prompt_tokens=1024, seed=0, heldout=128)
 
 The policy reads the problem in the checkpoint's own chat template, or plainly, with `<think>` opened, when it has none.
 """
 
-import csv
 import functools
 import hashlib
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dgpo.errors import Explained
+from dgpo.data.files import DataError, answer_text, read_rows, row_fault
+from dgpo.data.overlap import loose_key
 from dgpo.tasks.base import Problem
 from dgpo.verifier import Verdict, Verifier
-from dgpo.verifier.answer import MAX_ANSWER
 
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
-FORMATS = (".jsonl", ".json", ".parquet", ".csv")
-_HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?::\w+)?")
-
-
-class DataError(Explained, ValueError):
-    """A data file that cannot be used; the message names the file, the line and what is there."""
-
-    exit_code = 2
 
 
 class MathTask:
     """Rows of `data` as an endless shuffled stream, and `heldout` fixed problems that the stream never shows.
 
     data, eval_data     a .jsonl, .json, .parquet or .csv file, or the hub name `owner/name[:split]` of a dataset
+    encoding            of either, where it is a text file and not UTF-8
     heldout             from `eval_data` its first rows; without it, the rows of `data` whose texts have the smallest
                         checksums: the same for every seed, and with all copies of a text on one side
     drop_contaminated   leave out training rows that are a held-out problem, exactly or but for punctuation
-                        (`dgpo.data`); with `eval_data` only, since a split of one file keeps copies together
+                        (`dgpo.data.overlap`); with `eval_data` only, since a split of one file keeps copies together
     notes               skipped_rows, long_prompts, duplicate_rows, conflicting_answers, rows_also_heldout,
                         contaminated_rows
     verdicts            what the verifier said so far, counted
@@ -57,6 +47,7 @@ class MathTask:
         *,
         problem_field: str = "problem",
         answer_field: str = "answer",
+        encoding: str = "utf-8",
         skip_bad_rows: bool = False,
         max_prompt_tokens: int = 1024,
         seed: int = 0,
@@ -67,12 +58,12 @@ class MathTask:
     ):
         self.seed, self.notes, self.verdicts = seed, {}, Counter()
         self.verifier = Verifier() if verifier is None else verifier
-        fields, limit = (problem_field, answer_field), max_prompt_tokens
-        rows = self._load(data, tokenizer, fields, skip_bad_rows, limit, "")
+        reading = tokenizer, (problem_field, answer_field), encoding, skip_bad_rows, max_prompt_tokens
+        rows = self._load(data, *reading, "")
         if eval_data is None:
             self._problems, self.heldout = _split(rows, heldout, data)
         else:
-            others = self._load(eval_data, tokenizer, fields, skip_bad_rows, limit, "heldout_")
+            others = self._load(eval_data, *reading, "heldout_")
             if len(others) < heldout:
                 raise DataError(f"{eval_data}: {heldout} held-out problems asked for, {len(others)} usable rows there")
             aside = {text for text, _ in others[:heldout]}
@@ -104,8 +95,6 @@ class MathTask:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self._problems))
 
     def _drop_contaminated(self, rows, aside: set[str], data, eval_data):
-        from dgpo.data import loose_key  # which reads rows with this module
-
         loose = {loose_key(text) for text in aside} - {""}
         kept = [row for row in rows if row[0] not in aside and loose_key(row[0]) not in loose]
         if not kept:
@@ -113,11 +102,11 @@ class MathTask:
         self.notes["contaminated_rows"] = len(rows) - len(kept)
         return kept
 
-    def _load(self, data, tokenizer, fields, skip_bad_rows, limit, prefix) -> list[tuple[str, Problem]]:
+    def _load(self, data, tokenizer, fields, encoding, skip_bad_rows, limit, prefix) -> list[tuple[str, Problem]]:
         """The usable rows as (text, problem), what was left out counted under `prefix`."""
         rows, skipped = [], 0
-        for number, row in read_rows(data):
-            fault = row if isinstance(row, str) else row_fault(row, *fields)
+        for number, row in read_rows(data, encoding):
+            fault = row_fault(row, *fields)
             if fault and not skip_bad_rows:
                 raise DataError(f"{data}, line {number}: {fault}; skip_bad_rows=true leaves such rows out")
             skipped += bool(fault)
@@ -157,13 +146,6 @@ def prompt(problem: str, tokenizer) -> str:
     return f"{opening}{text}\n<think>\n"
 
 
-def answer_text(answer: str | int | float) -> str:
-    """A reference answer as text: 27.0 is "27", and of a worked GSM8K solution what follows its `####`."""
-    if isinstance(answer, float) and answer.is_integer():
-        answer = int(answer)
-    return str(answer).rpartition("####")[2].strip()
-
-
 def _split(rows, heldout: int, data) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
     first: dict[str, Problem] = {}
     for text, problem in rows:
@@ -172,88 +154,6 @@ def _split(rows, heldout: int, data) -> tuple[tuple[Problem, ...], tuple[Problem
         raise DataError(
             f"{data}: {heldout} held-out problems asked for, {len(first)} different ones there, and one must be left"
         )
-    aside = sorted(first, key=lambda text: hashlib.sha256(text.encode(errors="replace")).digest())[:heldout]
+    aside = sorted(first, key=lambda text: hashlib.sha256(text.encode()).digest())[:heldout]
     chosen = set(aside)
     return tuple(p for text, p in rows if text not in chosen), tuple(first[text] for text in aside)
-
-
-def row_fault(row: dict, problem_field: str, answer_field: str) -> str:
-    """What is wrong with a row; empty if nothing is."""
-    for field in (problem_field, answer_field):
-        value = row.get(field)
-        if field not in row:
-            return f"no field {field!r}; the row has {', '.join(map(repr, row)) or 'none'}"
-        if value is None or value != value or (isinstance(value, str) and not value.strip()):  # NaN is not itself
-            return f"field {field!r} is empty; the row has {', '.join(map(repr, row))}"
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not isinstance(value, str) and not (number and field == answer_field):
-            wanted = "a string or a number" if field == answer_field else "a string"
-            return f"field {field!r} is {type(value).__name__} {value!r}, not {wanted}"
-        if field == answer_field and (length := len(answer_text(value))) > MAX_ANSWER:
-            return f"field {field!r} has {length} characters; the verifier reads at most {MAX_ANSWER}"
-    return ""
-
-
-def read_rows(data: str | Path) -> Iterator[tuple[int, dict | str]]:
-    """(line or row number, row) of a file or a dataset, a string in place of a row that cannot be read."""
-    path = Path(data)
-    if not path.is_file():
-        if path.suffix in FORMATS or not _HUB_NAME.fullmatch(str(data)):
-            raise DataError(f"{data}: no such file, and not the hub name of a dataset (owner/name or owner/name:split)")
-        yield from _hub_rows(str(data))
-    elif path.suffix == ".jsonl":
-        yield from _jsonl_rows(path)
-    elif path.suffix == ".json":
-        yield from _json_rows(path)
-    elif path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-    elif path.suffix == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                yield reader.line_num, row if None not in row else "more columns than the header has"
-    else:
-        raise DataError(f"{data}: the file must be one of {', '.join(FORMATS)}")
-
-
-def _parquet_rows(path: Path):
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: not a Parquet file: {error}") from None
-    yield from enumerate(table.to_pylist(), start=1)
-
-
-def _jsonl_rows(path: Path):
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line.decode("utf-8-sig"))
-                except ValueError as error:  # JSON and UTF-8 errors both are
-                    row = f"not a JSON object: {error}"
-                yield number, row if isinstance(row, dict | str) else f"not a JSON object but {type(row).__name__}"
-
-
-def _json_rows(path: Path):
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from None
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: must be a list of rows, not {type(rows).__name__}")
-    for number, row in enumerate(rows, start=1):
-        yield number, row if isinstance(row, dict) else f"not a JSON object but {type(row).__name__}"
-
-
-def _hub_rows(name: str):
-    import datasets
-
-    name, _, split = name.partition(":")
-    try:
-        dataset = datasets.load_dataset(name, split=split or "train")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name}: neither a file here nor a dataset that can be loaded: {error}") from error
-    yield from enumerate(dataset, start=1)

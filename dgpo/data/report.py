@@ -16,37 +16,27 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
-from dgpo.tasks.math import DataError, answer_text, read_rows
+from dgpo.data.files import DataError, answer_text, is_empty, read_rows, row_fault
+from dgpo.data.overlap import CJK, KINDS, Row, contamination, exact_key, matched
 
-KINDS = ("exact", "loose", "gram10")
 _SHOWN = 5  # examples of a finding
-_GRAM, _SHARE = 10, 0.5
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-_WORD = re.compile(rf"[a-z0-9]+|[{_CJK}]")
-_HAS_CJK = re.compile(f"[{_CJK}]")
-_NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
+_HAS_CJK = re.compile(f"[{CJK}]")
 _LEADING_ZERO = re.compile(r"-?0\d+")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row that could be read: its name, its problem as text ("" if there is none), its answer as it stands."""
-
-    name: str
-    text: str
-    answer: object
-
-
-@dataclass(frozen=True)
 class Report:
-    """Findings in one file; the pairs are (what was found, names of the first rows where it was)."""
+    """Findings in one file. Lists hold the names of the rows concerned, `faults` also what is wrong with each row that
+    training refuses or leaves out."""
 
     rows: int
     unreadable: list[str]
+    faults: list[str]
     fields: Counter
     empty_problems: list[str]
     empty_answers: list[str]
@@ -60,6 +50,12 @@ class Report:
         """The report as text."""
         yield f"rows                   {self.rows}"
         yield from _counted("unreadable lines", self.unreadable)
+        yield f"bad rows               {len(self.faults)}" + (
+            "; skip_bad_rows=true leaves them out" if self.faults else ""
+        )
+        yield from (f"  {fault}" for fault in self.faults[:_SHOWN])
+        if len(self.faults) > _SHOWN:
+            yield f"  and {len(self.faults) - _SHOWN} more"
         whole = [name for name, count in self.fields.items() if count == self.rows]
         partly = [f"{name} ({count})" for name, count in self.fields.items() if count < self.rows]
         yield f"fields                 {', '.join(whole) or 'none'}" + (
@@ -75,20 +71,24 @@ class Report:
         yield f"scripts                {', '.join(f'{k} {v}' for k, v in self.scripts.most_common()) or 'none'}"
 
 
-def load(data: str | Path, problem_field: str = "problem", answer_field: str = "answer") -> tuple[list[Row], Report]:
+def load(
+    data: str | Path, problem_field: str = "problem", answer_field: str = "answer", encoding: str = "utf-8"
+) -> tuple[list[Row], Report]:
     """The readable rows of a file or dataset, and what is to be said of it.
 
     Raises DataError for a file that is not there or is no data file, one without rows, and fields that no row has.
     """
-    rows, unreadable, fields, types = [], [], Counter(), Counter()
-    for number, row in read_rows(data):
+    rows, unreadable, faults, fields, types = [], [], [], Counter(), Counter()
+    for number, row in read_rows(data, encoding):
+        if fault := row_fault(row, problem_field, answer_field):
+            faults.append(f"line {number}: {fault}")
         if isinstance(row, str):
             unreadable.append(f"line {number}")
             continue
         fields.update(row.keys())
         text, answer = row.get(problem_field), row.get(answer_field)
         rows.append(Row(str(row.get("id", f"line {number}")), text if isinstance(text, str) else "", answer))
-        types.update([] if _is_empty(answer) else [type(answer).__name__])
+        types.update([] if is_empty(answer) else ["float" if isinstance(answer, Decimal) else type(answer).__name__])
     if not rows and not unreadable:
         raise DataError(f"{data}: the file is empty")
     for wanted in (problem_field, answer_field):
@@ -101,51 +101,16 @@ def load(data: str | Path, problem_field: str = "problem", answer_field: str = "
     return rows, Report(
         rows=len(rows),
         unreadable=unreadable,
+        faults=faults,
         fields=fields,
         empty_problems=[row.name for row in rows if not row.text.strip()],
-        empty_answers=[row.name for row in rows if _is_empty(row.answer)],
+        empty_answers=[row.name for row in rows if is_empty(row.answer)],
         answer_types=types,
         leading_zeros=[row.name for row in rows if _LEADING_ZERO.fullmatch(str(row.answer).strip())],
         duplicates=sum(len(same) - 1 for same in copies.values()),
         conflicting=[[r.name for r in same] for same in copies.values() if len({_answer(r) for r in same}) > 1],
         scripts=Counter(script(row.text) for row in rows),
     )
-
-
-def contamination(rows: Sequence[Row], tests: Sequence[Row]) -> list[tuple[str, str, str, float]]:
-    """(kind, test name, row name, share of the test's 10-grams) of every pair that matches, by its strictest kind."""
-    texts = [test.text for test in tests]
-    exact, loose = _index(map(exact_key, texts)), _index(map(loose_key, texts))
-    grams = [_grams(text) for text in texts]
-    by_gram = _index(grams, many=True)
-    found = []
-    for row in rows:
-        mine = Counter(i for gram in _grams(row.text) for i in by_gram.get(gram, ()))
-        same = {i: "gram10" for i, shared in mine.items() if shared >= _SHARE * len(grams[i])}
-        same |= dict.fromkeys(loose.get(loose_key(row.text), ()), "loose")
-        same |= dict.fromkeys(exact.get(exact_key(row.text), ()), "exact")
-        for i, kind in same.items():
-            share = mine[i] / len(grams[i]) if grams[i] else 1.0
-            found.append((kind, tests[i].name, row.name, share))
-    return found
-
-
-def matched(pairs: list[tuple[str, str, str, float]]) -> dict[str, int]:
-    """How many test problems have a match of each kind or a stricter one."""
-    out, names = {}, set()
-    for kind in KINDS:
-        names |= {test for found, test, _, _ in pairs if found == kind}
-        out[kind] = len(names)
-    return out
-
-
-def exact_key(text: str) -> str:
-    return " ".join(text.split())
-
-
-def loose_key(text: str) -> str:
-    """Letters and digits of any script; "" where there are none, which matches nothing."""
-    return _NOT_ALPHANUMERIC.sub("", text.lower())
 
 
 def script(text: str) -> str:
@@ -158,25 +123,8 @@ def script(text: str) -> str:
     return letters.most_common(1)[0][0] if letters else "none"
 
 
-def _grams(text: str) -> set[tuple[str, ...]]:
-    words = _WORD.findall(text.lower())
-    return set(zip(*(words[i:] for i in range(_GRAM)), strict=False))
-
-
-def _index(keys, many: bool = False) -> dict:
-    index: dict = {}
-    for i, key in enumerate(keys):
-        for one in key if many else [key] if key else []:
-            index.setdefault(one, []).append(i)
-    return index
-
-
-def _is_empty(answer) -> bool:
-    return answer is None or answer != answer or (isinstance(answer, str) and not answer.strip())  # NaN is not itself
-
-
 def _answer(row: Row) -> str:
-    return answer_text(row.answer) if isinstance(row.answer, str | int | float) else repr(row.answer)
+    return answer_text(row.answer) if isinstance(row.answer, str | int | float | Decimal) else repr(row.answer)
 
 
 def _counted(label: str, names: list[str]) -> Iterable[str]:
@@ -189,6 +137,10 @@ def _listed(items) -> str:
     return f": {', '.join(items[:_SHOWN])}{more}" if items else ""
 
 
+def _print(line: str) -> None:
+    print(line.encode(errors="backslashreplace").decode())  # a lone surrogate cannot be printed
+
+
 def main(argv: list[str]) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -199,19 +151,21 @@ def main(argv: list[str]) -> int:
     check.add_argument("--against", nargs="+", default=[], metavar="TEST", help="files that FILE should not overlap")
     check.add_argument("--problem-field", default="problem")
     check.add_argument("--answer-field", default="answer")
+    check.add_argument("--encoding", default="utf-8", help="of the files that are not UTF-8, such as cp1252 of Windows")
     check.add_argument("--pairs", action="store_true", help="list every matching pair")
     args = parser.parse_args(argv)
-    fields = args.problem_field, args.answer_field
+    reading = args.problem_field, args.answer_field, args.encoding
     try:
-        rows, report = load(args.file, *fields)
-        print("\n".join([args.file, *report.lines()]))
+        rows, report = load(args.file, *reading)
+        for line in [args.file, *report.lines()]:
+            _print(line)
         for test in args.against:
-            tests, _ = load(test, *fields)
-            pairs = contamination(rows, tests)
+            tests, _ = load(test, *reading)
+            pairs = contamination(rows, tests, every=args.pairs)
             counts = ", ".join(f"{kind} {count}" for kind, count in matched(pairs).items())
-            print(f"in {test}: of {len(tests)} problems also here, each kind with the stricter ones: {counts}")
+            _print(f"in {test}: of {len(tests)} problems also here, each kind with the stricter ones: {counts}")
             for kind, name, row, share in sorted(pairs, key=lambda p: (KINDS.index(p[0]), p[1:])) if args.pairs else ():
-                print(f"  {kind:7s} {name}  {row}  {share:.0%}")
+                _print(f"  {kind:7s} {name}  {row}  {share:.0%}")
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
