@@ -1,8 +1,10 @@
-"""A worker of the verifier that judges by text alone, so that a test can have hundreds of them.
+"""A worker of the verifier that takes an answer with the reference's characters for right: a test can have hundreds.
 
-A reference `FILE: x` makes it write FILE.judging and wait for FILE.go, as a hard case would keep it busy.
+A reference that begins with `h`, as `h7+x`, is a hard case: the judge makes the file h7.judging in the folder $STUB and
+is busy until there is a file h7.go.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,12 +14,12 @@ from dgpo.verifier import Verdict, worker
 
 
 def judge(gold: str, answer: str) -> Verdict:
-    file, colon, text = gold.rpartition(": ")
-    if colon:
-        Path(f"{file}.judging").touch()
-        while not Path(f"{file}.go").exists():
+    if gold.startswith("h"):
+        hard = Path(os.environ["STUB"]) / gold.split("+")[0]
+        hard.with_suffix(".judging").touch()
+        while not hard.with_suffix(".go").exists():
             time.sleep(0.002)
-    return Verdict.correct if text == answer else Verdict.wrong
+    return Verdict.correct if sorted(gold) == sorted(answer) else Verdict.wrong
 
 
 sys.modules["dgpo.verifier.judge"] = SimpleNamespace(judge=judge, warm_up=lambda: None)

@@ -1,18 +1,20 @@
-"""The processes that judge: hostile answers stall nothing, and no worker is left behind."""
+"""The processes that judge: hostile answers stall nothing, a kill changes no verdict, and no worker is left behind."""
 
+import asyncio
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from verifier_cases import boxed
+from watching import WATCHDOG, children, until, until_gone
 
-from dgpo.verifier import Verdict, Verifier, VerifierError, verify
+from dgpo.verifier import Verdict, Verifier, VerifierError, pool, verify
 
 HOSTILE = [
     "9^{9^{9^{9}}}",
@@ -40,32 +42,40 @@ HOSTILE = [
 ]
 
 
-def workers_of(pid):
-    """The processes below `pid`, by id."""
-    found, todo = [], [pid]
-    while todo:
-        parent = todo.pop()
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            children = [int(c) for c in task.read_text().split()]
-            found, todo = found + children, todo + children
-    return found
+@pytest.fixture
+def stub(monkeypatch, tmp_path):
+    """Workers as in stub_worker.py, which cost a tenth of a second each. Returns the folder of their files."""
+    monkeypatch.setattr(pool, "_WORKER", "stub_worker")
+    monkeypatch.setattr(pool, "_shared", None)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("STUB", str(tmp_path))
+    yield tmp_path
+    if pool._shared:
+        pool._shared.close()
 
 
-def gone(pids, seconds=5.0):
-    """Whether all processes end within the time; one that is dead but not yet collected has ended."""
-    deadline = time.monotonic() + seconds
-    while alive := [p for p in pids if _runs(p)]:
-        if time.monotonic() > deadline:
-            return not alive
-        time.sleep(0.05)
-    return True
+RIGHT, WRONG = ("x+1", boxed("1+x")), ("x+1", boxed("2+x"))
 
 
-def _runs(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def judge_meanwhile(verifier, folder, then, name="h1"):
+    """The verdict on a right answer that keeps the judge busy until `then()` was called."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(verifier.verify(f"{name}+x", boxed(f"x+{name}"))))
+    thread.start()
+    until((folder / f"{name}.judging").exists, "that a worker judges")
+    then()
+    (folder / f"{name}.go").touch()
+    thread.join()
+    return found[0]
+
+
+def outer_of(verifier):
+    return verifier._pool[0]._process.pid
+
+
+def inner_of(verifier):
+    (pid,) = children(outer_of(verifier))
+    return pid
 
 
 def test_hostile_answers_stall_nothing_and_leave_the_honest_ones_alone(verifier):
@@ -77,9 +87,10 @@ def test_hostile_answers_stall_nothing_and_leave_the_honest_ones_alone(verifier)
     hostile = [("12345", rf"\boxed{{{answer}}}") for answer in HOSTILE]
     mixed = list(enumerate(honest + hostile))
     random.Random(0).shuffle(mixed)
-    started = time.monotonic()
+    before = [worker._process.pid for worker in verifier._pool]
     verdicts = dict(zip([i for i, _ in mixed], verifier.verify_many(pair for _, pair in mixed), strict=True))
-    assert time.monotonic() - started < 30
+    # none was so long without a word that the pool had to end it: the limits of CPU time and memory see to that
+    assert [worker._process.pid for worker in verifier._pool] == before
     assert [verdicts[i] for i in range(len(honest))] == expected
     allowed = {Verdict.timeout, Verdict.unparsed, Verdict.wrong}
     for i, answer in enumerate(HOSTILE, start=len(honest)):
@@ -87,66 +98,125 @@ def test_hostile_answers_stall_nothing_and_leave_the_honest_ones_alone(verifier)
 
 
 def test_memory_of_a_worker_is_limited():
-    before = set(workers_of(os.getpid()))
+    before = children(os.getpid())
     hungry = r"\begin{pmatrix}" + r" \\ ".join(["1 & 2 & 3 & 4"] * 4) + r"\end{pmatrix}^{9^9}"
     with Verifier(workers=1, memory_mb=400) as pool:
         assert pool.verify("1", boxed(hungry)) in (Verdict.timeout, Verdict.unparsed, Verdict.wrong)
         assert pool.verify("x+1", boxed("1+x")) == Verdict.correct
-        for pid in set(workers_of(os.getpid())) - before:
+        for pid in children(os.getpid()) - before:
             status = Path(f"/proc/{pid}/status").read_text()
             peak = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
             assert sum(peak) < 400 * 1024
 
 
-def test_workers_start_when_needed_and_are_gone_after_close():
-    before = set(workers_of(os.getpid()))
+def test_workers_start_when_needed_and_are_gone_after_close(stub):
+    before = children(os.getpid())
     pool = Verifier(workers=2)
     assert pool.verify("5", boxed("5")) == Verdict.correct
-    assert set(workers_of(os.getpid())) == before, "an integer needs no worker"
+    assert children(os.getpid()) == before, "an integer needs no worker"
     pool.verify_many([("x", boxed("y+1")), ("x", boxed("y+2"))])
-    started = set(workers_of(os.getpid())) - before
+    started = children(os.getpid()) - before
     assert started
     pool.close()
     pool.close()
-    assert gone(started)
+    until_gone(started)
     with pytest.raises(VerifierError, match="closed"):
         pool.verify("x", boxed("y"))
 
 
-def test_an_exception_in_the_block_leaves_no_worker():
-    before, started = set(workers_of(os.getpid())), set()
+def test_an_exception_in_the_block_leaves_no_worker(stub):
+    before, started = children(os.getpid()), set()
 
     def work():
         with Verifier(workers=1) as pool:
             pool.verify("x", boxed("y"))
-            started.update(set(workers_of(os.getpid())) - before)
+            started.update(children(os.getpid()) - before)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         work()
     assert started
-    assert gone(started)
+    until_gone(started)
 
 
-def test_a_killed_worker_is_replaced():
-    before = set(workers_of(os.getpid()))
-    with Verifier(workers=1) as pool:
-        pool.verify("x", boxed("y"))
-        for pid in set(workers_of(os.getpid())) - before:
-            os.kill(pid, signal.SIGKILL)
-        assert pool.verify_many([("x", boxed("y+1")), ("x+1", boxed("1+x"))]) == [Verdict.wrong, Verdict.correct]
+class TestKills:
+    """From outside: by a container's memory killer, or an operator."""
+
+    def test_a_hundred_kills_change_no_verdict(self, stub):
+        """Of each process, idle and busy; a verdict that another job got would show in the next ones."""
+        places = [(who, busy) for who in (inner_of, inner_of, inner_of, outer_of) for busy in (False, True)]
+        with Verifier(workers=1) as verifier:
+            verifier.verify(*WRONG)
+            for k in range(100):
+                who, busy = places[k % len(places)]
+
+                def kill(who=who, how=signal.SIGTERM if k % 3 == 2 else signal.SIGKILL):
+                    os.kill(pid := who(verifier), how)
+                    return pid
+
+                if busy:
+                    assert judge_meanwhile(verifier, stub, kill, f"h{k}") == Verdict.correct, k
+                else:
+                    pid = kill()
+                    if k % 3:  # else it may still be on its way when the next job comes
+                        until_gone([pid])
+                assert verifier.verify_many([RIGHT, WRONG]) == [Verdict.correct, Verdict.wrong], k
+                assert verifier.verify(*RIGHT) == Verdict.correct, k
+
+    @pytest.mark.parametrize("who", [inner_of, outer_of])
+    def test_a_job_whose_judge_is_killed_again_and_again_is_given_up(self, stub, who):
+        mark = stub / "h1.judging"
+        with Verifier(workers=1) as verifier:
+
+            def kill_all():
+                for _ in range(pool.TRIES):
+                    until(mark.exists, "that a worker judges")
+                    mark.unlink()
+                    os.kill(who(verifier), signal.SIGKILL)
+
+            assert judge_meanwhile(verifier, stub, kill_all) == Verdict.timeout
+            assert verifier.verify_many([RIGHT, WRONG]) == [Verdict.correct, Verdict.wrong]
+
+    def test_one_that_is_killed_while_it_starts_is_started_again(self, stub, monkeypatch):
+        made, start = [], pool.lifetimes.start
+
+        def killed_at_first(*args, **options):
+            made.append(start(*args, **options))
+            if len(made) == 1:
+                made[0].kill()
+            return made[-1]
+
+        monkeypatch.setattr(pool.lifetimes, "start", killed_at_first)
+        with Verifier(workers=1) as verifier:
+            assert verifier.verify(*RIGHT) == Verdict.correct
+        assert len(made) == 2
+
+    def test_the_real_judge_is_killed_too(self):
+        with Verifier(workers=1) as verifier:
+            verifier.verify("x", boxed("y"))
+            for who in (inner_of, outer_of):
+                os.kill(who(verifier), signal.SIGKILL)
+                pairs = [("x", boxed("y+1")), ("x+1", boxed("1+x"))]
+                assert verifier.verify_many(pairs) == [Verdict.wrong, Verdict.correct]
 
 
-def test_the_parent_kills_a_worker_that_does_not_answer(monkeypatch):
-    before = set(workers_of(os.getpid()))
-    with Verifier(workers=1, timeout=0.1) as pool:
-        pool.verify("x", boxed("y"))
-        monkeypatch.setattr("dgpo.verifier.pool._PATIENCE", 0.5)
-        for pid in set(workers_of(os.getpid())) - before:
-            os.kill(pid, signal.SIGSTOP)
-        assert pool.verify("x+1", boxed("1+x")) == Verdict.timeout
-        monkeypatch.undo()
-        assert pool.verify("x+1", boxed("1+x")) == Verdict.correct
+def test_a_verdict_with_another_number_is_not_taken(stub, monkeypatch):
+    read, stale = pool._Worker.read, ["0 correct", "7 correct"]
+    monkeypatch.setattr(pool._Worker, "read", lambda self: stale.pop() if self.job and stale else read(self))
+    with Verifier(workers=1) as verifier:
+        assert verifier.verify_many([WRONG, RIGHT]) == [Verdict.wrong, Verdict.correct]
+    assert not stale
+
+
+def test_the_parent_kills_a_worker_that_does_not_answer(stub, monkeypatch):
+    with Verifier(workers=1) as verifier:
+        verifier.verify("x", boxed("y"))
+        monkeypatch.setattr(pool, "_PATIENCE", -9.9)  # with ten times timeout=1.0, a tenth of a second
+        os.kill(inner_of(verifier), signal.SIGSTOP)
+        os.kill(outer_of(verifier), signal.SIGSTOP)
+        assert verifier.verify(*RIGHT) == Verdict.timeout
+        monkeypatch.setattr(pool, "_PATIENCE", 10.0)
+        assert verifier.verify(*RIGHT) == Verdict.correct
 
 
 def test_a_worker_that_cannot_start_says_why(monkeypatch):
@@ -155,24 +225,77 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch):
         pool.verify("x", boxed("y"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_no_worker_outlives_its_parent(how):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_its_parent(stub, how):
     code = (
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
-        "from dgpo.verifier import Verifier\n"
-        "v = Verifier(workers=1, timeout=60)\n"
-        "v.verify('x', r'\\boxed{y}')\n"
-        "print('up', flush=True)\n"
-        "v.verify(r'\\int_0^1 e^{x^{x^x}} dx', r'\\boxed{\\int_0^2 e^{x^{x^x}} dx}')\n"  # takes for ever
+        "from dgpo.verifier import Verifier, pool\n"
+        "pool._WORKER = 'stub_worker'\n"
+        "Verifier(workers=1).verify('h1+x', r'\\boxed{y}')\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
-        assert parent.stdout.readline() == b"up\n"
-        time.sleep(0.3)
-        workers = workers_of(parent.pid)
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as parent:
+        until((stub / "h1.judging").exists, "that a worker judges")
+        workers = children(parent.pid)
         assert len(workers) == 2
         parent.send_signal(how)
-        assert gone(workers)
+        until_gone(workers)
+
+
+class TestForks:
+    def judged_in_a_fork(self, verifier):
+        """Whether a child of `fork` gets right verdicts; it ends by the alarm if it hangs."""
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(WATCHDOG)
+            os._exit(0 if verifier.verify_many([RIGHT, WRONG]) == [Verdict.correct, Verdict.wrong] else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def test_one_while_another_thread_judges_does_not_hang(self, stub):
+        right = []
+        with Verifier(workers=1) as verifier:  # whose lock is held, and inherited
+            done = judge_meanwhile(verifier, stub, lambda: right.append(self.judged_in_a_fork(verifier)))
+            assert (right, done) == ([True], Verdict.correct)
+            assert self.judged_in_a_fork(verifier)
+            assert verifier.verify_many([RIGHT, WRONG]) == [Verdict.correct, Verdict.wrong]
+
+    @pytest.mark.parametrize("how", ["fork", "spawn"])
+    def test_processes_of_multiprocessing_judge(self, stub, how):
+        assert verify(*RIGHT) == Verdict.correct  # the parent has a worker of its own
+        with multiprocessing.get_context(how).Pool(2) as processes:
+            assert processes.starmap(judge_with_stub, [RIGHT, WRONG] * 2) == [Verdict.correct, Verdict.wrong] * 2
+
+
+def judge_with_stub(*pair):
+    pool._WORKER = "stub_worker"
+    return verify(*pair)
+
+
+def test_a_worker_outlives_the_thread_that_needed_it(stub):
+    with Verifier(workers=1) as verifier:
+        assert asyncio.run(asyncio.to_thread(verifier.verify, *WRONG)) == Verdict.wrong
+        pids = {outer_of(verifier), inner_of(verifier)}
+        assert asyncio.run(asyncio.to_thread(verifier.verify, *RIGHT)) == Verdict.correct
+        assert verifier.verify(*WRONG) == Verdict.wrong
+        assert {outer_of(verifier), inner_of(verifier)} == pids
+
+
+def test_closing_ends_what_another_thread_verifies(stub):
+    verifier, before, raised = Verifier(workers=1), children(os.getpid()), []
+
+    def work():
+        with pytest.raises(VerifierError, match="closed"):
+            verifier.verify("h1+x", boxed("y"))
+        raised.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    until((stub / "h1.judging").exists, "that a worker judges")
+    workers = children(os.getpid()) - before
+    verifier.close()
+    thread.join()
+    assert raised
+    until_gone(workers)
 
 
 def test_works_from_threads_and_takes_turns(verifier):
@@ -189,7 +312,7 @@ def test_works_from_threads_and_takes_turns(verifier):
     assert found == {k: [Verdict.correct, Verdict.wrong] * 3 for k in range(4)}
 
 
-def test_verdicts_are_counted_and_equal_pairs_cost_one():
+def test_verdicts_are_counted_and_equal_pairs_cost_one(stub):
     with Verifier(workers=1) as pool:
         pool.verify_many([("x", boxed("y"))] * 5 + [("5", boxed("5"))] * 2 + [("5", "5")])
         assert pool.counts == {Verdict.wrong: 5, Verdict.correct: 2, Verdict.no_answer: 1}

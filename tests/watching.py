@@ -1,0 +1,37 @@
+"""Waiting for what a test needs to happen, and looking after processes."""
+
+import time
+from pathlib import Path
+
+WATCHDOG = 300  # seconds; no test needs a fraction of it, however busy the machine: only one that hangs ends by it
+
+
+def until(happens, what: str):
+    """Wait until `happens()` is true and return what it returned."""
+    began = time.monotonic()
+    while not (found := happens()):
+        assert time.monotonic() - began < WATCHDOG, f"not within {WATCHDOG} s: {what}"
+        time.sleep(0.005)
+    return found
+
+
+def children(pid: int) -> set[int]:
+    """The processes below `pid`, by id."""
+    found, todo = set(), [pid]
+    while todo:
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            new = {int(child) for child in task.read_text().split()}
+            found, todo = found | new, [*todo, *new]
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there; one that is dead but not yet collected has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until_gone(pids) -> None:
+    until(lambda: not any(map(runs, pids)), f"the end of the processes {sorted(pids)}")
