@@ -9,18 +9,62 @@ python -m dgpo methods                             the methods, their parameters
 """
 
 import argparse
-import errno
+import os
+import select
+import signal
 import sys
+import traceback
+from collections.abc import Collection
 
-import yaml
+from dgpo import errors, launcher
+from dgpo.errors import ConfigError
+from dgpo.plain import path_text, read_words
 
-from dgpo import config as configs
-from dgpo import methods, ranks
+# What takes seconds to import (torch, transformers) is imported by the commands, after their settings are read.
+
+_EXITS = """exit codes:
+  0    done
+  1    the plan does not fit; a run of the sweep failed; or a bug, with its traceback
+  2    the settings, the data or a folder are at fault
+  3    the run failed: it diverged, the disk is full, another rank died
+  130  interrupted (Ctrl-C)
+  141  the reader of its output went away
+DGPO_TRACEBACK=1 shows where an error came from."""
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run a command line; the exit code. An error that a user can mend is one line on stderr."""
+    places: dict[str, str] = {}
+    try:
+        try:
+            code = _run(sys.argv[1:] if argv is None else argv, places)
+        except SystemExit:  # argparse has answered
+            _flush()
+            raise
+        _flush()
+        return code
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            _drop_output()
+            return 128 + signal.SIGPIPE
+        said = errors.explain(error, places)
+        if said is None:
+            raise
+        if os.environ.get("DGPO_TRACEBACK"):
+            traceback.print_exception(error)
+        message, code = said
+        if not getattr(error, "is_common", False) or launcher.rank() == 0:  # of ranks that all raise it, one tells
+            print("interrupted" if code == 130 else f"error: {message}", file=sys.stderr)
+        return code
+
+
+def _run(words: list[str], places: dict[str, str]) -> int:
+    """The exit code of a command line. What paths are to be called in errors goes into `places`."""
     parser = argparse.ArgumentParser(
-        prog="python -m dgpo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dgpo",
+        description=__doc__,
+        epilog=_EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher gives it; LOCAL_RANK is used
     commands = parser.add_subparsers(dest="command", required=True)
@@ -50,7 +94,6 @@ def main(argv: list[str] | None = None) -> int:
     either.add_argument("--rescore", metavar="FOLDER", help="judge the completions of an evaluation again")
     either.add_argument("--compare", nargs=2, metavar="FOLDER", help="paired differences, first minus second")
     commands.add_parser("data", help="report on files of problems")
-    words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["data"]:  # has options of its own
         return _data(words[1:])
     args, rest = parser.parse_known_args(words)  # which leaves over the settings behind an option
@@ -58,51 +101,61 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(bad)}")
     if rest:
         args.settings += rest
+    run = {"train": _train, "plan": _plan, "sweep": _sweep, "methods": _methods, "eval": _eval}[args.command]
+    return run(args, places)
+
+
+def _flush() -> None:
+    """Send out what was printed, while an error can still be told."""
     try:
-        run = {"train": _train, "plan": _plan, "sweep": _sweep, "methods": _methods, "eval": _eval}[args.command]
-        return run(args)
-    except configs.ConfigError as error:
-        return _fail(error, 2)
+        if sys.stdout is not None:  # None where it was closed before this process began
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise errors.PlaceError(f"standard output cannot be written to: {error.strerror}") from error
 
 
-def _fail(error: Exception, code: int) -> int:
-    """The exit code of an error that its message explains; of several ranks that raise the same one, one tells it."""
-    if ranks.tells(error):
-        print(f"error: {error}", file=sys.stderr)
-    return code
+def _reader_left() -> bool:
+    """Whether standard output is a pipe that nobody reads."""
+    pipe = select.poll()
+    pipe.register(1, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0))
 
 
-def _train(args) -> int:
-    recipe, overrides = parse(args.settings)
+def _drop_output() -> None:
+    """What is left to print would fail again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _train(args, places) -> int:
+    launcher.check()
+    from dgpo import config as configs
+
+    recipe, overrides = parse(args.settings, configs.Config.texts())
     try:
         config = configs.load(recipe, **overrides)
-    except configs.ConfigError as error:
+    except ConfigError as error:
         error.is_common = True  # all ranks were given the same words
         raise
-    from dgpo.checkpoint import CheckpointError  # after validation: these imports take seconds
-    from dgpo.memory import OutOfMemory
-    from dgpo.mismatch import MismatchError
-    from dgpo.rollout import SamplerError
-    from dgpo.tasks.math import DataError
-    from dgpo.trainer import TrainingDiverged, train
+    places |= config.paths()
+    from dgpo import ranks  # after validation: these imports take seconds
+    from dgpo.trainer import train
 
-    try:
-        folder = train(config)
-    except (CheckpointError, DataError, MismatchError, OutOfMemory, SamplerError, TrainingDiverged) as error:
-        return _fail(error, 2 if isinstance(error, DataError) else 3)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        return _fail(OSError(f"run_dir={config.run_dir!r} cannot be written to: {error}"), 3)
+    folder = train(config)
     if ranks.rank() == 0:
         print(folder)
     ranks.leave()
     return 0
 
 
-def _plan(args) -> int:
-    recipe, overrides = parse(args.settings)
+def _plan(args, places) -> int:
+    from dgpo import config as configs
+
+    recipe, overrides = parse(args.settings, configs.Config.texts())
     config = configs.load(recipe, **overrides)
+    places |= config.paths()
     from dgpo import plan
 
     scaled = {"memory": (args.memory, 1e9), "bandwidth": (args.bandwidth, 1e12), "flops": (args.tflops, 1e12)}
@@ -113,11 +166,14 @@ def _plan(args) -> int:
     return 0 if result.fits else 1
 
 
-def _sweep(args) -> int:
+def _sweep(args, places) -> int:
+    launcher.check()
+    from dgpo.config import Config
     from dgpo.sweep import definition
 
-    _, overrides = parse(["tiny", *args.settings])
+    _, overrides = parse(["tiny", *args.settings], Config.texts() | definition.Sweep.texts())
     sweep, shard = definition.load(args.file, **overrides), definition.parse_shard(args.shard)
+    places |= sweep.paths()
     from dgpo.sweep import execute, report, table
 
     if args.report:
@@ -127,27 +183,24 @@ def _sweep(args) -> int:
     return int(execute.FAILED in statuses.values())
 
 
-def _eval(args) -> int:
+def _eval(args, places) -> int:
+    launcher.check()
     if args.settings and (args.rescore or args.compare):
-        raise configs.ConfigError("--rescore and --compare take no settings: they read them from the folder")
-    recipe, values = parse(args.settings)
-    if args.settings and "=" not in args.settings[0]:
-        raise configs.ConfigError(f"{recipe!r} is not of the form key=value; an evaluation has no recipes")
+        raise ConfigError("--rescore and --compare take no settings: they read them from the folder")
     from dgpo.evaluation import settings
 
+    recipe, values = parse(args.settings, settings.EvalConfig.texts())
+    if args.settings and "=" not in args.settings[0]:
+        raise ConfigError(f"{recipe!r} is not of the form key=value; an evaluation has no recipes")
     config = settings.load(**values)
+    folders = [path_text(folder) for folder in args.compare or [args.rescore] if folder]
+    places |= {repr(folder): folder for folder in folders} or config.paths()
     from dgpo.evaluation import report, run
-    from dgpo.evaluation.folder import EvaluationError
-    from dgpo.tasks.math import DataError
 
-    try:
-        if args.compare:
-            print(report.differences(*args.compare))
-            return 0
-        folder = run.rescore(args.rescore) if args.rescore else run.evaluate(config)
-    except (DataError, EvaluationError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.compare:
+        print(report.differences(*folders))
+        return 0
+    folder = run.rescore(*folders) if folders else run.evaluate(config)
     print(report.table(folder))
     print(folder)
     return 0
@@ -159,7 +212,9 @@ def _data(words: list[str]) -> int:
     return data.main(words)
 
 
-def _methods(_args) -> int:
+def _methods(_args, _places) -> int:
+    from dgpo import methods
+
     for key in methods.names():
         method = methods.get(key)
         print(f"{key:10s} {(type(method).__doc__ or '').splitlines()[0]}")
@@ -167,24 +222,16 @@ def _methods(_args) -> int:
     return 0
 
 
-def parse(settings: list[str]) -> tuple[str, dict]:
-    """A recipe (`tiny` if none is given) and overrides from words of the form `key=value`, values read as YAML."""
+def parse(settings: list[str], texts: Collection[str] = ()) -> tuple[str, dict]:
+    """A recipe (`tiny` if none is given) and overrides from words of the form `key=value`; see `read_words`."""
     recipe = "tiny"
     if settings and "=" not in settings[0]:
         recipe, *settings = settings
-    overrides = {}
-    for word in settings:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise configs.ConfigError(f"{word!r} is not of the form key=value")
-        if name in overrides:
-            raise configs.ConfigError(f"{name} is set twice, the second time by {word!r}")
-        try:
-            overrides[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise configs.ConfigError(f"{name}={value!r} is not a YAML value") from None
-    return recipe, overrides
+    return recipe, read_words(settings, texts)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == 130:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one who presses it again wants no more of this process
+    sys.exit(code)

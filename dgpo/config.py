@@ -9,27 +9,91 @@ import dataclasses
 import difflib
 import importlib.util
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pydantic
 import torch
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from dgpo import methods
 from dgpo.data.files import text_encoding
 from dgpo.errors import ConfigError
 from dgpo.objective import ADVANTAGES, AGGREGATIONS, CORRECTIONS, KL_KINDS
+from dgpo.plain import has_boolean, path_text, plain, read_mapping
 
 RECIPES = Path(__file__).parent / "recipes"
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+_LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
+_HUGE = 1e9  # of any other number: as good as without a limit, and no sum of a few overflows
+
+Positive = Annotated[int, Field(ge=1, le=_LARGEST)]
+Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Encoding = Annotated[str, AfterValidator(text_encoding)]  # of data files that are not UTF-8
+Above0 = Annotated[float, Field(gt=0, le=_HUGE)]
+From0 = Annotated[float, Field(ge=0, le=_HUGE)]
+Threads = Annotated[int, Field(ge=0, le=1024)]
 
 
-class TinyPolicy(BaseModel):
+def _path(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):  # a Slurm job's number
+        value = str(value)
+    try:
+        return path_text(value) if isinstance(value, str) else value
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+_IS_PATH = BeforeValidator(_path)
+PathText = Annotated[str, _IS_PATH]
+
+
+class Settings(BaseModel):
+    """Settings that are typed, known by name and plain: numbers of numpy and paths become Python's own.
+
+    True and false are no numbers, and no number is infinite.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        value, kind = plain(value), cls.model_fields[info.field_name].annotation
+        if has_boolean(value) and kind is not bool:
+            raise ValueError("true and false are not allowed here")
+        if isinstance(value, float) and value.is_integer() and int in (kind, *get_args(kind)):
+            return int(value)  # else pydantic does not say what is allowed in place of 1e30
+        return value
+
+    @classmethod
+    def texts(cls) -> set[str]:
+        """The names of the settings that are text, and free."""
+        return {name for name, field in cls.model_fields.items() if _is_text(field.annotation)}
+
+    def paths(self) -> dict[str, str]:
+        """The settings that are paths: what errors are to call each, and the path."""
+        given = {name: getattr(self, name) for name, field in type(self).model_fields.items() if _is_path(field)}
+        return {f"{name}={value!r}": value for name, value in given.items() if value}
+
+
+def _is_path(field) -> bool:
+    return any(_IS_PATH in marks for marks in (field.metadata, *map(_marks, get_args(field.annotation))))
+
+
+def _marks(kind: Any) -> tuple:
+    return getattr(kind, "__metadata__", ())
+
+
+def _is_text(kind: Any) -> bool:
+    inner = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
+    return kind is str or (get_origin(kind) in (Annotated, UnionType, Union) and any(map(_is_text, inner)))
+
+
+class TinyPolicy(Settings):
     """The architecture and the supervised warm-up of the embedded policy (`model: tiny`).
 
     max_difficulty    worked examples have 1..max_difficulty operations
@@ -39,35 +103,31 @@ class TinyPolicy(BaseModel):
     seed              of initialisation and examples, apart from the run's own seed
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     hidden: Positive = 64
     layers: Positive = 2
     heads: Positive = 4
     max_difficulty: Positive = 4
     slip: Annotated[float, Field(ge=0, le=1)] = 0.3
-    steps: Annotated[int, Field(ge=20)] = 1800
+    steps: Annotated[int, Field(ge=20, le=_LARGEST)] = 1800
     batch: Positive = 32
-    lr: Annotated[float, Field(gt=0)] = 3e-3
-    init: Annotated[float, Field(gt=0)] = 0.08
-    seed: Count = 0
+    lr: Above0 = 3e-3
+    init: Above0 = 0.08
+    seed: Seed = 0
 
 
-class VLLM(BaseModel):
+class VLLM(Settings):
     """The engine of rollout='vllm', one on each rank or one on every `tensor_parallel` ranks.
 
     gpu_memory    share of a GPU for its weights and KV cache
     sleep         give that memory back while the policy is updated; on a CPU nothing is given back
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     gpu_memory: Annotated[float, Field(gt=0, lt=1)] = 0.4
     tensor_parallel: Positive = 1
     sleep: bool = True
 
 
-class Config(BaseModel):
+class Config(Settings):
     """One run. Everything that changes its numbers is here.
 
     eval_every=0 evaluates before the first step and after the last only; checkpoint_every=0 saves after the last only.
@@ -83,11 +143,9 @@ class Config(BaseModel):
     objective.correction.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     # run
-    run_dir: str = "runs/tiny"
-    seed: Count = 0
+    run_dir: PathText = "runs/tiny"
+    seed: Seed = 0
     steps: Positive = 60
     resume: bool = False
     overwrite: bool = False
@@ -100,11 +158,11 @@ class Config(BaseModel):
     resample_rounds: Positive = 4
     aggregation: Literal["method", *AGGREGATIONS] = "method"
     kl: Literal[*KL_KINDS] = "k3"
-    kl_coef: Annotated[float, Field(ge=0)] = 0.0
-    entropy_coef: float = 0.0
+    kl_coef: From0 = 0.0
+    entropy_coef: Annotated[float, Field(ge=-_HUGE, le=_HUGE)] = 0.0
 
     # policy
-    model: str = "tiny"
+    model: PathText = "tiny"
     tiny: TinyPolicy = TinyPolicy()
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -112,13 +170,13 @@ class Config(BaseModel):
     gradient_checkpointing: bool = False
     liger: bool = False
     trust_remote_code: bool = False
-    threads: Count = 0
+    threads: Threads = 0
 
     # task
     task: Literal["chain", "math"] = "chain"
     difficulty: Positive = 4
-    data: str | None = None
-    eval_data: str | None = None
+    data: PathText | None = None
+    eval_data: PathText | None = None
     problem_field: str = "problem"
     answer_field: str = "answer"
     encoding: Encoding = "utf-8"
@@ -132,37 +190,37 @@ class Config(BaseModel):
     vllm: VLLM = VLLM()
     prompts: Positive = 32
     completions: Positive = 8
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Above0 = 1.0
     rollout_rows: Positive = 256
     asynchronous: bool = False
-    max_mismatch: Annotated[float, Field(gt=0)] | None = None
+    max_mismatch: Above0 | None = None
     correction: Literal[*CORRECTIONS] = "none"
-    correction_cap: Annotated[float, Field(gt=0)] = 2.0
-    correction_bounds: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]] = (0.5, 5.0)
+    correction_cap: Above0 = 2.0
+    correction_bounds: tuple[From0, Above0] = (0.5, 5.0)
 
     # updates
     epochs: Positive = 1
     updates: Positive = 8
     micro_batch: Positive = 32
     micro_tokens: Positive | None = None
-    lr: Annotated[float, Field(gt=0)] = 3e-4
+    lr: Above0 = 3e-4
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_updates: Count = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: From0 = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    grad_clip: Above0 = 1.0
 
     # ranks
     ranks: Count = 0
     zero_stage: Annotated[int, Field(ge=1, le=3)] = 1
     offload: Literal["none", "optimizer", "optimizer+params"] = "none"
-    timeout: Annotated[float, Field(gt=0)] = 1800.0
+    timeout: Above0 = 1800.0
 
     # evaluation and records
     eval_every: Count = 10
     eval_problems: Positive = 128
     eval_completions: Positive = 8
-    eval_temperature: Annotated[float, Field(gt=0)] = 1.0
+    eval_temperature: Above0 = 1.0
     checkpoint_every: Count = 10
     keep_checkpoints: Positive = 2
     keep_best: bool = False
@@ -197,8 +255,9 @@ def load(recipe: str | Path | None = None, **overrides) -> Config:
 
 def make(settings: dict[str, Any]) -> Config:
     """A validated Config from flat settings; parameters of the method may stand among them."""
-    settings = {str(name): value for name, value in settings.items()}
-    key, params = settings.get("method", Config.model_fields["method"].default), settings.get("method_params") or {}
+    settings = {str(name): plain(value) for name, value in settings.items()}
+    key, params = settings.get("method", Config.model_fields["method"].default), settings.get("method_params")
+    params = {} if params is None else params
     if not isinstance(params, dict):
         raise ConfigError(f"method_params={params!r} must be a mapping; a parameter can also be given by its own name")
     try:
@@ -214,28 +273,24 @@ def make(settings: dict[str, Any]) -> Config:
     try:
         config = Config(**settings)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_line(e) for e in error.errors())) from None
+        raise ConfigError("\n".join(line(e) for e in error.errors())) from None
     return _validate(config)
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
     """The settings in a recipe file."""
-    path = Path(recipe) if Path(recipe).suffix in (".yaml", ".yml") else RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise ConfigError(f"recipe {str(recipe)!r} is neither a YAML file nor one of: {names}")
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {str(path)!r} is not valid YAML: {error}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"recipe {str(path)!r} must be a mapping of settings, not {type(settings).__name__}")
-    return settings
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if str(recipe) in names:
+        return read_mapping(RECIPES / f"{recipe}.yaml", "recipe")
+    path = Path(path_text(recipe))
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"recipe {str(recipe)!r} is neither a YAML file nor one of: {', '.join(names)}")
+    return read_mapping(path, "recipe")
 
 
-def dump(config: Config, path: Path) -> None:
-    """Write a resolved Config as YAML: every setting, defaults included."""
-    path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
+def dump(config: Settings, path: Path) -> None:
+    """Write resolved settings as YAML: every one, defaults included."""
+    path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -305,7 +360,7 @@ def _validate(config: Config) -> Config:
 def _number(value):
     """YAML 1.1 and the command line give 3e-4 and inf as text."""
     try:
-        return float(value) if isinstance(value, str) else value
+        return float(value) if isinstance(value, str) else plain(value)
     except ValueError:
         return value
 
@@ -319,7 +374,7 @@ def _unknown(name, value, key, own, known) -> str:
     )
 
 
-def _line(error) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{name}={error['input']!r}: {message[0].lower()}{message[1:]}"
+def line(error) -> str:
+    """What an error of pydantic says: the setting, its value, what is allowed."""
+    name, said = ".".join(str(part) for part in error["loc"]), error["msg"].removeprefix("Value error, ")
+    return f"{name}={error['input']!r}: {said[0].lower()}{said[1:]}"

@@ -48,10 +48,12 @@ def explain(error: BaseException, places: Mapping[str, str | Path] | None = None
     """
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
+    where = "" if getattr(error, "is_common", False) else "".join(f" ({note})" for note in _notes(error))
     if isinstance(error, Explained):
-        return str(error), error.exit_code
+        return str(error) + where, error.exit_code
     if (failure := _os_error(error)) is not None:
-        return _place(failure, places or {})
+        said, code = _place(failure, places or {})
+        return said + where, code
     if isinstance(error, MemoryError):
         return f"out of memory: {error}", _FAILED
     if (own := _own_code(error)) is not None:
@@ -111,6 +113,11 @@ def _own_code(error: BaseException) -> str | None:
         return f"{error.filename}, line {error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*libraries, "<"))]
     return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else None
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Of which rank an error is, and where it was (dgpo.ranks.place)."""
+    return [note for note in getattr(error, "__notes__", ()) if note.startswith("rank ")]
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dgpo import launcher
 from dgpo.config import Config, ConfigError
 from dgpo.errors import Explained
 
@@ -76,12 +77,12 @@ def _compare(told: list[tuple[Config, str]]) -> None:
 
 def rank() -> int:
     """This process's number, 0 in a world of one; before `join`, the launcher's word."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
+    return dist.get_rank() if dist.is_initialized() else launcher.rank()
 
 
 def size() -> int:
     """The number of ranks; before `join`, the launcher's word."""
-    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
+    return dist.get_world_size() if dist.is_initialized() else launcher.size()
 
 
 def join(device: str, timeout: float) -> None:
@@ -91,13 +92,14 @@ def join(device: str, timeout: float) -> None:
     host has fewer devices than ranks, RanksError when the world is not the one that the launcher started.
     """
     global _host_group
+    launcher.check()
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if device == "cuda":
         if local >= (devices := torch.cuda.device_count()):
             raise ConfigError(f"{_me()} is number {local} there, where {devices} CUDA devices are: too many ranks")
         torch.cuda.set_device(local)
     if not dist.is_initialized():
-        alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        alone = {} if launcher.started() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
         limit = timedelta(seconds=timeout)
         # groups that a library makes without naming a time-out, as DeepSpeed does for its own collectives, take these
         dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
@@ -107,7 +109,7 @@ def join(device: str, timeout: float) -> None:
                 _host_group = dist.new_group(backend="gloo", timeout=limit)
         if size() > 1 and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _told_to_stop)  # a launcher ends the others so, when a rank has died
-    if size() != (expected := int(os.environ.get("WORLD_SIZE", 1))):
+    if size() != (expected := launcher.size()):
         raise RanksError(f"the process group has {size()} ranks, the launcher started {expected}")
 
 
@@ -168,11 +170,6 @@ def first(function: Callable, *args):
         error.is_common = True
         raise error
     return value
-
-
-def tells(error: Exception) -> bool:
-    """Whether this rank is the one to report `error`: not where it only repeats what rank 0 says."""
-    return rank() == 0 or not getattr(error, "is_common", False)
 
 
 def every(function: Callable, *args) -> list:

@@ -22,16 +22,16 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet as parquet
-import yaml
 
 from dgpo import identity
-from dgpo.config import ConfigError
+from dgpo.config import ConfigError, dump
 from dgpo.errors import Explained
 from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash, lock, remove, write_whole
+from dgpo.plain import read_mapping
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
 COLUMNS = ("index", "sample", "seed", "text", "tokens", "length", "finished", "verdict", "answer")
@@ -52,10 +52,10 @@ class EvaluationFolder:
             raise EvaluationError(f"{self.path} is not an evaluation: it has no manifest.json")
         try:
             self.manifest = json.loads((self.path / "manifest.json").read_text())
-            config = settings.load(**yaml.safe_load((self.path / "config.yaml").read_text()))
+            config = settings.load(**read_mapping(self.path / "config.yaml", "settings"))
             if absent := {"n", "model", "benchmarks", "problems"} - self.manifest.keys():
                 raise ValueError(f"the manifest has no {', '.join(sorted(absent))}")
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise EvaluationError(f"{self.path}: its manifest.json or config.yaml cannot be read: {error}") from None
         self.config = config.model_copy(update={"n": self.manifest["n"][-1]})
         problems = self.path / "problems.parquet"
@@ -228,6 +228,5 @@ def model_hash(source: str | Path, lm=None) -> str:
 
 def _write_settings(path: Path, config: EvalConfig, manifest: dict) -> None:
     """The manifest last: it is what makes the folder an evaluation, and its n what holds."""
-    dumped = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-    write_whole(path / "config.yaml", lambda scratch: scratch.write_text(dumped))
+    write_whole(path / "config.yaml", lambda scratch: dump(config, scratch))
     write_whole(path / "manifest.json", lambda scratch: scratch.write_text(json.dumps(manifest, indent=2) + "\n"))

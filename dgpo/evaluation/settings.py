@@ -4,12 +4,26 @@ import difflib
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from dgpo.config import VLLM, ConfigError, Count, Encoding, Positive, TinyPolicy, changes
+from dgpo.config import (
+    VLLM,
+    Above0,
+    ConfigError,
+    Count,
+    Encoding,
+    PathText,
+    Positive,
+    Seed,
+    Settings,
+    Threads,
+    TinyPolicy,
+    changes,
+    line,
+)
 
 
-class EvalConfig(BaseModel):
+class EvalConfig(Settings):
     """One evaluation. The sampling defaults are those that R1-Distill is published with.
 
     n                     completions of each problem; an evaluation that is there may be continued with a larger one
@@ -20,21 +34,19 @@ class EvalConfig(BaseModel):
     chunk_rows            completions in one file: what a kill can lose
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    eval_dir: str = "runs/eval"
+    eval_dir: PathText = "runs/eval"
     overwrite: bool = False
 
-    model: str = "tiny"
+    model: PathText = "tiny"
     tiny: TinyPolicy = TinyPolicy()
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
     trust_remote_code: bool = False
-    threads: Count = 0
+    threads: Threads = 0
 
     benchmarks: list[str] = Field(default=["chain"], min_length=1)
-    data_dir: str | None = None
+    data_dir: PathText | None = None
     problem_field: str = "problem"
     answer_field: str = "answer"
     encoding: Encoding = "utf-8"
@@ -44,8 +56,8 @@ class EvalConfig(BaseModel):
 
     n: Positive = 16
     k: list[Positive] = []
-    seed: Count = 0
-    temperature: Annotated[float, Field(gt=0)] = 0.6
+    seed: Seed = 0
+    temperature: Above0 = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Positive = 32768
     chain_max_new_tokens: Positive = 40
@@ -74,8 +86,7 @@ def load(**settings: Any) -> EvalConfig:
     try:
         config = EvalConfig(**settings)
     except pydantic.ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(line(e) for e in error.errors())) from None
     if beyond := [k for k in config.k if k > config.n]:
         raise ConfigError(f"k={config.k}: pass@k and maj@k need k ≤ n, and {beyond[0]} > n={config.n}")
     if config.model == "tiny" and (files := [name for name in config.benchmarks if name != "chain"]):

@@ -24,6 +24,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dgpo.plain import plain
+
 REGIONS = ("LN", "HP", "LP", "HN", "IN")
 DEFAULT_EPS = 0.2
 
@@ -147,6 +149,7 @@ class Method:
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, plain(getattr(self, f.name)))
             _check_param(self, f)
 
     def weight(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from dgpo import config as configs
 from dgpo import methods
-from dgpo.config import Config, ConfigError, Count
+from dgpo.config import Config, ConfigError, PathText, Seed, Settings
+from dgpo.plain import path_text, read_mapping
 
 _RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
 # What may be another when a sweep goes on: none of these changes a number of a run.
@@ -36,17 +36,15 @@ _FREE = ("run_dir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints
 _NAME = re.compile(r"[A-Za-z0-9_.+=-]+")
 
 
-class Sweep(BaseModel):
+class Sweep(Settings):
     """One sweep, as its file gives it. A level of a factor is the settings that it stands for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
-    folder: str
-    recipe: str = "tiny"
+    folder: PathText
+    recipe: PathText = "tiny"
     settings: dict[str, Any] = {}
     factors: Annotated[dict[str, list[Any] | dict[str, dict[str, Any]]], Field(min_length=1)]
-    seeds: Annotated[list[Count], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
 
     @property
     def path(self) -> Path:
@@ -121,7 +119,7 @@ def load(path: str | Path, **overrides) -> Sweep:
     Raises ConfigError for whatever no run could be made of: an unknown field or setting, a factor that is no setting,
     two cells with one name or with the same settings, a setting that two places decide.
     """
-    return make(_read(Path(path)), path, **overrides)
+    return make(read_mapping(path_text(path), "sweep"), path, **overrides)
 
 
 def make(fields: dict[str, Any], path: str | Path = "sweep", **overrides) -> Sweep:
@@ -142,7 +140,7 @@ def make(fields: dict[str, Any], path: str | Path = "sweep", **overrides) -> Swe
 
 
 def dump(sweep: Sweep, path: Path) -> None:
-    path.write_text(yaml.safe_dump(sweep.model_dump(), sort_keys=False, allow_unicode=True))
+    configs.dump(sweep, path)
 
 
 def differences(before: Sweep, now: Sweep) -> list[str]:
@@ -223,33 +221,5 @@ def _merge(sweep: Sweep, combination) -> dict[str, Any]:
     return merged
 
 
-class _Unique(yaml.SafeLoader):
-    """YAML in which a key stands once: of two cells with one name, plain YAML silently keeps the last."""
-
-
-def _mapping(loader, node):
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    if twice := [key for key, count in Counter(map(str, keys)).items() if count > 1]:
-        raise ConfigError(f"{twice[0]!r} stands twice in one mapping, {str(node.start_mark).strip()}")
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Unique.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{str(path)!r} is not a file of a sweep")
-    try:
-        fields = yaml.load(path.read_text(), _Unique)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from None
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{str(path)!r} must be a mapping, not {type(fields).__name__}")
-    return fields
-
-
 def _line(error) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    missing = error["type"] == "missing"
-    return f"{name} is missing" if missing else f"{name}={error['input']!r}: {error['msg'].lower()}"
+    return f"{error['loc'][0]} is missing" if error["type"] == "missing" else configs.line(error)
