@@ -30,7 +30,7 @@ from dgpo.sweep import definition, execute, report, table
 def done(tmp_path_factory, checkpoint):
     """A finished sweep: two methods, two seeds, and a cell that diverges."""
     folder = tmp_path_factory.mktemp("sweeps") / "undisturbed"
-    sweep = sweep_in(folder, factors={"method": {**LEVELS, "wild": {"method": "pg", "lr": 1e30}}})
+    sweep = sweep_in(folder, factors={"method": {**LEVELS, "wild": {"method": "pg", "lr": 1e9}}})
     statuses = execute.execute(sweep, jobs=2)
     return sweep, statuses, table.collect(sweep)
 
