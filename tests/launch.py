@@ -16,16 +16,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def torchrun(jobs: list[dict], folder: Path, *, ranks: int = 2, **faults) -> subprocess.CompletedProcess:
-    """Train every job on `ranks` ranks; see `_fault` for the faults. What the ranks printed is in stdout and stderr."""
+def torchrun(
+    jobs: list[dict], folder: Path, *, ranks: int = 2, steady: bool = False, **faults
+) -> subprocess.CompletedProcess:
+    """Train every job on `ranks` ranks; see `_fault` for the faults. What the ranks printed is in stdout and stderr.
+
+    With `steady` draws (see alike.py) the jobs can be compared with runs on another number of ranks.
+    """
     plan = folder / "jobs.json"
-    plan.write_text(json.dumps({"jobs": jobs, **faults}))
+    plan.write_text(json.dumps({"jobs": jobs, "steady": steady, **faults}))
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return run([sys.executable, "-m", *launcher, __file__, str(plan)])
 
 
-def run(command: list[str], timeout: float = 300, **environ) -> subprocess.CompletedProcess:
-    """`subprocess.run` that, when time is out, ends the command's children too."""
+def run(command: list[str], timeout: float = 3600, **environ) -> subprocess.CompletedProcess:
+    """`subprocess.run` that, when time is out, ends the command's children too. An hour is a hang on any machine."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**environment(), **environ},
@@ -75,6 +80,10 @@ def main(plan: dict) -> None:
     from dgpo import engine, ranks
     from dgpo.trainer import train
 
+    if plan["steady"]:
+        from alike import steady_draws
+
+        steady_draws()
     engine._PERSISTENT = 0  # else ZeRO-3 keeps parameters as small as these whole on every rank
     if "kill" in plan:
         _fault(plan["kill"], lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from alike import assert_alike, steady_draws
 from running import rows, run, weights
 
 from dgpo import config as configs
@@ -106,13 +107,39 @@ def test_a_run_that_came_while_this_one_was_loading_is_not_overwritten(small):
     assert len(rows(folder)) == 2
 
 
-def test_a_run_goes_on_in_smaller_pieces_and_says_that_they_round_otherwise(small, capsys):
-    undisturbed = rows(run(small, run_dir=small["run_dir"] + "_whole"))
+def test_a_run_goes_on_in_smaller_pieces_and_says_that_they_round_otherwise(small, checkpoint, monkeypatch, capsys):
+    steady_draws(monkeypatch.setattr)
+    undisturbed = run(small, run_dir=small["run_dir"] + "_whole")
     run(small, steps=2)
-    joined = rows(run(small, resume=True, micro_batch=2, gradient_checkpointing=True, rollout_rows=8))
+    joined = run(small, resume=True, micro_batch=2, gradient_checkpointing=True, rollout_rows=8)
     assert "sums round otherwise from here on: gradient_checkpointing: False → True" in capsys.readouterr().err
-    assert [row["reward/mean"] for row in joined[1:]] == [row["reward/mean"] for row in undisturbed[1:]]
-    assert [row["ratio/max"] for row in joined[1:]] == pytest.approx([row["ratio/max"] for row in undisturbed[1:]])
+    assert_alike(undisturbed, joined, checkpoint)
+
+
+def _forget_the_mean(patch):
+    load = trainer.Engine.load
+
+    def forgetful(self, folder, updates):
+        load(self, folder, updates)
+        for state in self.deepspeed.optimizer.optimizer.state.values():
+            state["exp_avg"].zero_()
+
+    patch(trainer.Engine, "load", forgetful)
+
+
+def _count_one_more(patch):
+    counted = trainer.token_coefficients
+    patch(trainer, "token_coefficients", lambda mask, *how: counted(mask, *how) * mask.sum() / (mask.sum() + 1))
+
+
+@pytest.mark.parametrize("fault", [_forget_the_mean, _count_one_more])
+def test_the_bound_on_rounding_tells_a_fault_from_it(small, checkpoint, monkeypatch, fault):
+    steady_draws(monkeypatch.setattr)
+    undisturbed = run(small, run_dir=small["run_dir"] + "_whole")
+    run(small, steps=2)
+    fault(monkeypatch.setattr)
+    with pytest.raises(AssertionError, match="step 3: "):
+        assert_alike(undisturbed, run(small, resume=True), checkpoint)
 
 
 def test_a_kill_in_the_first_write_leaves_a_folder_that_can_be_used(small):
