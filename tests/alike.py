@@ -2,9 +2,9 @@
 
 Float32 sums in another order differ in their last bits, and kernels of another processor do too. Two things enlarge it:
 
-A draw. The sampler looks a number up in a cumulative distribution, and of the small run's 2,296 draws 10 lie within 1e-4
-of a boundary. Rounding moves a boundary by 4e-7, so on one machine in 25 some draw takes another token, and the numbers
-part for good. `steady_draws` takes tokens by the seeds alone.
+A draw. The sampler looks a number up in a cumulative distribution, and of the small run's 2,296 draws 10 lie within
+1e-4 of a boundary. Rounding moves a boundary by 4e-7, so on one machine in 25 some draw takes another token, and the
+numbers part for good. `steady_draws` takes tokens by the seeds alone.
 
 Adam. It divides a gradient by its own size, so a weight whose gradient is rounding alone moves as far as any other.
 
