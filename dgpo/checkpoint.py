@@ -17,15 +17,17 @@ from pathlib import Path
 from dgpo import ranks
 from dgpo.errors import Explained
 from dgpo.files import file_hashes, make_folder, partial, remove, sync, sync_entry
+from dgpo.progress import tell
 
 
 class CheckpointError(Explained, RuntimeError):
     """A checkpoint that cannot be written, or none that is whole; the message names it and what is wrong."""
 
 
-def save(target: Path, state: dict, write: Callable[[Path], None]) -> None:
+def save(target: Path, state: dict, write: Callable[[Path], None], held: Callable[[], None]) -> None:
     """Every rank calls `write` on one new folder, which then becomes `target` with `state` in it.
 
+    `held` raises where the place is not this run's any more: rank 0 asks before it renames or removes anything there.
     A rank's files are named after it, NAME_00003.safetensors. If anything fails on any rank, the unfinished folder goes
     and every rank raises: CheckpointError where it failed.
     """
@@ -46,9 +48,10 @@ def save(target: Path, state: dict, write: Callable[[Path], None]) -> None:
         ranks.every(own)
         names = ranks.first(_names, scratch)
         digests = ranks.every(_digests, scratch, names[ranks.share(len(names))])
-        ranks.first(_complete, scratch, target, state, {k: v for part in digests for k, v in part.items()})
+        ranks.first(_complete, scratch, target, state, {k: v for part in digests for k, v in part.items()}, held)
     finally:
         if ranks.rank() == 0:
+            held()
             shutil.rmtree(scratch, ignore_errors=True)  # another rank may be writing still; the next save clears it
 
 
@@ -85,6 +88,44 @@ def damage(folder: Path) -> str:
     return f"{', '.join(changed)} is not as it was written" if changed else ""
 
 
+def newest_whole(folders: list[Path], run: Path, where: str) -> Path | None:
+    """The newest of a run's checkpoints, given oldest first, that is whole; None if there are none.
+
+    Damaged ones after it are moved to failed/ in the run's folder, which is said. Raises CheckpointError that begins
+    with `where` if none is whole.
+    """
+    damaged = {}
+    for folder in reversed(folders):
+        if not (complaint := damage(folder)):
+            break
+        damaged[folder] = complaint
+    else:
+        folder = None
+    if not damaged:
+        return folder
+    what = "; ".join(f"{path.name}: {complaint}" for path, complaint in damaged.items())
+    if not folder:
+        raise CheckpointError(f"{where}: no checkpoint is whole ({what}); overwrite=True starts afresh")
+    (run / "failed").mkdir(exist_ok=True)
+    for path in damaged:
+        remove(run / "failed" / path.name)
+        path.rename(run / "failed" / path.name)
+    tell(f"{run}: damaged and moved to failed/: {what}; going on from {folder.name}")
+    return folder
+
+
+def rotate(folders: list[Path], keep: int, keep_best: bool) -> None:
+    """Of checkpoints, given oldest first, leave the newest `keep` and, if asked, the one of the highest avg@k."""
+    kept = set(folders[-keep:])
+    if keep_best:
+        scores = {folder: heldout(folder) for folder in folders}
+        if evaluated := [folder for folder in folders if scores[folder] is not None]:
+            kept.add(max(evaluated, key=lambda folder: (scores[folder], folder)))
+    for folder in folders:
+        if folder not in kept:  # under another name first: one that a kill leaves half removed is no checkpoint
+            remove(folder.rename(partial(folder)))
+
+
 def _make(scratch: Path) -> None:
     make_folder(scratch.parent)
     remove(scratch)
@@ -95,12 +136,13 @@ def _names(scratch: Path) -> list[str]:
     return sorted(path.name for path in scratch.iterdir())
 
 
-def _complete(scratch: Path, target: Path, state: dict, digests: dict[str, str]) -> None:
+def _complete(scratch: Path, target: Path, state: dict, digests: dict[str, str], held) -> None:
     files = {name: {"bytes": (scratch / name).stat().st_size, "sha256": digests[name]} for name in digests}
     state = {**state, "files": files}
     (scratch / "state.json").write_text(json.dumps({**state, "sha256": _digest_of(state)}, indent=2) + "\n")
     sync(scratch / "state.json")
     sync_entry(scratch)
+    held()
     remove(target)
     os.replace(scratch, target)
     sync_entry(target.parent)

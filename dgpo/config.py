@@ -23,6 +23,7 @@ from dgpo.errors import ConfigError
 from dgpo.objective import ADVANTAGES, AGGREGATIONS, CORRECTIONS, KL_KINDS
 from dgpo.plain import has_boolean, path_text, plain, read_mapping
 
+ACCEPTABLE = ("data", "model", "prompts", "code", "metrics")
 RECIPES = Path(__file__).parent / "recipes"
 
 _LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
@@ -136,6 +137,7 @@ class Config(Settings):
     comes with a checkpoint runs only with trust_remote_code.
     threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
     rank waits for the others, in any one place. ranks: how many there must be; 0 takes what the launcher started.
+    accept_changes lists what of a run may be another when it goes on (dgpo.identity), or lost of its metrics.
     keep_best keeps, beside the newest keep_checkpoints, the one of the highest avg@k.
     asynchronous samples the next step's completions in another process while this step is learned from, one step
     off-policy: old_logp is then the sampler's, so that a method's ratio carries the step, and mismatch/* measures it.
@@ -149,6 +151,7 @@ class Config(Settings):
     steps: Positive = 60
     resume: bool = False
     overwrite: bool = False
+    accept_changes: list[Literal[*ACCEPTABLE]] = []
 
     # method: how tokens are weighed, by a key or as module:Class
     method: str = "dgpo"

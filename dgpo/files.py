@@ -38,6 +38,11 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
         remove(scratch)
 
 
+def write_text(target: Path, text: str) -> None:
+    """Write a text and the end of its last line, whole or not at all."""
+    write_whole(target, lambda scratch: scratch.write_text(f"{text}\n"))
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, as far as they are not there."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -21,12 +21,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from dgpo import __version__
+from dgpo.data.files import read_rows
 from dgpo.errors import ConfigError
 from dgpo.files import file_hashes
+from dgpo.progress import tell
 
 MadeOf = dict[str, dict[str, str]]  # kind → item → what it is
 
@@ -59,6 +61,14 @@ class Identity(BaseModel):
     def new(cls, made_of: MadeOf) -> "Identity":
         return cls(id=uuid.uuid4().hex, made_of=made_of, versions=versions())
 
+    @classmethod
+    def read(cls, path: Path) -> "Identity":
+        """The record in a file. Raises FileNotFoundError, and ConfigError for a file that holds something else."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ConfigError(f"{path} is not as it was written: {error.errors()[0]['msg']}") from None
+
     def check(
         self,
         made_of: MadeOf,
@@ -80,7 +90,7 @@ class Identity(BaseModel):
         if refused := [change for change in found if change.kind not in accept]:
             raise ConfigError(f"{where}: {_told(refused, names or {})}; {_way_out(refused, accept, acceptable)}")
         if others := [f"{c.item} {c.before} → {c.now}" for c in changes({"": self.versions}, {"": versions()})]:
-            print(f"{where}: sums may round otherwise from here on: {', '.join(others)}", file=sys.stderr)
+            tell(f"{where}: sums may round otherwise from here on: {', '.join(others)}")
         return found
 
     def going_on(self, made_of: MadeOf, accepted: Iterable[Change], **place) -> "Identity":
@@ -89,7 +99,11 @@ class Identity(BaseModel):
         kept = [
             {**place, "what": c.kind, "item": c.item, "from": c.before, "to": c.now} for c in (*accepted, *libraries)
         ]
-        return self.model_copy(update={"made_of": made_of, "versions": versions(), "accepted": [*self.accepted, *kept]})
+        return self.model_copy(update={"made_of": made_of, "versions": versions()}).noting(*kept)
+
+    def noting(self, *accepted: dict[str, Any]) -> "Identity":
+        """The record with more that was accepted."""
+        return self.model_copy(update={"accepted": [*self.accepted, *accepted]})
 
 
 def changes(before: MadeOf, now: MadeOf) -> list[Change]:
@@ -166,8 +180,6 @@ def digest(items: Mapping[str, str]) -> str:
 
 
 def _of_rows(name: str) -> str:
-    from dgpo.tasks.math import read_rows  # which imports the verifier
-
     found = hashlib.sha256()
     for _, row in read_rows(name):
         found.update(json.dumps(row, sort_keys=True, default=str).encode())

@@ -1,12 +1,15 @@
-"""A run is a folder: `config.yaml metrics.jsonl completions.jsonl tokens/ checkpoints/ policy/ summary.json`.
+"""A run is a folder: `identity.json config.yaml metrics.jsonl completions.jsonl tokens/ checkpoints/ policy/
+summary.json`.
 
 Files and folders appear whole or not at all; rows are appended. Metrics and records of steps after the newest
-checkpoint are dropped when a run continues; the continuation makes them again. One run at a time has the folder. Of
-several ranks the first one reads and writes; the others get what it returns, and its errors.
+checkpoint are dropped when a run continues; the continuation makes them again. What the run was made of is in
+identity.json, and a continuation is made of the same (dgpo.identity). One run at a time has the folder. Of several
+ranks the first one reads and writes; the others get what it returns, and its errors.
 """
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +17,19 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from dgpo import checkpoint, ranks
+from dgpo import checkpoint, ranks, rows
 from dgpo import config as configs
 from dgpo.checkpoint import CheckpointError
 from dgpo.config import Config, ConfigError
-from dgpo.files import lock, partial, remove, write_whole
+from dgpo.files import Lock, lock, partial, remove, sync_entry, write_text, write_whole
+from dgpo.identity import Identity, MadeOf
 from dgpo.progress import tell
+from dgpo.rows import read_metrics, read_rows
+
+__all__ = ["RunFolder", "differences", "read_metrics", "read_rows", "rounding"]
 
 _OWN = (
+    "identity.json",
     "config.yaml",
     "metrics.jsonl",
     "completions.jsonl",
@@ -38,6 +46,7 @@ _OWN = (
 RESUMABLE = (
     "resume",
     "overwrite",
+    "accept_changes",
     "run_dir",
     "steps",
     "checkpoint_every",
@@ -49,7 +58,9 @@ RESUMABLE = (
     "zero_stage",
     "offload",
 )
-# and these change no more than the rounding of those to come.
+# these are compared by their content,
+BY_CONTENT = ("data", "eval_data", "model")
+# and these change no more than the rounding of the steps to come.
 ROUNDING = (
     "device",
     "threads",
@@ -66,7 +77,9 @@ ROUNDING = (
 def differences(a: Config, b: Config) -> list[str]:
     """The settings in which b may not continue a, as `name: a → b`."""
     left, right = a.model_dump(), b.model_dump()
-    free = {*RESUMABLE, *ROUNDING} - ({"steps"} if a.schedule == "cosine" else set())  # a cosine depends on its end
+    free = {*RESUMABLE, *BY_CONTENT, *ROUNDING} - (
+        {"steps"} if a.schedule == "cosine" else set()
+    )  # a cosine depends on its end
     return configs.changes({k: v for k, v in left.items() if k not in free}, right)
 
 
@@ -84,6 +97,17 @@ def _by_rank_0(method):
     return called_by_all
 
 
+def _writes(method):
+    """By rank 0, while the folder is this run's."""
+
+    @functools.wraps(method)
+    def guarded(self, *args):
+        self.held()
+        return method(self, *args)
+
+    return _by_rank_0(guarded)
+
+
 class RunFolder:
     """The folder of one run. Making one only looks whether `config` may run there; `open` is what changes it.
 
@@ -92,7 +116,9 @@ class RunFolder:
 
     def __init__(self, config: Config):
         self.config, self.path = config, Path(config.run_dir)
-        self._lock = self._board = None
+        self.identity: Identity | None = None  # from `open` on
+        self._lock: Lock | None = None
+        self._board = None
         self._check()
 
     @_by_rank_0
@@ -101,41 +127,82 @@ class RunFolder:
         if config.resume and config.overwrite:
             raise ConfigError("resume=True and overwrite=True exclude each other")
         if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"run_dir={config.run_dir!r} is a file")
+            raise ConfigError(f"{self._name} is a file")
         before = self._config()
         exists = before is not None
         self._refuse_a_run(exists)
-        unfinished = {".lock", partial(self.path / "config.yaml").name}  # what a kill at the start leaves
+        first = [self.path / name for name in _OWN[:2]]
+        unfinished = {
+            ".lock",
+            first[0].name,
+            *(partial(path).name for path in first),
+        }  # what a kill at the start leaves
         if not exists and self.path.exists() and any(p.name not in unfinished for p in self.path.iterdir()):
-            raise ConfigError(
-                f"run_dir={config.run_dir!r} is not empty and not a run folder; nothing there was touched"
-            )
+            raise ConfigError(f"{self._name} is not empty and not a run folder; nothing there was touched")
         if not (exists and config.resume):
             return
+        self._read_identity()
         if changed := differences(before, config):
             raise ConfigError(f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}")
         if changed := rounding(before, config):
             tell(f"{self.path}: sums round otherwise from here on: {'; '.join(changed)}")
 
-    @_by_rank_0
-    def open(self) -> dict | None:
+    def open(self, made_of: Callable[[], MadeOf]) -> dict | None:
         """Make the folder, or bring it back to its newest whole checkpoint. Returns that checkpoint's state, or None.
 
-        The folder is this run's until `close`. Raises ConfigError when another one has it, CheckpointError when there
-        are checkpoints and none is whole.
+        `made_of` tells what the run is made of now (rank 0 asks). The folder is this run's until `close`. Raises
+        ConfigError when another one has it, when the run was made of something else or its metrics are not whole, and
+        CheckpointError when there are checkpoints and none is whole, or the newest one is of another run.
         """
-        self._lock = lock(self.path, f"run_dir={self.config.run_dir!r}")
-        self._refuse_a_run(self._config() is not None)  # it may have come while this process was loading
-        if self.config.overwrite:
-            for name in reversed(_OWN):  # config.yaml last: until then it is still known as a run
+        state, self.identity = self._open(made_of)
+        return state
+
+    @_by_rank_0
+    def _open(self, made_of: Callable[[], MadeOf]) -> tuple[dict | None, Identity]:
+        self._lock = lock(self.path, self._name)
+        exists = self._config() is not None
+        self._refuse_a_run(exists)  # it may have come while this process was loading
+        now = made_of()
+        if exists and self.config.resume:
+            state, identity, history = self._go_on(now)
+        else:
+            for name in reversed(_OWN):  # config.yaml near the end: until then it is still known as a run
                 remove(self.path / name)
-        state = self._newest_whole()
+            state, identity, history = None, Identity.new(now), []
         if state is None or state["step"] < self.config.steps:  # what an earlier end left is of fewer steps
             remove(self.path / "summary.json")
             remove(self.path / "policy")
-        self._rewind(state["step"] if state else -1)
-        write_whole(self.path / "config.yaml", lambda scratch: configs.dump(self.config, scratch))
-        return state
+        write_text(self.path / "identity.json", identity.model_dump_json(indent=2))
+        self._rewind(state["step"] if state else -1, history)
+        config = self.config.model_copy(update={"accept_changes": []})  # accepted once, and recorded
+        write_whole(self.path / "config.yaml", lambda scratch: configs.dump(config, scratch))
+        return state, identity
+
+    def _go_on(self, now: MadeOf) -> tuple[dict | None, Identity, list[dict]]:
+        """The newest whole checkpoint's state, the identity with what is accepted, and the metrics up to there.
+
+        Raises for what is not accepted, see `open`.
+        """
+        config, before = self.config, self._read_identity()
+        names = {name: Path(path).name for name in ("data", "eval_data") if (path := getattr(config, name))}
+        accepted = before.check(
+            now, self._name, accept=config.accept_changes, acceptable=configs.ACCEPTABLE, names=names
+        )
+        state = self._newest_whole(before)
+        step = state["step"] if state else -1
+        lost = [s for entry in before.accepted if entry["what"] == "metrics" for s in entry["lost"]]
+        history = rows.history(self.path / "metrics.jsonl", step, lost)
+        identity = before.going_on(now, accepted, step=max(step, 0))
+        if history.faults:
+            faults = "; ".join(history.faults)
+            if "metrics" not in config.accept_changes:
+                raise ConfigError(
+                    f"{self.path / 'metrics.jsonl'}, {faults}: it should have the rows of steps 0–{step} once and in "
+                    "order. Put the file back; or accept_changes=[metrics] goes on without what is lost, "
+                    "overwrite=True starts afresh"
+                )
+            identity = identity.noting({"step": step, "what": "metrics", "lost": history.missing, "found": faults})
+        return state, identity, history.rows
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -144,28 +211,31 @@ class RunFolder:
         if self._lock:
             self._lock.close()
 
+    def held(self) -> None:
+        """Raise FolderLost unless the folder is still the one that was opened. To be called by rank 0."""
+        if self._lock:
+            self._lock.check()
+
     # metrics and records
 
-    @_by_rank_0
+    @_writes
     def append_metrics(self, row: dict) -> None:
-        _append(self.path / "metrics.jsonl", [row])
+        rows.append(self.path / "metrics.jsonl", [row])
         if self.config.tensorboard:
             self._tensorboard(row)
 
-    @_by_rank_0
-    def append_completions(self, rows: list[dict]) -> None:
-        _append(self.path / "completions.jsonl", rows)
+    @_writes
+    def append_completions(self, examples: list[dict]) -> None:
+        rows.append(self.path / "completions.jsonl", examples)
 
-    @_by_rank_0
+    @_writes
     def write_tokens(self, step: int, records: pd.DataFrame) -> None:
         target = self.path / "tokens" / f"step_{step:06d}.parquet"
         write_whole(target, lambda scratch: records.to_parquet(scratch, index=False))
 
-    @_by_rank_0
+    @_writes
     def write_summary(self, summary: dict) -> None:
-        write_whole(
-            self.path / "summary.json", lambda scratch: scratch.write_text(json.dumps(summary, indent=2) + "\n")
-        )
+        write_text(self.path / "summary.json", json.dumps(summary, indent=2))
 
     # checkpoints
 
@@ -174,49 +244,44 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
-        return sorted(self.path.glob("checkpoints/step_??????"))
+        return [path for _, path in sorted(_steps(self.path / "checkpoints", ""))]
 
     def save_checkpoint(self, state: dict, write: Callable[[Path], None]) -> None:
         """Every rank calls `write` on one folder; once that is whole, old checkpoints go (see `checkpoint.save`)."""
-        checkpoint.save(self.checkpoint(state["step"]), state, write)
+        self._keep_rows()
+        state = {**state, "run": self._run(self.identity)}
+        checkpoint.save(self.checkpoint(state["step"]), state, write, self.held)
         self._rotate()
 
-    @_by_rank_0
+    def _run(self, identity: Identity) -> dict:
+        """What a checkpoint says of its run."""
+        return {"id": identity.id, "method": str(self.config.make_method()), "seed": self.config.seed}
+
+    @_writes
+    def _keep_rows(self) -> None:
+        """A checkpoint promises the rows up to its step: the disk has them first."""
+        for path in self.path.glob("*.jsonl"):
+            sync_entry(path)
+        sync_entry(self.path)
+
+    @_writes
     def _rotate(self) -> None:
-        """Keep the newest `keep_checkpoints` and, with `keep_best`, the one of the highest held-out avg@k."""
-        found = self.checkpoints()
-        kept = set(found[-self.config.keep_checkpoints :])
-        if self.config.keep_best:
-            scores = {folder: checkpoint.heldout(folder) for folder in found}
-            if evaluated := [folder for folder in found if scores[folder] is not None]:
-                kept.add(max(evaluated, key=lambda folder: (scores[folder], folder)))
-        for folder in found:
-            if folder not in kept:  # under another name first: one that a kill leaves half removed is no checkpoint
-                remove(folder.rename(partial(folder)))
+        checkpoint.rotate(self.checkpoints(), self.config.keep_checkpoints, self.config.keep_best)
 
-    def _newest_whole(self) -> dict | None:
-        """The state of the newest checkpoint that is whole. Damaged ones after it are moved to failed/."""
-        damaged = {}
-        for folder in reversed(self.checkpoints()):
-            if not (complaint := checkpoint.damage(folder)):
-                break
-            damaged[folder] = complaint
-        else:
-            folder = None
-        what = "; ".join(f"{path.name}: {complaint}" for path, complaint in damaged.items())
-        if damaged and not folder:
+    def _newest_whole(self, identity: Identity) -> dict | None:
+        """The state of the newest checkpoint that is whole. Raises CheckpointError where it is of another run."""
+        folder = checkpoint.newest_whole(self.checkpoints(), self.path, self._name)
+        if folder is None:
+            return None
+        state, own = checkpoint.load_state(folder), self._run(identity)
+        if changed := configs.changes(own, {**dict.fromkeys(own), **state.get("run", {})}):
             raise CheckpointError(
-                f"run_dir={self.config.run_dir!r}: no checkpoint is whole ({what}); overwrite=True starts afresh"
+                f"{folder} is a checkpoint of another run ({'; '.join(changed)}): remove it to go on from the one "
+                "before it, or overwrite=True starts afresh"
             )
-        for path in damaged:
-            (self.path / "failed").mkdir(exist_ok=True)
-            remove(self.path / "failed" / path.name)
-            path.rename(self.path / "failed" / path.name)
-        if damaged:
-            tell(f"{self.path}: damaged and moved to failed/: {what}; going on from {folder.name}")
-        return checkpoint.load_state(folder) if folder else None
+        return state
 
-    @_by_rank_0
+    @_writes
     def save_failed(self, step: int, tensors: dict[str, torch.Tensor]) -> Path:
         """The batch of an update that was not applied, for inspection with `safetensors.torch.load_file`."""
         target = self.path / "failed" / f"step_{step:06d}.safetensors"
@@ -224,7 +289,7 @@ class RunFolder:
         write_whole(target, lambda scratch: save_file(tensors, scratch))
         return target
 
-    @_by_rank_0
+    @_writes
     def save_policy(self, write: Callable[[Path], None]) -> None:
         """The trained policy as a checkpoint folder of `transformers`."""
         write_whole(self.path / "policy", lambda scratch: (scratch.mkdir(), write(scratch)))
@@ -232,9 +297,21 @@ class RunFolder:
     def _refuse_a_run(self, exists: bool) -> None:
         if exists and not (self.config.resume or self.config.overwrite):
             raise ConfigError(
-                f"run_dir={self.config.run_dir!r} holds a run already: "
-                "resume=True continues it, overwrite=True starts it afresh"
+                f"{self._name} holds a run already: resume=True continues it, overwrite=True starts it afresh"
             )
+
+    @property
+    def _name(self) -> str:
+        return f"run_dir={self.config.run_dir!r}"
+
+    def _read_identity(self) -> Identity:
+        try:
+            return Identity.read(self.path / "identity.json")
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{self._name} has no identity.json, which says what the run was made of: an earlier dgpo kept none. "
+                "It cannot be resumed; overwrite=True starts afresh"
+            ) from None
 
     def _config(self) -> Config | None:
         """The settings of the run that is in the folder, or None. A config.yaml of something else is an error."""
@@ -259,40 +336,22 @@ class RunFolder:
                 self._board.add_scalar(name, value, row["step"])
         self._board.flush()
 
-    def _rewind(self, step: int) -> None:
-        """Drop what was recorded after `step`, and what a kill left unfinished."""
-        for name in ("metrics.jsonl", "completions.jsonl"):
-            path = self.path / name
-            if path.exists():
-                rows = [row for row in read_rows(path) if row["step"] <= step]
-                write_whole(path, lambda scratch, rows=rows: _append(scratch, rows))
-        for path in self.path.glob("tokens/step_*.parquet"):
-            if int(path.stem.removeprefix("step_")) > step:
+    def _rewind(self, step: int, history: list[dict]) -> None:
+        """Drop what was recorded after `step`, `history` being the metrics until then; and what a kill left."""
+        examples, unreadable = rows.readable(self.path / "completions.jsonl", step)
+        if unreadable:  # they are for reading alone: no reason not to go on
+            lines = ", ".join(map(str, unreadable))
+            tell(f"{self.path}/completions.jsonl: line {lines} cannot be read and is dropped")
+        for name, kept in (("metrics.jsonl", history), ("completions.jsonl", examples)):
+            write_whole(self.path / name, lambda scratch, kept=kept: rows.append(scratch, kept))
+        for made, path in _steps(self.path / "tokens", ".parquet"):
+            if made > step:
                 path.unlink()
         for path in (*self.path.glob(".*.partial"), *self.path.glob("*/.*.partial")):
             remove(path)
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a JSON-lines file of a run. A last line that a kill cut off is left out.
-
-    Raises ConfigError that names a line which is not a row.
-    """
-    rows = []
-    for number, line in enumerate(path.read_text(errors="replace").split("\n")[:-1], 1):  # the rest is no whole line
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ConfigError(f"{path}, line {number} is not as it was written: {error}") from None
-    return rows
-
-
-def read_metrics(folder: Path) -> list[dict]:
-    """The rows of a run's metrics without its wall times, which are all that two identical runs do not share."""
-    rows = read_rows(folder / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows]
-
-
-def _append(path: Path, rows: list[dict]) -> None:
-    with path.open("a") as file:
-        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+def _steps(folder: Path, suffix: str) -> list[tuple[int, Path]]:
+    """(step, path) of what a run has made in a folder; other things there are left alone."""
+    named = re.compile(rf"step_(\d{{6,}}){re.escape(suffix)}")
+    return [(int(match[1]), path) for path in folder.glob("step_*") if (match := named.fullmatch(path.name))]

@@ -5,10 +5,13 @@ name of the parameter and the place in it where they begin:
 
     lm.model.norm.weight|4096|exp_avg      float32 [n], the elements 4096 … 4096 + n of the flattened parameter
 
+and the shapes of all parameters: a prefix of a wider one would fill a narrower one, with the wrong elements.
+
 A rank reads from all shards what its own pieces overlap, so neither the number of ranks nor the ZeRO stage need be
 those that wrote. The files are safetensors: nothing in them is executed.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,7 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dgpo import ranks
+from dgpo import identity, ranks
+from dgpo.checkpoint import CheckpointError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -61,16 +65,22 @@ def save(folder: Path, model: nn.Module, zero) -> None:
         for kind in ("weight", *_MOMENTS):
             if kind in held:  # before the first update there are no moments
                 shard[f"{piece.name}|{piece.start}|{kind}"] = piece.of(held[kind]).cpu()
-    save_file(shard, folder / f"rank_{ranks.rank():05d}.safetensors")
+    shapes = json.dumps(identity.of_parameters(model))
+    save_file(shard, folder / f"rank_{ranks.rank():05d}.safetensors", metadata={"shapes": shapes})
 
 
 @torch.no_grad()
 def load(folder: Path, model: nn.Module, zero, updates: int) -> None:
-    """Read this rank's pieces, as they were after `updates` optimizer steps. Raises ValueError for one not there."""
+    """Read this rank's pieces, as they were after `updates` optimizer steps.
+
+    Raises CheckpointError, before anything is changed, for parameters of other names or shapes; and for a piece that is
+    not there.
+    """
     with ExitStack() as stack:
         where = defaultdict(list)  # (parameter, kind) → the file, key, start and end of each piece
         for path in sorted(folder.glob("rank_*.safetensors")):
             file = stack.enter_context(safe_open(path, "pt"))
+            _compare(path, json.loads((file.metadata() or {}).get("shapes", "{}")), identity.of_parameters(model))
             for key in file.keys():  # noqa: SIM118 (it is no mapping)
                 name, start, kind = key.split("|")
                 size = file.get_slice(key).get_shape()[0]
@@ -88,6 +98,15 @@ def load(folder: Path, model: nn.Module, zero, updates: int) -> None:
     _spread(zero)
 
 
+def _compare(path: Path, saved: dict[str, str], own: dict[str, str]) -> None:
+    found = [f"{c.item} {c.before} → {c.now}" for c in identity.changes({"": saved}, {"": own})]
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        error = CheckpointError(f"{path} is of a model of other shapes than this one: {', '.join(found[:3])}{more}")
+        error.is_common = True  # every rank reads all shards
+        raise error
+
+
 def _fill(target: Tensor, start: int, sources: list, what: str) -> None:
     """Copy into `target`, elements from `start` on, all that `sources` hold of it."""
     filled = 0
@@ -97,7 +116,7 @@ def _fill(target: Tensor, start: int, sources: list, what: str) -> None:
             target[low - start : high - start].copy_(file.get_slice(key)[low - first : high - first])
             filled += high - low
     if filled != len(target):
-        raise ValueError(f"{what}: {filled} of the {len(target)} elements from {start} on are there")
+        raise CheckpointError(f"{what}: {filled} of the {len(target)} elements from {start} on are there")
 
 
 def _spread(zero) -> None:

@@ -1,18 +1,15 @@
 """The numbers of a finished run in one dictionary: before and after, what it took, and on what."""
 
-import importlib.metadata
 import platform
 import resource
 import sys
 
 import torch
 
-from dgpo import ranks
+from dgpo import __version__, checkpoint, identity, ranks
 from dgpo.config import Config
 from dgpo.methods import Method
 from dgpo.runfolder import RunFolder, read_rows
-
-_PACKAGES = ("dgpo", "torch", "transformers", "deepspeed", "numpy")
 
 
 def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, int]) -> dict:
@@ -26,9 +23,9 @@ def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, i
         "method": str(method),
         "task": config.task,
         "seed": config.seed,
-        "steps": rows[-1]["step"],
-        "before": pick(evaluated[0]),
-        "after": pick(evaluated[-1]),
+        "steps": checkpoint.load_state(run.checkpoints()[-1])["step"],
+        "before": pick(evaluated[0]) if evaluated else {},  # they may be lost, and the loss accepted
+        "after": pick(evaluated[-1]) if evaluated else {},
         "seconds": {p.removeprefix("seconds/"): round(sum(row.get(p, 0.0) for row in rows), 2) for p in phases},
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_memory_gb": round(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 2),
@@ -36,7 +33,7 @@ def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, i
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {"dgpo": __version__, **identity.versions()},
         "left_out": notes,
     }
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from dgpo import mismatch, ranks, rollout, summary, tasks, tiny
+from dgpo import identity, mismatch, ranks, rollout, summary, tasks, tiny
 from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError
 from dgpo.engine import Engine, NonFiniteError
@@ -76,7 +76,7 @@ class Trainer:
         self.run = RunFolder(config)
         self.seconds = Seconds(partial(out_of_memory, config))
         with self.seconds.phase("setup"):
-            lm, self.tokenizer, source = tiny.load_policy(config)
+            lm, self.tokenizer, self.source = tiny.load_policy(config)
             if config.gradient_checkpointing:
                 recompute_layers(lm)
             if config.liger:
@@ -102,14 +102,14 @@ class Trainer:
                 sampled = copy.deepcopy(self.policy).requires_grad_(False)
             self.engine = Engine(self.policy, config)
             self.reference = self.reference and self.engine.shard(self.reference)
-            self.sampler = rollout.make(config, sampled, self.tokenizer, source, longest)
+            self.sampler = rollout.make(config, sampled, self.tokenizer, self.source, longest)
         self.sampling = Sampling(config.max_new_tokens, config.temperature)
         self.position = 0  # in the stream of training problems
         self.heldout: float | None = None  # the latest avg@k
 
     def restore(self) -> int:
         """Open the run folder and load its newest checkpoint, if any. Returns the number of steps already made."""
-        state = self.run.open()
+        state = self.run.open(partial(identity.of_run, self.config, self.method, self.source, self.policy, self.task))
         if state is None:
             return 0
         if state["ranks"] != ranks.size() and ranks.rank() == 0:

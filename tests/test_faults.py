@@ -14,7 +14,7 @@ from launch import errors, torchrun
 from running import rows
 from safetensors.torch import load_file
 
-from dgpo import checkpoint, runfolder, trainer
+from dgpo import checkpoint, trainer
 from dgpo import config as configs
 from dgpo.checkpoint import CheckpointError
 
@@ -127,7 +127,7 @@ class TestDamage:
         made = trainer.Trainer(configs.make({**settings, "run_dir": str(tmp_path / "run")}))
         half = tmp_path / "half"
         half.mkdir()
-        with pytest.raises(ValueError, match=r"0 of the .* elements"):
+        with pytest.raises(CheckpointError, match=r"0 of the .* elements"):
             made.engine.load(half, 1)
 
 
@@ -183,17 +183,17 @@ def test_a_damaged_checkpoint_that_is_not_the_newest_stops_nothing(settings, tmp
 
 def test_a_kill_while_a_checkpoint_is_removed_leaves_no_half_of_one(settings, tmp_path, monkeypatch):
     config = {**settings, "checkpoint_every": 1, "keep_checkpoints": 1, "run_dir": str(tmp_path / "run"), "steps": 2}
-    remove = runfolder.remove
+    remove = checkpoint.remove
 
     def killed(path):
-        if path.parent.name == "checkpoints" and "step_000001" in path.name:
+        if path.parent.name == "checkpoints" and "step_000001" in path.name and path.exists():
             (path / "state.json").unlink()
             raise KeyboardInterrupt
         remove(path)
 
-    monkeypatch.setattr(runfolder, "remove", killed)
+    monkeypatch.setattr(checkpoint, "remove", killed)
     with pytest.raises(KeyboardInterrupt):
         running.run(config)
-    monkeypatch.setattr(runfolder, "remove", remove)
+    monkeypatch.setattr(checkpoint, "remove", remove)
     run = running.run(config, resume=True)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_000002"]

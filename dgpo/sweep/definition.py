@@ -32,7 +32,7 @@ from dgpo.plain import path_text, read_mapping
 
 _RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
 # What may be another when a sweep goes on: none of these changes a number of a run.
-_FREE = ("run_dir", "resume", "overwrite", "checkpoint_every", "keep_checkpoints", "tensorboard")
+_FREE = ("run_dir", "resume", "overwrite", "accept_changes", "checkpoint_every", "keep_checkpoints", "tensorboard")
 _NAME = re.compile(r"[A-Za-z0-9_.+=-]+")
 
 

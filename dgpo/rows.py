@@ -1,0 +1,101 @@
+"""The rows of a run, one a line of `metrics.jsonl` and `completions.jsonl`; a kill can cut off the last one."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from dgpo.errors import ConfigError
+
+
+class History(NamedTuple):
+    """The metrics up to a step: a row of each step that has one, in order; the steps without; and what is wrong."""
+
+    rows: list[dict]
+    missing: list[int]
+    faults: list[str]
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a file. A last line that a kill cut off is left out.
+
+    Raises ConfigError that names a line which is not a row, or a file that is not there.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path} is missing")
+    rows = []
+    for line, row in enumerate(_lines(path), 1):
+        if isinstance(row, str):
+            raise ConfigError(f"{path}, line {line} {row}")
+        rows.append(row)
+    return rows
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The rows of a run's metrics without its wall times, which are all that two identical runs do not share."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows]
+
+
+def append(path: Path, rows: Iterable[dict]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def history(path: Path, step: int, lost: Iterable[int] = ()) -> History:
+    """The metrics of steps 0 … `step`, which should be there once and in order, but for those known to be `lost`.
+
+    Lines after the row of `step` do not count: a run that continues makes them again.
+    """
+    lines = [*enumerate(_lines(path) if path.exists() else [], 1)]
+    expected = [s for s in range(step + 1) if s not in {*lost}]
+    found = dict.fromkeys(expected)
+    for place, (_, row) in enumerate(lines, 1):
+        if isinstance(row, dict) and row["step"] in found:
+            found[row["step"]], last = row, place
+    missing = [s for s, row in found.items() if row is None]
+    if not missing:  # else any line may have been one of them
+        lines = lines[:last] if found else []
+    steps = [row["step"] for _, row in lines if isinstance(row, dict)]
+    faults = [f"line {number} {row}" for number, row in lines if isinstance(row, str)]
+    faults += [f"step {s} has {n} rows" for s, n in Counter(steps).items() if n > 1]
+    if missing:
+        faults.append(f"no row of {'step' if len(missing) == 1 else 'steps'} {_ranges(missing)}")
+    elif not faults and steps != expected:
+        place = next(i for i, s in enumerate(steps) if i >= len(expected) or s != expected[i])
+        faults.append(f"the row of step {steps[place]} is out of place")
+    return History([row for row in found.values() if row], missing, faults)
+
+
+def readable(path: Path, step: int) -> tuple[list[dict], list[int]]:
+    """The rows of steps up to `step`, and the numbers of the lines that are no rows."""
+    lines = [*enumerate(_lines(path) if path.exists() else [], 1)]
+    rows = [row for _, row in lines if isinstance(row, dict) and row["step"] <= step]
+    return rows, [number for number, row in lines if isinstance(row, str)]
+
+
+def _lines(path: Path) -> list[dict | str]:
+    """Each whole line as a row, or what is wrong with it."""
+    return [_row(line) for line in path.read_bytes().split(b"\n")[:-1]]  # the rest is no whole line
+
+
+def _row(line: bytes) -> dict | str:
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:  # errors of JSON and UTF-8 are ValueErrors
+        return f"is not as it was written: {error}"
+    if not (isinstance(row, dict) and type(row.get("step")) is int):
+        return "is not as it was written: it has no step"
+    return row
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`1, 4–6`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return ", ".join("–".join(map(str, part)) for part in parts)
