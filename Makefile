@@ -1,5 +1,5 @@
 # make train   train the embedded default and leave an executed notebook
-# make test    run all tests; test-browser and test-vllm those that need a browser or vLLM
+# make test    run all tests; test-browser and test-vllm those that need a browser or vLLM; test-rounding see below
 # Both set up .venv first. Variables: METHOD, ARGS (more papermill parameters), PYTHON, VENV.
 # make train starts runs/$(METHOD) afresh; ARGS="-p resume true" goes on with it.
 
@@ -9,8 +9,10 @@ VLLM   ?= .venv-vllm
 METHOD ?= dgpo
 ARGS   ?=
 BIN    := $(VENV)/bin
+# One process a core, but no more than four: each takes a gigabyte. A file's tests stay together, for its fixtures.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup train test test-browser test-vllm lint format bench bench-peers notebooks clean
+.PHONY: setup train test test-rounding test-browser test-vllm lint format bench bench-peers notebooks clean
 
 setup: $(VENV)/.ready
 
@@ -29,7 +31,12 @@ train: setup
 	@echo "Open runs/$(METHOD).ipynb: $(BIN)/jupyter lab runs/$(METHOD).ipynb"
 
 test: setup
-	$(BIN)/python -m pytest --ignore=tests/browser
+	$(BIN)/python -m pytest --ignore=tests/browser $(WORKERS)
+
+# What adds floats, with the kernels of a processor that knows no vector instructions: they round otherwise.
+test-rounding: setup
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest $(WORKERS) \
+	    $(addprefix tests/test_,$(addsuffix .py,methods objective model trainer resume ranks))
 
 # The real vLLM engine on a CPU, in an environment of its own (4 GB): it needs torch's CPU build, which is not on PyPI, and
 # the generic builds of what it pulls in do not load beside that.

@@ -1,21 +1,28 @@
 """What all tests share: an environment, small settings and a warmed-up policy."""
 
 import os
+import shutil
 import tempfile
 
 # Before the first import of a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["DGPO_CACHE"] = os.environ.get("DGPO_TEST_CACHE") or tempfile.mkdtemp(prefix="dgpo-tests-")
+# The workers of pytest-xdist inherit the first process's folder, so that each policy is warmed up once.
+os.environ["DGPO_CACHE"] = os.environ.setdefault("DGPO_TEST_CACHE", f"{tempfile.gettempdir()}/dgpo-tests-{os.getpid()}")
 
 import pytest
 import torch
 from hypothesis import settings
 from running import SMALL
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 settings.register_profile("dgpo", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("dgpo")
+
+
+def pytest_unconfigure():
+    if os.environ["DGPO_CACHE"].endswith(f"dgpo-tests-{os.getpid()}"):
+        shutil.rmtree(os.environ["DGPO_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
