@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from running import rows, run
+from watching import WATCHDOG, children, runs, until, until_gone
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
@@ -66,6 +69,46 @@ def test_a_run_whose_sampler_dies_goes_on_as_if_it_had_not(small, monkeypatch, c
     assert rows(run(small, resume=True)) == whole
 
 
+def test_ctrl_c_leaves_no_sampler(small, monkeypatch):
+    made = []
+
+    def press(self, batch, rewards):
+        made.append(self.sampler._process.pid)
+        assert runs(made[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.Trainer, "score", press)
+    with pytest.raises(KeyboardInterrupt):
+        run(small)
+    assert not runs(made[0])
+
+
+def test_ctrl_c_at_the_start_leaves_no_sampler(small, monkeypatch):
+    def press(self, doing):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BackgroundSampler, "_receive", press)
+    before = children(os.getpid())
+    with pytest.raises(KeyboardInterrupt) as caught:  # it keeps the traceback, as a notebook does
+        BackgroundSampler(configs.make(small), "nowhere", 0, [1], 64)
+    assert children(os.getpid()) == before
+    assert caught
+
+
+def test_the_sampler_ends_with_a_trainer_that_is_killed_even_while_it_imports(small):
+    code = (
+        "from dgpo import config\n"
+        "from dgpo.rollout.background import BackgroundSampler\n"
+        f"BackgroundSampler(config.make({small!r}), 'nowhere', 0, [1], 64)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as made:
+        until(lambda: children(made.pid) or made.poll() is not None, "the sampler's beginning")
+        assert made.poll() is None, made.stderr.read().decode()
+        below = children(made.pid)
+        made.kill()
+        until_gone(below)
+
+
 class TestFailures:
     @pytest.fixture
     def sampler(self, small):
@@ -96,7 +139,7 @@ class TestFailures:
         assert sampler.staleness == 0
         assert not torch.equal(new.rollout_logp, old.rollout_logp)
         sampler._pipe.close()  # as when the trainer is killed
-        assert sampler._process.wait(timeout=60) == 0
+        assert sampler._process.wait(timeout=WATCHDOG) == 0
 
     def test_its_exception_is_shown_with_the_traceback(self, sampler):
         sampler.begin([[3, 10**6]], [1], trainer.Sampling(8))
@@ -113,7 +156,7 @@ class TestFailures:
             sampler.load([("model.norm.weight", torch.ones(10_000_000))])
 
     def test_its_silence_ends_it(self, sampler):
-        sampler.timeout = 0.5
+        sampler.timeout = 0.5  # however long: one that is stopped stays silent
         os.kill(sampler._process.pid, signal.SIGSTOP)
         with pytest.raises(SamplerError, match=r"did not answer within timeout=0\.5 s while sampling"):
             sampler.generate(*self.request())

@@ -4,13 +4,11 @@ import contextlib
 import json
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +16,7 @@ import pytest
 import torch
 from running import LEVELS, SWEPT, rows, sweep_in
 from safetensors.torch import load_file
+from watching import until
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
@@ -96,30 +95,12 @@ def test_the_report_says_what_was_equal_and_what_a_method_decided_itself(done):
     assert len(digest) == 1
 
 
-def test_killed_at_random_and_restarted_it_has_the_same_table(done, tmp_path):
-    """Runs are killed, the sweep itself is interrupted, and its process killed outright, each at a random moment."""
+def test_killed_and_restarted_it_has_the_same_table(done, tmp_path):
+    """Runs are killed, the sweep itself is interrupted, and its process killed outright."""
     _, _, expected = done
     sweep = sweep_in(tmp_path / "disturbed")
-    rng = random.Random(0)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    interrupted = 0
-    try:
-        for _ in range(3):
-            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1.0, 3.0))
-            try:
-                execute.execute(sweep, jobs=2)
-            except KeyboardInterrupt:
-                interrupted += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            assert not [p for p in multiprocessing.active_children() if p.is_alive()]
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert interrupted
+    interrupted = sum(_interrupted(sweep, steps) for steps in (1, 4, 7))  # of 12
+    assert interrupted == 3
     _kill_the_process(tmp_path / "disturbed.yaml", sweep)
     execute.execute(sweep, jobs=2)
     got = table.collect(sweep)
@@ -128,23 +109,58 @@ def test_killed_at_random_and_restarted_it_has_the_same_table(done, tmp_path):
     assert not list(sweep.path.glob("**/.*.partial"))
 
 
+def _interrupted(sweep, steps):
+    """Whether Ctrl-C, once so many steps are made in all, ends the sweep and every process of it."""
+    over = threading.Event()
+
+    def press():
+        until(lambda: over.is_set() or execute._made(sweep.runs())[0] >= steps, f"{steps} steps")
+        if not over.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    finger = threading.Thread(target=press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        finger.start()
+        execute.execute(sweep, jobs=2)
+    except KeyboardInterrupt:
+        return not multiprocessing.active_children()
+    finally:
+        over.set()
+        finger.join()
+        signal.signal(signal.SIGINT, before)
+    return False
+
+
 def _kill_the_process(path, sweep):
     """Start the sweep as a user does and kill it while a run of it trains: no process may be left behind."""
     last = sweep.runs()[-1]
     remove(last.path)
     command = [sys.executable, "-m", "dgpo", "sweep", str(path)]
     process = subprocess.Popen(command, env={**os.environ, "SWEEP_MARK": str(path)}, stderr=subprocess.PIPE)
-    while not (last.path / "config.yaml").exists():
-        assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.02)
+    until(lambda: (last.path / "config.yaml").exists() or process.poll() is not None, "the last run's beginning")
+    assert process.poll() is None, process.stderr.read().decode()
     assert len(_marked(path)) >= 3  # itself, the server that forks, and a run
     process.send_signal(signal.SIGKILL)
     process.wait()
-    for _ in range(400):
-        if not _marked(path):
-            return
-        time.sleep(0.05)
-    pytest.fail(f"processes of a killed sweep go on: {_marked(path)}")
+    until(lambda: not _marked(path), "the end of all processes of a killed sweep")
+
+
+def test_a_sweep_that_is_killed_while_it_imports_leaves_no_process(tmp_path):
+    """Also where its server is not yet listening to anything."""
+    sweep_in(tmp_path / "s")
+    path = tmp_path / "s.yaml"
+    command = [sys.executable, "-m", "dgpo", "sweep", str(path)]
+    process = subprocess.Popen(command, env={**os.environ, "SWEEP_MARK": str(path)}, stderr=subprocess.DEVNULL)
+    until(lambda: _server(path), "the server's beginning")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    until(lambda: not _marked(path), "the end of all processes of a killed sweep")
+
+
+def _server(path) -> bool:
+    commands = [Path(f"/proc/{pid}/cmdline") for pid in _marked(path)]
+    return any(b"forkserver" in command.read_bytes() for command in commands)
 
 
 def _marked(path) -> list[str]:
