@@ -81,8 +81,8 @@ def _look_for(parent: int) -> None:
 
 
 def _main(parent: str, module: str, *arguments: str) -> int | None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when we end
     end_with(int(parent))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when we end
     return importlib.import_module(module).main(*arguments)
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +76,14 @@ def _fault(when: dict, act) -> None:
     setattr(owner, name, wrapped)
 
 
+def _lose_patience() -> None:
+    """Let collectives time out after a second: from now on they wait for a rank that hangs, not for a slow machine."""
+    from torch.distributed import distributed_c10d
+
+    for group in distributed_c10d._world.pg_map:
+        distributed_c10d._set_pg_timeout(timedelta(seconds=1), group)
+
+
 def main(plan: dict) -> None:
     from dgpo import config as configs
     from dgpo import engine, ranks
@@ -89,6 +98,7 @@ def main(plan: dict) -> None:
         _fault(plan["kill"], lambda: os.kill(os.getpid(), signal.SIGKILL))
     if "hang" in plan:
         _fault(plan["hang"], lambda: time.sleep(1000))
+        _fault({**plan["hang"], "rank": 1 - plan["hang"]["rank"]}, _lose_patience)
     for settings in plan["jobs"]:
         train(configs.make(settings))
     ranks.leave()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from running import rows, run
-from watching import WATCHDOG, children, runs, until, until_gone
+from watching import WATCHDOG, children, ignores_ctrl_c, runs, stopped, until, until_gone
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
@@ -102,11 +102,11 @@ def test_the_sampler_ends_with_a_trainer_that_is_killed_even_while_it_imports(sm
         f"BackgroundSampler(config.make({small!r}), 'nowhere', 0, [1], 64)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as made:
-        until(lambda: children(made.pid) or made.poll() is not None, "the sampler's beginning")
+        until(lambda: any(map(ignores_ctrl_c, children(made.pid))) or made.poll() is not None, "a sampler")
         assert made.poll() is None, made.stderr.read().decode()
-        below = children(made.pid)
+        sampler = stopped(children(made.pid))
         made.kill()
-        until_gone(below)
+        until_gone(sampler)
 
 
 class TestFailures:

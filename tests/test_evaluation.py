@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from running import OWN, ROOT, random_model, some_problems
+from watching import until
 
 from analysis import evaluations
 from dgpo import __main__ as cli
@@ -100,9 +100,8 @@ class TestFolder:
         given |= {"n": 8, "chunk_rows": 20, "max_new_tokens": 32}
         words = [f"{k}={json.dumps(v)}" for k, v in given.items()]
         process = subprocess.Popen([sys.executable, "-m", "dgpo", "eval", *words], cwd=ROOT, stderr=subprocess.DEVNULL)
-        chunks, began = Path(given["eval_dir"]) / "completions" / "math500", time.monotonic()
-        while len(list(chunks.glob("*.parquet"))) < 2 and time.monotonic() - began < 120:
-            time.sleep(0.02)
+        chunks = Path(given["eval_dir"]) / "completions" / "math500"
+        until(lambda: len(list(chunks.glob("*.parquet"))) >= 2 or process.poll() is not None, "two pages")
         process.send_signal(signal.SIGKILL)
         process.wait()
         done = {path: path.stat().st_mtime_ns for path in chunks.glob("rows_*.parquet")}

@@ -28,10 +28,10 @@ def assert_equal(run, undisturbed):
 
 def test_after_kill_9_and_a_hang_of_one_of_two_ranks_the_run_goes_on_as_if_undisturbed(settings, tmp_path):
     """One run, ended in rollout, update and checkpoint writing by kill -9 of a rank, then by one that hangs."""
-    run = {**settings, "run_dir": str(tmp_path / "run"), "steps": 5, "zero_stage": 2, "timeout": 60, "resume": True}
+    run = {**settings, "run_dir": str(tmp_path / "run"), "steps": 5, "zero_stage": 2, "timeout": 3600, "resume": True}
 
-    def interrupted(place, timeout=60.0, **fault):
-        result = torchrun([{**run, "timeout": timeout}], tmp_path, **fault)
+    def interrupted(place, **fault):
+        result = torchrun([run], tmp_path, **fault)
         assert result.returncode != 0
         assert not (tmp_path / "run" / "summary.json").exists()
         said, survivor = errors(result), 1 - next(iter(fault.values()))["rank"]
@@ -43,8 +43,8 @@ def test_after_kill_9_and_a_hang_of_one_of_two_ranks_the_run_goes_on_as_if_undis
     interrupted("step 3, update", kill={"call": "Engine.update", "rank": 0, "step": 3, "count": 2})
     interrupted("step 4, checkpoint", kill={"call": "Engine.save", "rank": 1, "step": 4, "after": True})
     assert [path.name for path in (tmp_path / "run").glob("checkpoints/step_*")] == ["step_000002"]
-    said = interrupted("step 3, update", timeout=20.0, hang={"call": "Engine.update", "rank": 1, "step": 3})
-    assert "Timed out waiting 20000ms" in said
+    said = interrupted("step 3, update", hang={"call": "Engine.update", "rank": 1, "step": 3})
+    assert "Timed out waiting 1000ms" in said
     assert "Traceback" in said
     assert "in step 3, update: told to stop (SIGTERM)" in said  # the one that hung
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from running import LEVELS, SWEPT, rows, sweep_in
 from safetensors.torch import load_file
-from watching import until
+from watching import children, ignores_ctrl_c, stopped, until
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
@@ -147,20 +147,20 @@ def _kill_the_process(path, sweep):
 
 
 def test_a_sweep_that_is_killed_while_it_imports_leaves_no_process(tmp_path):
-    """Also where its server is not yet listening to anything."""
+    """Its server listens to nothing yet, and is stopped here, so that only the kernel can end it."""
     sweep_in(tmp_path / "s")
     path = tmp_path / "s.yaml"
     command = [sys.executable, "-m", "dgpo", "sweep", str(path)]
     process = subprocess.Popen(command, env={**os.environ, "SWEEP_MARK": str(path)}, stderr=subprocess.DEVNULL)
-    until(lambda: _server(path), "the server's beginning")
+    servers = until(lambda: [pid for pid in children(process.pid) if _is_server(pid)], "the server's beginning")
+    stopped(servers)
     process.send_signal(signal.SIGKILL)
     process.wait()
     until(lambda: not _marked(path), "the end of all processes of a killed sweep")
 
 
-def _server(path) -> bool:
-    commands = [Path(f"/proc/{pid}/cmdline") for pid in _marked(path)]
-    return any(b"forkserver" in command.read_bytes() for command in commands)
+def _is_server(pid) -> bool:
+    return b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes() and ignores_ctrl_c(pid)
 
 
 def _marked(path) -> list[str]:

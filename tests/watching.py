@@ -1,5 +1,7 @@
 """Waiting for what a test needs to happen, and looking after processes."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -35,3 +37,20 @@ def runs(pid: int) -> bool:
 
 def until_gone(pids) -> None:
     until(lambda: not any(map(runs, pids)), f"the end of the processes {sorted(pids)}")
+
+
+def ignores_ctrl_c(pid: int) -> bool:
+    """Whether a process has come so far: ours do that next after seeing to it that they end with their parent."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    ignored = next(line for line in status.splitlines() if line.startswith("SigIgn"))
+    return bool(int(ignored.split()[1], 16) >> signal.SIGINT - 1 & 1)
+
+
+def stopped(pids) -> set[int]:
+    """Stop processes, so that they can do nothing about their end themselves, and return them."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return set(pids)

@@ -8,5 +8,5 @@ import signal
 
 from dgpo import lifetimes
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)
 lifetimes.end_with(os.getppid())
+signal.signal(signal.SIGINT, signal.SIG_IGN)
