@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from dgpo.errors import ConfigError, Explained
+from dgpo.errors import ConfigError, Explained, os_error
 
 
 class FolderLost(Explained):
@@ -34,6 +34,11 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
                 remove(target)
             os.replace(scratch, target)
             sync_entry(target.parent)
+    except Exception as error:
+        named = os_error(error, target)
+        if named is error:
+            raise
+        raise named from error
     finally:
         remove(scratch)
 

@@ -335,8 +335,10 @@ def _gb(value: float | None) -> str:
 
 
 def hardware_of(**given: float | None) -> Hardware:
-    """Hardware with the given fields, the others as in an H200. Raises ConfigError for one that is not positive."""
+    """Hardware with the given fields, the others as in an H200. Raises ConfigError for one that is out of range."""
     for name, value in given.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name}={value} must be positive; fields: {', '.join(f.name for f in fields(Hardware))}")
+        largest = 1 if name in ("mfu", "streaming") else 1e18
+        if value is not None and not 0 < value <= largest:
+            names = ", ".join(f.name for f in fields(Hardware))
+            raise ConfigError(f"{name}={value:g} must be in (0, {largest:g}]; fields: {names}")
     return Hardware(**{name: value for name, value in given.items() if value is not None})

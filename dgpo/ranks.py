@@ -103,7 +103,7 @@ def join(device: str, timeout: float) -> None:
         limit = timedelta(seconds=timeout)
         # groups that a library makes without naming a time-out, as DeepSpeed does for its own collectives, take these
         dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
-        with _collective("the start"):
+        with _collective("the start"), _network(alone):
             dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=limit, **alone)
             if device == "cuda" and size() > 1:
                 _host_group = dist.new_group(backend="gloo", timeout=limit)
@@ -172,19 +172,28 @@ def first(function: Callable, *args):
     return value
 
 
-def every(function: Callable, *args) -> list:
-    """What `function` returns on each rank; if it raises on any, every rank raises once all have called it."""
+def agree(function: Callable, *args):
+    """What `function` returns here; if it raises on any rank, every rank raises once all have called it.
+
+    An error that all of them raise alike is marked as common: one of them tells it.
+    """
     value, error = None, None
     try:
         value = function(*args)
     except Exception as caught:  # noqa: BLE001 (raised below, when every rank knows)
         error = caught
-    outcomes = gather((value, error and f"{type(error).__name__}: {error}"))
+    outcomes = gather(error and f"{type(error).__name__}: {error}")
     if error is not None:
+        error.is_common = len({*outcomes}) == 1
         raise error
-    if failed := [f"rank {i}: {what}" for i, (_, what) in enumerate(outcomes) if what]:
+    if failed := [f"rank {i}: {what}" for i, what in enumerate(outcomes) if what]:
         raise RanksError(f"{_me()}, in {here()}: another rank failed. {'; '.join(failed)}")
-    return [value for value, _ in outcomes]
+    return value
+
+
+def every(function: Callable, *args) -> list:
+    """What `function` returns on each rank; if it raises on any, every rank raises once all have called it."""
+    return gather(agree(function, *args))
 
 
 def share(count: int) -> slice:
@@ -207,6 +216,20 @@ def _collective(kind: str):
         yield
     except RuntimeError as error:  # gloo's own errors are of no other type
         raise RanksError(f"{_me()}, in {here()}: {kind} of all ranks failed: {error}") from error
+
+
+@contextmanager
+def _network(alone: dict):
+    """gloo wants an address even in a world of one."""
+    try:
+        yield
+    except RuntimeError as error:
+        if alone and "Unable to find" in str(error):
+            raise ConfigError(
+                "no network interface is up here, not even the loopback, which torch's collectives need: "
+                "`ip link set lo up`, or a container with a network"
+            ) from error
+        raise
 
 
 def _told_to_stop(*_) -> None:

@@ -20,8 +20,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from dgpo import ranks
 from dgpo.config import TinyPolicy
+from dgpo.errors import blaming
 from dgpo.loading import load_lm
 from dgpo.model import pick_device, set_threads
+from dgpo.plain import path_text
 from dgpo.progress import Progress
 from dgpo.tasks import chain
 
@@ -35,9 +37,9 @@ def key(settings: TinyPolicy) -> str:
 
 def cache_root() -> Path:
     """$DGPO_CACHE, else dgpo/ in the user's cache folder."""
-    if "DGPO_CACHE" in os.environ:
-        return Path(os.environ["DGPO_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dgpo"
+    if own := os.environ.get("DGPO_CACHE"):
+        return Path(path_text(own))
+    return Path(path_text(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "dgpo"
 
 
 def load_policy(config):
@@ -51,7 +53,7 @@ def load_policy(config):
         ranks.first(checkpoint, config.tiny)
         source = checkpoint(config.tiny)  # made already, unless this host has a cache of its own
     device = pick_device(config.device)
-    lm, tokenizer = load_lm(source, config.dtype, device, config.attention, config.trust_remote_code)
+    lm, tokenizer = ranks.agree(load_lm, source, config.dtype, device, config.attention, config.trust_remote_code)
     set_threads(config.threads, lm.num_parameters())
     return lm, tokenizer, source
 
@@ -59,6 +61,11 @@ def load_policy(config):
 def checkpoint(settings: TinyPolicy, root: Path | None = None) -> Path:
     """The folder of the warmed-up policy; made on first use, whole or not at all."""
     root = root or cache_root()
+    with blaming(f"the cache {str(root)!r}", root, "; set DGPO_CACHE to a folder that can be written"):
+        return _checkpoint(settings, root)
+
+
+def _checkpoint(settings: TinyPolicy, root: Path) -> Path:
     target = root / f"tiny-{key(settings)}"
     if not target.exists():
         root.mkdir(parents=True, exist_ok=True)

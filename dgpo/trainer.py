@@ -88,7 +88,7 @@ class Trainer:
                     f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must "
                     f"add up to at most the model's {positions} positions"
                 )
-            self.task = tasks.make(config, self.tokenizer)
+            self.task = ranks.agree(tasks.make, config, self.tokenizer)
             for name, count in self.task.notes.items():
                 if count and ranks.rank() == 0:
                     tell(f"{config.data}: {count} {name.replace('_', ' ')}")
@@ -228,20 +228,21 @@ class Trainer:
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Evaluate when it is due, write the step's row, checkpoint when it is due."""
-        config, last = self.config, step == self.config.steps
+        config, last, result = self.config, step == self.config.steps, None
         if step == 0 or last or (config.eval_every and step % config.eval_every == 0):
             with self.seconds.phase("evaluate"):
                 sampling = Sampling(config.max_new_tokens, config.eval_temperature)
                 result = evaluate(self.sampler, self.tokenizer, self.task, config.eval_completions, sampling)
             metrics = metrics | result.metrics()
             self.heldout = metrics[f"eval/avg@{config.eval_completions}"]
-            self.run.append_completions(result.examples(step, _SHOWN))
         if wild := [k for k, v in metrics.items() if v is not None and not math.isfinite(v)]:
             newest = self.run.checkpoints()[-1:]
             raise TrainingDiverged(
                 f"step {step} of {self.method}: {', '.join(wild)} is NaN or infinite after its updates; "
                 f"newest checkpoint: {newest[0] if newest else 'none yet'}"
             )
+        if result:
+            self.run.append_completions(result.examples(step, _SHOWN))
         self.run.append_metrics({"step": step, **metrics, **self.seconds.take()})
         if step and (last or (config.checkpoint_every and step % config.checkpoint_every == 0)):
             state = {

@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ from dgpo.batch import Batch
 from dgpo.config import Config
 from dgpo.rollout.base import SamplerError, Sampling
 
+_LONGEST_WAIT = 1e6  # seconds: the system counts in milliseconds, in 32 bits
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -122,11 +124,18 @@ class BackgroundSampler:
         finally:
             late.cancel()
 
+    def _answers(self) -> bool:
+        """Whether there is an answer within `timeout` seconds, which may be more than one wait can last."""
+        end = time.monotonic() + self.timeout
+        while not (there := self._pipe.poll(min(self.timeout, _LONGEST_WAIT))) and time.monotonic() < end:
+            pass
+        return there
+
     def _receive(self, doing: str) -> bytes:
         """The answer. A first byte of `!` marks a traceback."""
         who = f"the sampler's process {self._process.pid}"
         try:
-            if not self._pipe.poll(self.timeout):
+            if not self._answers():
                 self.close()
                 raise SamplerError(f"{who} did not answer within timeout={self.timeout:g} s while {doing}")
             answer = self._pipe.recv_bytes()
