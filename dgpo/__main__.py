@@ -9,6 +9,7 @@ python -m dgpo methods                             the methods, their parameters
 """
 
 import argparse
+import contextlib
 import os
 import select
 import signal
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exception(error)
         message, code = said
         if not getattr(error, "is_common", False) or launcher.rank() == 0:  # of ranks that all raise it, one tells
-            print("interrupted" if code == 130 else f"error: {message}", file=sys.stderr)
+            with contextlib.suppress(OSError, ValueError):  # a terminal that is gone changes no exit code
+                print("interrupted" if code == 130 else f"error: {message}", file=sys.stderr)
         return code
 
 

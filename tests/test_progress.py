@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from dgpo import __main__ as cli
 from dgpo import progress
 from dgpo.progress import Progress, tell
 
@@ -127,6 +128,11 @@ def test_a_notebook_whose_front_end_fails_goes_on(monkeypatch, clock, fault):
             clock[0] += 1
             shown.update(step)
     assert shown.mode == "quiet"
+
+
+def test_without_a_terminal_the_exit_code_is_the_same(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert cli.main(["train", "lr=high"]) == 2
 
 
 def test_what_a_run_says_cannot_end_it(monkeypatch, capsys):
