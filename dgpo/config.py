@@ -8,6 +8,7 @@ A name that is no setting but a parameter of the chosen method (`n`, `eps_low`, 
 import dataclasses
 import difflib
 import importlib.util
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -50,6 +51,17 @@ def _path(value: Any) -> Any:
 
 _IS_PATH = BeforeValidator(_path)
 PathText = Annotated[str, _IS_PATH]
+
+
+def _day(value: Any) -> Any:
+    """A day as text, which YAML may have read as a date."""
+    try:
+        return str(value if type(value) is date else date.fromisoformat(value))
+    except (TypeError, ValueError):
+        raise ValueError("must be a day as in 2026-01-31") from None
+
+
+Day = Annotated[str, BeforeValidator(_day)]
 
 
 class Settings(BaseModel):
@@ -138,6 +150,7 @@ class Config(Settings):
     threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
     rank waits for the others, in any one place. ranks: how many there must be; 0 takes what the launcher started.
     accept_changes lists what of a run may be another when it goes on (dgpo.identity), or lost of its metrics.
+    date is the day that a chat template writes which asks for today's; None is the day on which the run began.
     keep_best keeps, beside the newest keep_checkpoints, the one of the highest avg@k.
     asynchronous samples the next step's completions in another process while this step is learned from, one step
     off-policy: old_logp is then the sampler's, so that a method's ratio carries the step, and mismatch/* measures it.
@@ -185,6 +198,7 @@ class Config(Settings):
     encoding: Encoding = "utf-8"
     skip_bad_rows: bool = False
     drop_contaminated: bool = False
+    date: Day | None = None
     max_prompt_tokens: Positive = 64
     max_new_tokens: Positive = 40
 

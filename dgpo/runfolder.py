@@ -11,6 +11,7 @@ import functools
 import json
 import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +49,7 @@ RESUMABLE = (
     "overwrite",
     "accept_changes",
     "run_dir",
+    "date",  # another one is asked for on purpose; it changes a prompt only where a template writes it
     "steps",
     "checkpoint_every",
     "keep_checkpoints",
@@ -111,6 +113,8 @@ def _writes(method):
 class RunFolder:
     """The folder of one run. Making one only looks whether `config` may run there; `open` is what changes it.
 
+    `config` is then the one given with its date, which a run keeps.
+
     Raises ConfigError when the folder holds something else, or a run that is to be neither resumed nor overwritten.
     """
 
@@ -120,6 +124,13 @@ class RunFolder:
         self._lock: Lock | None = None
         self._board = None
         self._check()
+        self.config = config.model_copy(update={"date": self._date()})
+
+    @_by_rank_0
+    def _date(self) -> str:
+        """The config's, that of the run it goes on with, or today's."""
+        before = self._config() if self.config.resume else None
+        return self.config.date or (before and before.date) or str(date.today())
 
     @_by_rank_0
     def _check(self) -> None:

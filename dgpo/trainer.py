@@ -74,6 +74,7 @@ class Trainer:
         ranks.join(pick_device(config.device), config.timeout)
         ranks.check(config)
         self.run = RunFolder(config)
+        self.config = config = self.run.config
         self.seconds = Seconds(partial(out_of_memory, config))
         with self.seconds.phase("setup"):
             lm, self.tokenizer, self.source = tiny.load_policy(config)

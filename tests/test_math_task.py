@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import dgpo.tasks
-from dgpo.tasks.math import INSTRUCTION, DataError, MathTask, answer_text
+from dgpo.prompts import INSTRUCTION
+from dgpo.tasks.math import DataError, MathTask, answer_text
 from dgpo.verifier import Verdict, Verifier
 
 SCHOOL = Path(dgpo.tasks.__file__).parent / "data" / "problems.jsonl"

@@ -10,9 +10,9 @@ from dgpo.config import ConfigError
 from dgpo.data.files import FORMATS, DataError, answer_text, read_rows, row_fault
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash
+from dgpo.prompts import prompt
 from dgpo.tasks import chain
 from dgpo.tasks.base import Problem
-from dgpo.tasks.math import prompt
 from dgpo.verifier import Verdict, Verifier, final_answer
 
 SHORT_NAMES = {
@@ -49,7 +49,7 @@ def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
         if fault := row_fault(row, config.problem_field, config.answer_field):
             raise DataError(f"{path}, line {number}: {fault}")
         text, answer = row[config.problem_field], answer_text(row[config.answer_field])
-        problems.append(Problem(str(row.get("id", f"{name}:{number}")), prompt(text, tokenizer), answer))
+        problems.append(Problem(str(row.get("id", f"{name}:{number}")), prompt(text, tokenizer, config.date), answer))
         if len(problems) == config.limit:
             break
     if not problems:

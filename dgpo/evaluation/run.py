@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +31,7 @@ def evaluate(config: EvalConfig) -> Path:
     if ranks.size() > 1:
         raise ConfigError(f"an evaluation is one process, and a launcher started {ranks.size()}")
     rollout.check(config)
+    config = _dated(config)
     for name in config.benchmarks:
         if name != "chain":
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
@@ -42,6 +44,13 @@ def evaluate(config: EvalConfig) -> Path:
             _fill(folder, loaded, sampler, tokenizer, judge)
         _report(folder, config.k)
     return folder.path
+
+
+def _dated(config: EvalConfig) -> EvalConfig:
+    """The config with its date: that of the evaluation it goes on with, or today's."""
+    exists = (Path(config.eval_dir) / "manifest.json").exists() and not config.overwrite
+    before = EvaluationFolder(config.eval_dir).config.date if exists else None
+    return config.model_copy(update={"date": config.date or before or str(date.today())})
 
 
 def rescore(path: str | Path) -> Path:

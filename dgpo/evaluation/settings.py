@@ -11,6 +11,7 @@ from dgpo.config import (
     Above0,
     ConfigError,
     Count,
+    Day,
     Encoding,
     PathText,
     Positive,
@@ -30,6 +31,7 @@ class EvalConfig(Settings):
     k                     the k of pass@k and maj@k in the tables; none means powers of two and n
     benchmarks            `chain`, and names of files in `data_dir` (`math500`) or their short names (`aime24`)
     limit                 the first problems of each file; 0 for all
+    date                  that a chat template writes which asks for today's; none means the day it began
     chain_problems        held-out chains, of `difficulty`; `chain_max_new_tokens` is their limit
     chunk_rows            completions in one file: what a kill can lose
     """
@@ -50,6 +52,7 @@ class EvalConfig(Settings):
     problem_field: str = "problem"
     answer_field: str = "answer"
     encoding: Encoding = "utf-8"
+    date: Day | None = None
     limit: Count = 0
     difficulty: Positive = 4
     chain_problems: Positive = 128
@@ -99,5 +102,5 @@ def load(**settings: Any) -> EvalConfig:
 def differences(before: EvalConfig, now: EvalConfig) -> list[str]:
     """The settings in which an evaluation may not go on, as `name: before → now`; n may grow."""
     left, right = before.model_dump(), now.model_dump()
-    free = {*CONTINUABLE, "n"} if now.n > before.n else CONTINUABLE
+    free = {*CONTINUABLE, *(["n"] if now.n > before.n else []), *(["date"] if before.date is None else [])}
     return changes({k: v for k, v in left.items() if k not in free}, right)

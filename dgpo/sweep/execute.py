@@ -123,8 +123,9 @@ def _check(run: Run) -> None:
     path = run.path / "config.yaml"
     if not path.exists():
         return
-    before, now = comparable(configs.make(configs.read_recipe(path))), comparable(run.config)
-    if changed := configs.changes(before, now):
+    recorded = configs.make(configs.read_recipe(path))
+    now = run.config.model_copy(update={"date": run.config.date or recorded.date})  # the run's own, unless one is given
+    if changed := configs.changes(comparable(recorded), comparable(now)):
         raise ConfigError(f"{str(run.path)!r} holds a run of other settings: {'; '.join(changed)}")
 
 

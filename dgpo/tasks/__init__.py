@@ -23,6 +23,7 @@ def make(config: Config, tokenizer) -> Task:
             eval_data=config.eval_data,
             heldout=config.eval_problems,
             drop_contaminated=config.drop_contaminated,
+            date=config.date,
         )
     from dgpo.tasks import chain
 

@@ -16,10 +16,9 @@ import numpy as np
 
 from dgpo.data.files import DataError, answer_text, read_rows, row_fault
 from dgpo.data.overlap import loose_key
+from dgpo.prompts import prompt
 from dgpo.tasks.base import Problem
 from dgpo.verifier import Verdict, Verifier
-
-INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
 class MathTask:
@@ -54,9 +53,10 @@ class MathTask:
         eval_data: str | Path | None = None,
         heldout: int = 0,
         drop_contaminated: bool = False,
+        date: str | None = None,
         verifier: Verifier | None = None,
     ):
-        self.seed, self.notes, self.verdicts = seed, {}, Counter()
+        self.seed, self.date, self.notes, self.verdicts = seed, date, {}, Counter()
         self.verifier = Verifier() if verifier is None else verifier
         reading = tokenizer, (problem_field, answer_field), encoding, skip_bad_rows, max_prompt_tokens
         rows = self._load(data, *reading, "")
@@ -113,7 +113,10 @@ class MathTask:
             if not fault:
                 text, name = row[fields[0]], str(row.get("id", f"{Path(data).stem}:{number}"))
                 rows.append(
-                    (" ".join(text.split()), Problem(name, prompt(text, tokenizer), answer_text(row[fields[1]])))
+                    (
+                        " ".join(text.split()),
+                        Problem(name, prompt(text, tokenizer, self.date), answer_text(row[fields[1]])),
+                    )
                 )
         if not rows:
             raise DataError(f"{data}: no usable row, {f'{skipped} skipped' if skipped else 'the file is empty'}")
@@ -133,17 +136,6 @@ class MathTask:
             f"{prefix}conflicting_answers": sum(len(a) > 1 for a in answers.values()),
         }
         return kept
-
-
-def prompt(problem: str, tokenizer) -> str:
-    """The exact text the policy reads for a problem."""
-    text = problem.strip() + INSTRUCTION
-    if getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": text}]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer("x").input_ids
-    opening = tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""  # prompts are encoded as they are
-    return f"{opening}{text}\n<think>\n"
 
 
 def _split(rows, heldout: int, data) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:

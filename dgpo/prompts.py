@@ -1,0 +1,42 @@
+"""The text that a policy reads for a problem. Training and evaluation render it here and nowhere else."""
+
+from datetime import date, datetime
+
+from dgpo.errors import ConfigError
+
+INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+
+def prompt(problem: str, tokenizer, day: str | None = None) -> str:
+    """The problem in the checkpoint's own chat template; plainly, with `<think>` opened, when it has none.
+
+    A template that writes the date writes `day`, an ISO date (None: today). Raises ConfigError, which names the model,
+    for a template that fails, renders nothing or leaves out the problem.
+    """
+    text = problem.strip() + INSTRUCTION
+    if not getattr(tokenizer, "chat_template", None):
+        ids = tokenizer("x").input_ids
+        opening = tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""  # prompts are encoded as is
+        return f"{opening}{text}\n<think>\n"
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, **_dated(tokenizer, day)
+        )
+    except Exception as error:  # jinja2's own, and any that an expression in a template leads to
+        said = str(error).partition("\n")[0]
+        raise ConfigError(f"{_whose(tokenizer)} fails: {type(error).__name__}: {said}") from error
+    if " ".join(text.split()) not in " ".join(rendered.split()):  # a template may trim
+        what = f"leaves out the problem and renders {rendered[:80]!r}" if rendered.strip() else "renders nothing"
+        raise ConfigError(f"{_whose(tokenizer)} {what}")
+    return rendered
+
+
+def _dated(tokenizer, day: str | None) -> dict:
+    """What templates ask for the date: `strftime_now`, and `date_string` where they have no default of their own."""
+    now = datetime.fromisoformat(day or date.today().isoformat())
+    own = "date_string is" in str(tokenizer.chat_template)  # Llama 3.1 has a day of 2024, and 3.2 asks strftime_now
+    return {"strftime_now": now.strftime} | ({} if own else {"date_string": now.strftime("%d %b %Y")})
+
+
+def _whose(tokenizer) -> str:
+    return f"model={tokenizer.name_or_path!r}: its chat template"

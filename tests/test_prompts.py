@@ -1,0 +1,124 @@
+"""What the policy reads: the checkpoint's chat template, the ways it can fail, and the day that it writes."""
+
+from contextlib import nullcontext
+from datetime import date
+
+import pandas as pd
+import pytest
+from running import random_model, some_problems
+
+from dgpo import config as configs
+from dgpo import runfolder
+from dgpo.config import ConfigError
+from dgpo.evaluation import run as evaluation
+from dgpo.evaluation import settings
+from dgpo.prompts import prompt
+from dgpo.runfolder import RunFolder
+from dgpo.tasks import chain
+
+LLAMA_32 = """{%- if not date_string is defined %}{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}
+Today: {{ date_string }} {{ messages[0].content }}"""
+LLAMA_31 = """{%- if not date_string is defined %}{%- set date_string = "26 Jul 2024" %}{%- endif %}
+Today: {{ date_string }} {{ messages[0].content }}"""
+
+
+@pytest.fixture
+def tokenizer():
+    tokenizer = chain.tokenizer()
+    tokenizer.name_or_path = "folder"
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ("{{ raise_exception('No user here') }}", "fails: TemplateError: No user here"),
+        ("{% for m in messages %}{{ m.content }", "fails: TemplateSyntaxError: unexpected"),
+        ("{{ messages[0].content.no.such }}", "fails: UndefinedError: "),
+        ("{{ 1 // 0 }}", "fails: ZeroDivisionError: "),
+        ({"tool_use": "x", "rag": "y"}, "fails: ValueError: .* no default"),
+        ("{# #}", "renders nothing"),
+        ("Assistant:", "leaves out the problem and renders 'Assistant:'"),
+        ("{% for part in messages[0].content %}{{ part.text }}{% endfor %}", "renders nothing"),
+        ("{{ messages[0].content[:9] }}", "leaves out the problem and renders 'What is 1'"),
+    ],
+)
+def test_a_template_that_does_not_serve_is_named_with_its_model(tokenizer, template, fault):
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=f"^model='folder': its chat template {fault}"):
+        prompt("What is 1+1?", tokenizer)
+
+
+def test_a_template_may_trim(tokenizer):
+    tokenizer.chat_template = "{{ messages[0].content | trim | replace('\n', ' ') }}"
+    assert prompt("One\n\n  line", tokenizer).startswith("One    line Please")
+
+
+class TestDay:
+    @pytest.mark.parametrize(
+        ("template", "written"),
+        [
+            (LLAMA_32, "Today: 03 Feb 2026 "),
+            (LLAMA_31, "Today: 26 Jul 2024 "),  # the checkpoint's own, which no day changes
+            ("Today: {{ date_string }} {{ messages[0].content }}", "Today: 03 Feb 2026 "),
+            ("{{ strftime_now('%Y-%m-%d %H:%M') }} {{ messages[0].content }}", "2026-02-03 00:00 "),
+        ],
+    )
+    def test_templates_write_the_given_one(self, tokenizer, template, written):
+        tokenizer.chat_template = template
+        assert prompt("1+1?", tokenizer, "2026-02-03").strip().startswith(written)
+
+    def test_without_one_it_is_today(self, tokenizer):
+        tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}"
+        days = [str(date.today())]
+        rendered = prompt("1+1?", tokenizer)
+        assert rendered[:10] in [*days, str(date.today())]  # midnight may pass between the two
+
+    @pytest.mark.parametrize("make", [configs.make, lambda values: settings.load(**values)])
+    def test_the_setting_is_a_day(self, make):
+        for value in ("2026-02-03", date(2026, 2, 3)):  # as quoted in YAML, and plain
+            assert make({"date": value}).date == "2026-02-03"
+        for value in ("tomorrow", 20260203, "2026-02-30"):
+            with pytest.raises(ConfigError, match=f"date={value!r}: must be a day as in 2026-01-31"):
+                make({"date": value})
+
+    def test_a_run_keeps_its_own(self, small, monkeypatch, tmp_path):
+        config = configs.make({**small, "date": "2026-02-03"})
+        (tmp_path / "run").mkdir()
+        configs.dump(config, tmp_path / "run" / "config.yaml")
+        goes_on = configs.make({**small, "resume": True})
+        assert RunFolder(goes_on).config.date == "2026-02-03"
+        assert RunFolder(goes_on.model_copy(update={"date": "2026-02-04"})).config.date == "2026-02-04"
+        monkeypatch.setattr(runfolder, "date", Tomorrow)
+        afresh = configs.make({**small, "overwrite": True})
+        assert RunFolder(afresh).config.date == "2999-01-01"
+
+    def test_an_evaluation_goes_on_with_its_own(self, tmp_path, monkeypatch):
+        problems = some_problems(tmp_path / "mine.jsonl", "problems", 2)
+        model = random_model(tmp_path / "model", problems, LLAMA_32)
+        own = {"model": str(model), "data_dir": str(tmp_path), "benchmarks": ["mine"], "max_new_tokens": 4}
+        own |= {"temperature": 1.0, "top_p": 1.0}
+        monkeypatch.setattr(evaluation, "Judge", NoJudge)
+
+        def evaluate(name, **changes):
+            folder = evaluation.evaluate(settings.load(**own, eval_dir=str(tmp_path / name), **changes))
+            rows = [pd.read_parquet(path) for path in sorted(folder.glob("completions/mine/*.parquet"))]
+            texts = pd.concat(rows).sort_values(["index", "sample"])["text"].tolist()
+            return texts, pd.read_parquet(folder / "problems.parquet")["prompt"].tolist()
+
+        at_once = evaluate("at_once", n=4)
+        evaluate("in_two", n=2)
+        monkeypatch.setattr(evaluation, "date", Tomorrow)
+        assert evaluate("in_two", n=4) == at_once
+        assert evaluate("later", n=4) != at_once
+
+
+class Tomorrow(date):
+    @classmethod
+    def today(cls):
+        return date(2999, 1, 1)
+
+
+class NoJudge(nullcontext):
+    def __enter__(self):
+        return lambda benchmark, pairs: (["wrong"] * len(pairs), [None] * len(pairs))
