@@ -86,6 +86,7 @@ class TestDay:
         config = configs.make({**small, "date": "2026-02-03"})
         (tmp_path / "run").mkdir()
         configs.dump(config, tmp_path / "run" / "config.yaml")
+        monkeypatch.setattr(RunFolder, "_read_identity", lambda self: None)
         goes_on = configs.make({**small, "resume": True})
         assert RunFolder(goes_on).config.date == "2026-02-03"
         assert RunFolder(goes_on.model_copy(update={"date": "2026-02-04"})).config.date == "2026-02-04"
