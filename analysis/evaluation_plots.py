@@ -7,7 +7,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFor
 
 from analysis import style
 from analysis.evaluations import Evaluations, problems
-from analysis.plots import finish
+from analysis.plots import blank, finish
 from dgpo.evaluation.scores import VERDICTS, pass_curve, powers
 
 VERDICT_COLOURS = {
@@ -23,6 +23,8 @@ _SHOWN_TICKS = 60  # problems; with more, their names are left out
 def pass_curves(evaluations: Evaluations, publication: bool = False):
     """pass@k over all k ≤ n: a panel a benchmark, and their mean. Dark band over samples, pale band over problems."""
     names = list(dict.fromkeys(samples.benchmark for group in evaluations.values() for samples in group))
+    if not names:
+        return blank("no benchmark was evaluated", publication)
     panels = [*names, None] if len(names) > 1 else names
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -77,6 +79,8 @@ def lengths(evaluations: Evaluations, publication: bool = False):
     """Left: lengths of right and of other completions. Right: what became of them, the truncated share written out."""
     rows = [(name, samples) for name, group in evaluations.items() for samples in group][::-1]
     several = len({samples.benchmark for _, samples in rows}) > 1
+    if not rows:
+        return blank("no benchmark was evaluated", publication)
     labels = [f"{style.label(name)}{', ' + samples.benchmark if several else ''}" for name, samples in rows]
     with style.figure_style(publication) as plt:
         height = 1.6 + 0.5 * len(rows)

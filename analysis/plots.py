@@ -29,8 +29,11 @@ def _figure(plt, rows, columns, publication, width=4.4, height=3.0, **kwargs):
     return plt.subplots(rows, columns, figsize=(total, tall + 0.6), squeeze=False, **kwargs)
 
 
-def finish(plt, fig, handles=None, columns=4):
-    """Put the legend under the axes, where it overlaps nothing, and close the figure."""
+def finish(plt, fig, handles=None, columns=4, empty="nothing to draw"):
+    """Put the legend under the axes, where it overlaps nothing, say `empty` in panels without data, and close it."""
+    for ax in fig.axes:
+        if ax.get_visible() and not hasattr(ax, "_colorbar") and not np.isfinite(ax.dataLim.get_points()).all():
+            say(ax, empty)
     if handles:
         unique = {h.get_label(): h for h in handles}
         columns = min(columns, len(unique))
@@ -39,11 +42,28 @@ def finish(plt, fig, handles=None, columns=4):
     return fig
 
 
+def say(ax, text):
+    """Write in the middle of a panel what is missing there."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#666666")
+
+
+def blank(text, publication=False):
+    """The figure of an input from which nothing can be drawn: it says what is missing."""
+    with style.figure_style(publication) as plt:
+        fig, ax = plt.subplots(figsize=(5.5, 1.2))
+        ax.set_axis_off()
+        return finish(plt, fig, empty=text)
+
+
 def scale_axis(ax, axis, values, log=None):
-    """Log where the values span decades; symmetric log, linear near 0, where some of them are 0 or negative."""
+    """Log where the values span decades; symmetric log, linear near 0, where some of them are 0 or negative.
+
+    Where all are 0, or there is none, the axis stays linear.
+    """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     size = np.abs(values[values != 0])
+    log = log if len(size) else False
     spans = bool(len(size)) and size.max() / np.quantile(size, 0.02) > 30
     zero_line = axis == "y" and not (values > 0).all()
     if spans if log is None else log:
@@ -120,6 +140,8 @@ def landscape(
         raise ValueError(f"columns={columns!r}, x={x!r}: columns is 'space' or 'method', x is 'ratio' or 'pi'")
     if unknown := [s for s in spaces if s not in SPACE_LABELS]:
         raise ValueError(f"unknown space {unknown[0]!r}; known: {', '.join(SPACE_LABELS)}")
+    if frame.empty:
+        return blank("no weights to draw", publication)
     signs = sorted(frame["advantage"].unique(), reverse=True)
     panels = list(spaces) if columns == "space" else list(frame["name"].unique())
     per_method = columns == "method"
@@ -197,6 +219,8 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
     if unknown := [m for m in metrics if m not in runs.data]:
         raise ValueError(f"unknown metric {unknown[0]!r}; recorded: {', '.join(runs.data)}")
     looks = looks_of(list(runs.methods), list(runs.names))
+    if not (looks and runs.settings):
+        return blank("no runs to draw", publication)
     with style.figure_style(publication) as plt:
         fig, axes = _figure(plt, len(runs.settings), len(metrics), publication, width=3.7, height=2.7, sharex=True)
         handles = []
@@ -208,7 +232,7 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
                     mean, low, high = curve(values, rng) if len(values) > 1 else (values[0],) * 3
                     handles += ax.plot(runs.step, mean, **look)
                     ax.fill_between(runs.step, low, high, color=look["color"], alpha=0.15, linewidth=0)
-                if metric in log_y:
+                if metric in log_y and (runs.data[metric][:, i] > 0).any():
                     ax.set_yscale("log")
                 name = METRIC_LABELS.get(metric, metric)
                 ax.set_ylabel(f"{setting}\n{name}" if j == 0 and len(runs.settings) > 1 else name)
@@ -230,6 +254,8 @@ def stack_regions(ax, x, shares: dict) -> list:
 def region_shares(runs, setting: int = 0, *, publication=False):
     """Area plots of the share of tokens outside the trust region, by region: a panel per method, mean over seeds."""
     labels = [look["label"] for look in looks_of(list(runs.methods), list(runs.names))]
+    if not labels:
+        return blank("no runs to draw", publication)
     columns = min(3, len(labels))
     rows = math.ceil(len(labels) / columns)
     with style.figure_style(publication) as plt:
@@ -248,6 +274,8 @@ def region_shares(runs, setting: int = 0, *, publication=False):
 
 def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, reference=(), publication=False):
     """Quantities over time of `analysis.flow`'s frames; `reference`: (label, time, value) lines for the first panel."""
+    if frame.empty:
+        return blank("no time at which the flow was recorded", publication)
     with style.figure_style(publication) as plt:
         fig, axes = _figure(plt, 1, len(panels), publication)
         handles = []
@@ -258,7 +286,7 @@ def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, r
             if panel not in ("pi", "rest"):
                 scale_axis(ax, "y", frame[panel], False if panel == "logit_speed" else None)
             ax.set(xlabel="time  (steps · learning rate)", ylabel=FLOW_LABELS.get(panel, panel))
-            if panel in ("pi", "rest"):
+            if panel in ("pi", "rest") and frame[panel].max() > 0:
                 ax.set_yscale("log")  # a token that has underflowed to 0 leaves at the bottom
                 ax.set_ylim(max(frame[panel].min() / 2, 1e-12), frame[panel].max() * 2)
         for label, time, value in reference:
@@ -272,6 +300,8 @@ def heat_map(values, rows, columns, *, row_label="", column_label="", value_labe
     values = np.asarray(values, float)
     if values.shape != (len(rows), len(columns)):
         raise ValueError(f"values have shape {values.shape}; expected [{len(rows)} rows, {len(columns)} columns]")
+    if not np.isfinite(values).any():
+        return blank(f"no {value_label or 'values'} to draw", publication)
     with style.figure_style(publication) as plt:
         size = (5.5, 4.0) if publication else (1.5 + 0.85 * len(columns), 1.2 + 0.55 * len(rows))
         fig, ax = plt.subplots(figsize=size)
@@ -296,6 +326,8 @@ def intervals(summary: pd.DataFrame, column: str = "difference", *, label: str =
     if column not in summary:
         raise ValueError(f"no column {column!r}; there are: {', '.join(summary.columns)}")
     rows = summary.dropna(subset=[column])[::-1]
+    if rows.empty:
+        return blank(f"no {label or column} to draw", publication)
     with style.figure_style(publication) as plt:
         fig, ax = plt.subplots(figsize=(5.5 if publication else 6.4, 1.1 + 0.34 * len(rows)))
         for i, (key, row) in enumerate(rows.iterrows()):

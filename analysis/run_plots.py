@@ -8,17 +8,21 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from analysis import style
-from analysis.plots import OUTSIDE, finish, scale_axis, stack_regions
+from analysis.plots import OUTSIDE, blank, finish, say, scale_axis, stack_regions
 from analysis.runs import Run
 from dgpo.methods import Method
 
 _MAX_POINTS = 15_000
+_NO_RECORDS = "no token was recorded:\ntoken_records=0, or no update was made"
+_NO_ADVANTAGE = "every advantage is 0, since in every group\nall rewards were equal: no token had a say"
 _BOUNDARIES = (("LN", "left boundary LN  (r < 1−ε, A < 0)"), ("HP", "right boundary HP  (r > 1+ε, A > 0)"))
 
 
 def learning_curves(runs: Run | list[Run], publication: bool = False):
     """Six panels over steps: reward, held-out accuracy with 95 % interval, entropy, KL, ratios, gradient."""
     runs = runs if isinstance(runs, list) else [runs]
+    if not runs:
+        return blank("no runs to draw", publication)
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(2, 3, figsize=(5.5, 3.6) if publication else (12, 6), sharex=True)
         for run in runs:
@@ -39,8 +43,11 @@ def learning_curves(runs: Run | list[Run], publication: bool = False):
             ax.set_xlabel("step")
         axes[0, 0].set_ylim(-0.02, 1.02)
         axes[0, 1].set_ylim(-0.02, 1.02)
-        axes[1, 1].set_yscale("log")
-        return finish(plt, fig, axes[0, 0].get_lines())
+        if any((_column(run.steps, "ratio/max") > 0).any() for run in runs):
+            axes[1, 1].set_yscale("log")
+        if not any("kl_to_start" in run.steps for run in runs):
+            say(axes[1, 0], "not measured: kl_to_start=false")
+        return finish(plt, fig, axes[0, 0].get_lines(), empty="no step was made")
 
 
 def _draw_curves(axes, run: Run, look: dict) -> None:
@@ -48,21 +55,28 @@ def _draw_curves(axes, run: Run, look: dict) -> None:
     steps, tests, k = run.steps, run.evaluations, run.config.eval_completions
     x = steps["step"]
     colour = look["color"]
-    reward.plot(x, steps["reward/mean"], **look)
+    reward.plot(x, _column(steps, "reward/mean"), **look)
     heldout.plot(tests["step"], tests[f"eval/avg@{k}"], **look, marker="o", markersize=3)
     heldout.fill_between(
         tests["step"], tests[f"eval/avg@{k}_low"], tests[f"eval/avg@{k}_high"], color=colour, alpha=0.2, linewidth=0
     )
     heldout.plot(tests["step"], tests[f"eval/pass@{k}"], color=colour, linewidth=0.8)
-    entropy.plot(x, steps["entropy"], **look)
+    entropy.plot(x, _column(steps, "entropy"), **look)
     if "kl_to_start" in steps:
         kl.plot(x, steps["kl_to_start"], **look)
-    ratio.fill_between(x, steps["ratio/min"], steps["ratio/max"], color=colour, alpha=0.25, linewidth=0)
-    ratio.plot(x, steps["ratio/mean"], **look)
+    ratio.fill_between(
+        x, _column(steps, "ratio/min"), _column(steps, "ratio/max"), color=colour, alpha=0.25, linewidth=0
+    )
+    ratio.plot(x, _column(steps, "ratio/mean"), **look)
     low, high = run.method.trust_region
     ratio.axhspan(1 - low, 1 + high, color=style.TRUST, zorder=0)
-    gradient.plot(x, steps["grad_norm/max"], **look)
+    gradient.plot(x, _column(steps, "grad_norm/max"), **look)
     gradient.axhline(run.config.grad_clip, color="#888888", linewidth=0.8, linestyle=":")
+
+
+def _column(steps: pd.DataFrame, name: str) -> pd.Series:
+    """A metric of the steps; NaN where none was made, or none of them an update."""
+    return steps[name] if name in steps else pd.Series(np.nan, steps.index)
 
 
 def region_shares(run: Run, publication: bool = False):
@@ -71,6 +85,8 @@ def region_shares(run: Run, publication: bool = False):
     What is missing to 100 % is inside (IN).
     """
     steps = run.steps
+    if steps.empty:
+        return blank("no step was made", publication)
     panels = (
         ("tokens", "tokens"),
         ("w_log", "Σ |A · w_log|,  weight on ∇log π"),
@@ -79,7 +95,11 @@ def region_shares(run: Run, publication: bool = False):
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(1, 3, figsize=(5.5, 2.2) if publication else (12, 3.6))
         for ax, (column, title) in zip(axes, panels, strict=True):
-            layers = stack_regions(ax, steps["step"], {r: steps[f"{column}/{r}"].fillna(0) for r in OUTSIDE})
+            shares = {r: _column(steps, f"{column}/{r}") for r in OUTSIDE}
+            if not any((share > 0).any() for share in shares.values()):
+                made = any(share.notna().any() for share in shares.values())
+                say(ax, "nothing outside" if made else "no update was made")
+            layers = stack_regions(ax, steps["step"], {r: share.fillna(0) for r, share in shares.items()})
             ax.set_title(title)
             ax.set_xlabel("step")
             ax.set_xlim(steps["step"].min(), max(steps["step"].max(), steps["step"].min() + 1))
@@ -93,12 +113,16 @@ def weight_scatter(tokens: pd.DataFrame, method: Method, publication: bool = Fal
 
     `tokens` as `Run.tokens` gives them. The line in the first panel is the method's own curve for either sign of A,
     where it depends on the ratio alone. Points are coloured by advantage; at most 15,000 are drawn, at random. Tokens
-    outside the trust region are over-represented, as in the records.
+    outside the trust region are over-represented, as in the records. Without such a token the figure says why.
     """
+    if tokens.empty:
+        return blank(_NO_RECORDS, publication)
     tokens = tokens[tokens["advantage"] != 0]
+    if tokens.empty:
+        return blank(_NO_ADVANTAGE, publication)
     if len(tokens) > _MAX_POINTS:
         tokens = tokens.sample(_MAX_POINTS, random_state=0)
-    spread = float(np.quantile(tokens["advantage"].abs(), 0.98)) if len(tokens) else 1.0
+    spread = float(np.quantile(tokens["advantage"].abs(), 0.98))
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(2, 2, figsize=(5.5, 4.6) if publication else (11, 8), sharex="col", sharey="row")
         for i, (weight, ylabel) in enumerate(
@@ -161,19 +185,24 @@ def weight_histograms(runs: list[Run], publication: bool = False):
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(1, 2, figsize=(5.5, 2.4) if publication else (10, 3.8))
         for run in runs:
-            tokens = run.tokens()
+            tokens = run.tokens(required=False)
+            if tokens.empty:
+                continue
             counts = 1 / tokens["sampled"]
             nothing = float(counts[tokens["w_log"] == 0].sum() / counts.sum())
             label = _name(run, runs) + (f"  ({nothing:.1%} are 0)" if nothing else "")
             for ax, (weight, _) in zip(axes, panels, strict=True):
                 size = tokens[weight].abs()
+                if not size.any():
+                    continue
                 bins = np.geomspace(size[size > 0].min(), size.max() * 1.001, 50)
                 share, edges = np.histogram(size, bins, weights=counts / counts.sum())
                 ax.stairs(share, edges, **_stairs(style.line(run.config.method) | {"label": label}))
         for ax, (_, label) in zip(axes, panels, strict=True):
-            ax.set(xscale="log", yscale="log", xlabel=label)
+            scale = "log" if ax.patches else "linear"
+            ax.set(xscale=scale, yscale=scale, xlabel=label)
         axes[0].set_ylabel("share of tokens")
-        return finish(plt, fig, axes[0].patches, columns=3)
+        return finish(plt, fig, axes[0].patches, columns=3, empty="no weight other than 0 was recorded")
 
 
 def boundary_weights(runs: list[Run], steps: int | None = None, names=None, publication: bool = False):
@@ -181,28 +210,31 @@ def boundary_weights(runs: list[Run], steps: int | None = None, names=None, publ
 
     Of all steps, or of the first `steps`; `names` are the titles of the columns.
     """
+    if not runs:
+        return blank("no runs to draw", publication)
     names = names or [_name(run, runs) for run in runs]
     with style.figure_style(publication) as plt:
         size = (5.5, 3.4) if publication else (3.4 * len(runs) + 0.6, 6)
         fig, axes = plt.subplots(2, len(runs), figsize=size, sharex=True, sharey="row", squeeze=False)
         for j, run in enumerate(runs):
-            tokens = run.tokens(steps)
+            tokens = run.tokens(steps, required=False)
             for ax, (region, label) in zip(axes[:, j], _BOUNDARIES, strict=True):
                 part = tokens[tokens["region"] == region]
+                if part.empty:
+                    say(ax, "no token there" if len(tokens) else _NO_RECORDS)
                 ax.scatter(
                     part["prob"], part["w_prob"], s=9, alpha=0.5, color=style.colour(run.config.method), rasterized=True
                 )
                 zeros = float((part["w_prob"] == 0).mean()) if len(part) else 0.0
                 ax.set_title(f"{len(part):,} tokens, {zeros:.0%} at 0", loc="right", fontsize="medium")
-                ax.set_xscale("log")
+                scale_axis(ax, "x", part["prob"], log=True)
                 if j == 0:
                     ax.set_ylabel(f"{label}\nw_prob")
             axes[0, j].set_title(f"{names[j]}\n")
             axes[1, j].set_xlabel("probability π")
         for row in axes:
             drawn = np.concatenate([ax.collections[0].get_offsets()[:, 1] for ax in row])
-            if len(drawn):
-                scale_axis(row[0], "y", np.asarray(drawn), log=True)
+            scale_axis(row[0], "y", np.asarray(drawn), log=True)
         plt.close(fig)
         return fig
 

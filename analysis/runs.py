@@ -47,10 +47,15 @@ class Run:
             raise RunError(f"{self.path} has no summary.json: the run has not finished")
         return json.loads(path.read_text())
 
-    def tokens(self, steps: int | None = None) -> pd.DataFrame:
-        """The sampled token records of the first `steps` steps, or of all: see `dgpo.telemetry.TokenTelemetry`."""
+    def tokens(self, steps: int | None = None, required: bool = True) -> pd.DataFrame:
+        """The sampled token records of the first `steps` steps, or of all: see `dgpo.telemetry.TokenTelemetry`.
+
+        Raises RunError where there is none; or else, without `required`, the frame is empty.
+        """
         files = sorted(self.path.glob("tokens/step_*.parquet"))[:steps]
         frames = [frame for f in files if len(frame := pd.read_parquet(f))]
+        if not frames and not required:
+            return pd.DataFrame(columns=["step", "advantage", "ratio", "prob", "region", "w_log", "w_prob", "sampled"])
         if not frames:
             raise RunError(f"{self.path} has no token records: it ran with token_records={self.config.token_records}")
         return pd.concat(frames, ignore_index=True)
@@ -87,6 +92,36 @@ def before_after(run: Run, count: int = 4) -> pd.DataFrame:
             f"after (step {frame['step'].max()})": last["completion"],
         }
     )
+
+
+def no_signal(run: Run) -> str:
+    """What it means, and what to try, when no group of completions had unequal rewards; "" when one had. Markdown."""
+    steps, test = run.steps, run.evaluations.iloc[0]
+    silent = steps["groups/zero_variance"] == steps["groups"] if len(steps) else pd.Series([False])
+    if not silent.all() or (steps["max_w_log/applied"].fillna(0) > 0).any():  # without a baseline equal rewards act too
+        return ""
+    reward, k = steps["reward/mean"].mean(), run.config.eval_completions
+    if steps["reward/mean"].max() == 0:
+        tries = [
+            "problems that the model solves now and then: before training it solved "
+            f"{test[f'eval/pass@{k}']:.0%} of the held-out ones in {k} tries",
+            "more `completions` of each problem, so that one of them is right",
+        ]
+        if (cut := steps["truncated"].mean()) > 0.1:
+            tries.append(
+                f"a larger `max_new_tokens`: {cut:.0%} of the completions were cut off before they had an answer"
+            )
+        if run.config.task == "math":
+            tries.append("`python -m dgpo data check` on the file: with a wrong `answer_field` nothing is ever right")
+    elif steps["reward/mean"].min() == 1:
+        tries = ["harder problems: these are solved already"]
+    else:
+        tries = ["more `completions` of each problem, or a higher `temperature`, so that they differ"]
+    return (
+        f"**The rewards taught nothing.** In each of the {len(steps)} steps all completions of a problem had the same "
+        f"reward (mean {reward:.2f}). A group without unequal rewards has no better and no worse completion: its "
+        "advantages are 0, and so is the gradient of its reward. What to try:\n\n"
+    ) + "\n".join(f"- {one}" for one in tries)
 
 
 def numbers(run: Run) -> pd.Series:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from analysis import run_plots, stats, style
-from analysis.plots import OUTSIDE, finish, looks_of, scale_axis, stack_regions
+from analysis.plots import OUTSIDE, blank, finish, looks_of, scale_axis, stack_regions
 from analysis.sweeps import METRICS, Results, SweepError, comparison, scores
 from dgpo.evaluation.scores import powers
 
@@ -37,7 +37,7 @@ def learning(results: Results, lines=None, publication: bool = False):
             ax.set_ylabel(label.format(k=results.k))
         for row in axes:
             row[0].set_ylim(bottom=0)
-        return finish(plt, fig, _handles(axes))
+        return finish(plt, fig, _handles(axes), empty="no run has come so far")
 
 
 def pass_curves(results: Results, lines=None, publication: bool = False):
@@ -69,19 +69,22 @@ def outcome(results: Results, metric: str = "avg", publication: bool = False):
     """
     results.check()
     frame = results.runs
+    found = {panel: scores(results, metric, panel) for panel in results.panels}
     with style.figure_style(publication) as plt:
         size = (5.5, 0.9 + 0.2 * len(results.lines)) if publication else (0, 1.2 + 0.3 * len(results.lines))
         fig, axes = _grid(plt, 1, len(results.panels), publication, height=size[1], sharex=True, sharey=True)
         order = results.lines[::-1]
         for ax, panel in zip(axes[0], results.panels, strict=True):
-            values = scores(results, metric, panel)
+            values = found[panel]
             if metric == "avg":
                 began = frame.loc[frame["panel"] == panel, "start"].mean()
                 ax.axvline(began, color="#666666", linewidth=1, linestyle=":", zorder=0)
             for i, line in enumerate(order):
-                colour, found = style.colour(results.method(line)), stats.mean(values[line], np.random.default_rng(0))
-                ax.plot([found.low, found.high], [i, i], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
-                ax.plot(found.value, i, marker="|", markersize=12, markeredgewidth=2.5, color=colour)
+                colour = style.colour(results.method(line))
+                if np.isfinite(values[line]).all():
+                    mean = stats.mean(values[line], np.random.default_rng(0))
+                    ax.plot([mean.low, mean.high], [i, i], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+                    ax.plot(mean.value, i, marker="|", markersize=12, markeredgewidth=2.5, color=colour)
                 fell = frame[(frame["line"] == line) & (frame["panel"] == panel)].set_index("seed")["collapsed"]
                 fell = fell.loc[results.sweep.seeds].to_numpy()
                 for mark, chosen in (("o", ~fell), ("x", fell)):
@@ -94,8 +97,10 @@ def outcome(results: Results, metric: str = "avg", publication: bool = False):
 
 def differences(results: Results, reference: str, metric: str = "avg", publication: bool = False):
     """Paired differences to `reference` over seeds: thick the bootstrap's interval, thin Student's."""
-    found = comparison(results, metric, reference).dropna(subset=["difference"])
     order = [line for line in results.lines if line != reference][::-1]
+    if not order:
+        return blank(f"no line beside {results.labels[reference]} to take a difference of", publication)
+    found = comparison(results, metric, reference).dropna(subset=["difference"])
     with style.figure_style(publication) as plt:
         height = 1.3 + 0.3 * len(order)
         fig, axes = _grid(plt, 1, len(results.panels), publication, height=height, sharey=True)
@@ -127,12 +132,13 @@ def regions(results: Results, panel: str | None = None, lines=None, publication:
         highest = 0.0
         for ax, line in zip(axes.flat, lines, strict=False):
             frame = results.steps(line, panel)
-            mean = frame[frame["step"] > 0].groupby("step")[[f"tokens/{r}" for r in OUTSIDE]].mean()
+            shares = frame[frame["step"] > 0].set_index("step").reindex(columns=[f"tokens/{r}" for r in OUTSIDE])
+            mean = shares.groupby(level=0).mean()
             handles = stack_regions(ax, mean.index, {r: mean[f"tokens/{r}"] for r in OUTSIDE})
             ax.set_title(results.labels[line])
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.margins(x=0)
-            highest = max(highest, 100 * mean.sum(axis=1).max())
+            highest = max(highest, 100 * mean.sum(axis=1).max()) if len(mean) else highest
         axes[0, 0].set_ylim(0, 1.05 * highest or 1)
         for ax in axes[:, 0]:
             ax.set_ylabel("tokens (%)")
@@ -140,12 +146,14 @@ def regions(results: Results, panel: str | None = None, lines=None, publication:
             ax.set_xlabel("step")
             ax.tick_params(labelbottom=True)
         fig.suptitle(f"outside the trust region{', ' + panel if panel else ''}")
-        return finish(plt, fig, handles, columns=2)
+        return finish(plt, fig, handles, columns=2, empty="no step was made")
 
 
 def extremes(results: Results, publication: bool = False):
     """What was the roughest of every run: largest weights ever applied, largest gradient norm. Crosses collapsed."""
     frame = results.runs.dropna(subset=["max_w_log"])
+    if frame.empty:
+        return blank("no run made an update", publication)
     of = "" if results.applied else ", also where A = 0"
     panels = (
         ("max_w_log", f"largest |w_log|{of}"),
@@ -192,7 +200,10 @@ def grid(results: Results, metric: str = "avg", publication: bool = False):
     for line, (n, m) in inner.items():
         values[ns.index(n), ms.index(m)] = mean[line]
     limits = np.array([[mean[line]] for line in outer]) if outer else np.empty((0, 1))
-    low, high = np.nanmin([*values.ravel(), *limits.ravel()]), np.nanmax([*values.ravel(), *limits.ravel()])
+    every = np.concatenate([values.ravel(), limits.ravel()])
+    if not np.isfinite(every).any():
+        return blank(f"no {METRICS[metric].format(k=results.k)}: no run came so far", publication)
+    low, high = np.nanmin(every), np.nanmax(every)
     with style.figure_style(publication) as plt:
         size = (5.5, 3.2) if publication else (2.6 + 1.3 * (len(ms) + 1.4), 1.6 + 0.7 * len(ns))
         fig, axes = plt.subplots(1, 2, figsize=size, width_ratios=[len(ms), 1.2 if outer else 0.01])
@@ -235,12 +246,12 @@ def along(results: Results, factor: str, metrics=("avg", "entropy"), publication
     if other or factor not in results.sweep.factors or factor == results.factor:
         raise SweepError(f"factor {factor!r} must be the one beside {results.factor!r}; there are also: {other}")
     x = [getattr(results.configs[results.cell(results.lines[0], panel)], factor) for panel in results.panels]
+    found = {metric: [scores(results, metric, panel) for panel in results.panels] for metric in metrics}
     with style.figure_style(publication) as plt:
         fig, axes = _grid(plt, 1, len(metrics), publication, height=3.6, width=5.0)
         for ax, metric in zip(axes[0], metrics, strict=True):
-            per = [scores(results, metric, panel) for panel in results.panels]
             for line, look in _looks(results):
-                _band(ax, x, np.concatenate([values[line] for values in per], 1), look | {"marker": "o"})
+                _band(ax, x, np.concatenate([values[line] for values in found[metric]], 1), look | {"marker": "o"})
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_locator(FixedLocator(x))
             ax.xaxis.set_minor_locator(NullLocator())
@@ -267,13 +278,19 @@ def boundary(results: Results, lines=None, panel: str | None = None, steps: int 
 
 def _curve(ax, frame: pd.DataFrame, column: str, look: dict) -> None:
     """Mean over seeds with its interval, over the steps that all seeds have."""
+    if column not in frame:
+        return
     wide = frame.pivot(index="seed", columns="step", values=column).dropna(axis=1)
     marker = {"marker": "o", "markersize": 3} if column.startswith("eval/") else {}
     _band(ax, wide.columns, wide.to_numpy(), look | marker)
 
 
 def _band(ax, x, values: np.ndarray, look: dict) -> None:
-    """`values` `[seeds, points]`."""
+    """`values` `[seeds, points]`; points that a run did not reach are left out."""
+    there = np.isfinite(values).all(0)
+    x, values = np.asarray(x)[there], values[:, there]
+    if not values.size:
+        return
     if len(values) > 1:
         mean, low, high = stats.curve(values, np.random.default_rng(0))
         ax.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)

@@ -27,6 +27,7 @@ from dgpo.sweep.execute import FINISHED
 
 COLLAPSED = 0.5  # a run whose last held-out score is below this share of its best, or below its first, has collapsed
 SPIKE = 5.0  # a gradient norm above this multiple of the run's median is a spike
+_OF_STEPS = ("entropy", "reward", "max_w_log", "max_w_prob", "max_grad_norm", "spikes", "outside")
 METRICS = {
     "avg": "held-out avg@{k} after the last step",
     "best": "best held-out avg@{k} of the run",
@@ -122,7 +123,8 @@ class Results:
         """
         ended = {name: group.sort_values("step") for name, group in self.frame.groupby(["cell", "seed"])}
         order = [(cell, seed) for cell in self.cells for seed in self.sweep.seeds]
-        return pd.DataFrame([self._row(*name, ended[name]) for name in order if name in ended])
+        rows = [self._row(*name, ended[name]) for name in order if name in ended]
+        return pd.DataFrame(rows, columns=None if rows else ["line", "panel", "seed", *METRICS, *_OF_STEPS])
 
     @property
     def applied(self) -> bool:
@@ -138,6 +140,7 @@ class Results:
         row["avg"] = scores.iloc[-1] if finished else 0.0
         row["pass"] = group[f"eval/pass@{self.k}"].dropna().iloc[-1] if finished else 0.0
         row["collapsed"] = not finished or row["avg"] < max(COLLAPSED * row["best"], row["start"])
+        row |= dict.fromkeys(_OF_STEPS, np.nan)
         if len(steps):
             norms = steps["grad_norm/max"].dropna()
             row |= {
