@@ -137,6 +137,7 @@ def _names(scratch: Path) -> list[str]:
 
 
 def _complete(scratch: Path, target: Path, state: dict, digests: dict[str, str], held) -> None:
+    held()
     files = {name: {"bytes": (scratch / name).stat().st_size, "sha256": digests[name]} for name in digests}
     state = {**state, "files": files}
     (scratch / "state.json").write_text(json.dumps({**state, "sha256": _digest_of(state)}, indent=2) + "\n")

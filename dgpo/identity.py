@@ -78,9 +78,9 @@ class Identity(BaseModel):
         acceptable: Sequence[str] = (),
         names: Mapping[str, str] | None = None,
     ) -> list[Change]:
-        """What has changed since, all of it accepted. Says on stderr which libraries have another version.
+        """What has changed since, all of it accepted.
 
-        where         begins the error and the line, such as `run_dir='runs/a'`
+        where         begins the error, such as `run_dir='runs/a'`
         acceptable    the kinds that the setting accept_changes may list, for the way out
         names         what the error calls an item
 
@@ -89,13 +89,17 @@ class Identity(BaseModel):
         found = changes(self.made_of, made_of)
         if refused := [change for change in found if change.kind not in accept]:
             raise ConfigError(f"{where}: {_told(refused, names or {})}; {_way_out(refused, accept, acceptable)}")
-        if others := [f"{c.item} {c.before} → {c.now}" for c in changes({"": self.versions}, {"": versions()})]:
-            tell(f"{where}: sums may round otherwise from here on: {', '.join(others)}")
         return found
 
-    def going_on(self, made_of: MadeOf, accepted: Iterable[Change], **place) -> "Identity":
-        """The record of what goes on with `made_of`; each accepted change is kept with its place, such as `step=10`."""
+    def going_on(self, made_of: MadeOf, accepted: Iterable[Change], where: str, **place) -> "Identity":
+        """The record of what goes on with `made_of`; each accepted change is kept with its place, such as `step=10`.
+
+        Tells of libraries that have another version than before.
+        """
         libraries = changes({"versions": self.versions}, {"versions": versions()})
+        if libraries:
+            others = ", ".join(f"{c.item} {c.before} → {c.now}" for c in libraries)
+            tell(f"{where}: sums may round otherwise from here on: {others}")
         kept = [
             {**place, "what": c.kind, "item": c.item, "from": c.before, "to": c.now} for c in (*accepted, *libraries)
         ]
@@ -151,11 +155,11 @@ def of_problems(problems: Iterable) -> str:
     return _sha256(json.dumps([(p.prompt, p.answer) for p in problems]))
 
 
-def of_code(name: str, method: type) -> dict[str, str]:
+def of_code(name: str = "", method: type | None = None) -> dict[str, str]:
     """dgpo's version, and the hash of the source of a method from elsewhere: of its module where `name` is
     module:Class, else of the class itself, which a notebook's cell has registered."""
     found = {"dgpo": __version__}
-    if method.__module__.partition(".")[0] != "dgpo":
+    if method and method.__module__.partition(".")[0] != "dgpo":
         try:
             source = inspect.getsource(sys.modules[method.__module__] if ":" in name else method)
         except (OSError, TypeError):  # typed into an interpreter

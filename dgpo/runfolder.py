@@ -203,7 +203,7 @@ class RunFolder:
         step = state["step"] if state else -1
         lost = [s for entry in before.accepted if entry["what"] == "metrics" for s in entry["lost"]]
         history = rows.history(self.path / "metrics.jsonl", step, lost)
-        identity = before.going_on(now, accepted, step=max(step, 0))
+        identity = before.going_on(now, accepted, self._name, step=max(step, 0))
         if history.faults:
             faults = "; ".join(history.faults)
             if "metrics" not in config.accept_changes:

@@ -20,7 +20,7 @@ from dgpo.config import ConfigError
 from dgpo.evaluation import benchmarks, report, run, settings
 from dgpo.evaluation.folder import COLUMNS, EvaluationError, EvaluationFolder
 from dgpo.evaluation.scores import pass_curve
-from dgpo.files import lock
+from dgpo.files import FolderLost, lock
 from dgpo.tasks.math import DataError
 
 
@@ -191,13 +191,16 @@ class TestRefusals:
         other = tmp_path / "other"
         shutil.copytree(model, other)
         (other / "generation_config.json").write_text('{"do_sample": true, "top_k": 3}')
-        with pytest.raises(EvaluationError, match="completions of another model"):
+        with pytest.raises(
+            EvaluationError,
+            match=r"model: generation_config\.json changed since .*overwrite=True",
+        ):
             run.evaluate(settings.load(**{**done, "model": str(other)}))
         with pytest.raises(EvaluationError, match=r"other settings: temperature: 0\.6 → 1\.0"):
             run.evaluate(settings.load(**{**done, "temperature": 1.0}))
         (data_dir / "math500.jsonl").write_text((data_dir / "math500.jsonl").read_text() + "\n")
         for again in (lambda: run.evaluate(settings.load(**done)), lambda: run.rescore(done["eval_dir"])):
-            with pytest.raises(EvaluationError, match="another revision of math500"):
+            with pytest.raises(EvaluationError, match="data: math500 changed since it began"):
                 again()
 
     def test_spoilt_completion_files(self, done, tmp_path):
@@ -219,13 +222,51 @@ class TestRefusals:
         run.evaluate(settings.load(**done))
         assert len(contents(done["eval_dir"])) == 24
 
+    def test_a_page_that_was_moved_or_copied_is_not_read(self, done, tmp_path):
+        first, second, _ = sorted(Path(done["eval_dir"]).glob("completions/math500/*.parquet"))
+        pages = {path: path.read_bytes() for path in (first, second)}
+        elsewhere = run.evaluate(settings.load(**{**done, "eval_dir": str(tmp_path / "elsewhere")}))
+        foreign = (elsewhere / first.relative_to(done["eval_dir"])).read_bytes()  # equal but for whose it is
+        places = r"rows_000000\.parquet holds the completions of another file: its row 0 has index, sample, seed = \(5,"
+        for content, said in ((pages[second], places), (foreign, r"rows_000000\.parquet .* of another evaluation")):
+            first.write_bytes(content)
+            for again in (lambda: run.evaluate(settings.load(**done)), lambda: list(run.read(done["eval_dir"]))):
+                with pytest.raises(EvaluationError, match=f"{said}.*remove it and evaluate again"):
+                    again()
+
+    def test_a_folder_that_another_process_has_taken_over_is_not_written_to(self, done):
+        config, path = settings.load(**done), Path(done["eval_dir"])
+        manifest = EvaluationFolder(path).manifest
+        with EvaluationFolder.create(config, manifest.identity.made_of, []) as folder:
+            chunk, places = folder.chunks("math500")[0]
+            columns = folder.read("math500", chunk, places)
+            path.rename(path.with_name("moved"))
+            path.mkdir()
+            for write in (
+                lambda: folder.write("math500", chunk, columns),
+                lambda: folder.write_results([], pd.DataFrame()),
+            ):
+                with pytest.raises(FolderLost, match=r"eval_dir='.*/eval' was moved, removed or made anew"):
+                    write()
+            assert not list(path.iterdir())
+
     def test_spoilt_folders(self, done):
         folder = Path(done["eval_dir"])
         manifest, whole = folder / "manifest.json", (folder / "manifest.json").read_text()
-        without = json.dumps({k: v for k, v in json.loads(whole).items() if k != "n"})
-        for content, said in ((whole[:20], "cannot be read"), (without, "the manifest has no n")):
+        fields = json.loads(whole)
+        for content, said in (
+            (whole[:20], "Invalid JSON"),
+            ("[]", "object"),
+            ("5", "object"),
+            (json.dumps({k: v for k, v in fields.items() if k != "n"}), "n: Field required"),
+            (json.dumps({k: v for k, v in fields.items() if k != "identity"}), "identity: Field required"),
+            *((json.dumps(fields | {"n": n}), r"n(\.0)?: ") for n in ([], [0], [4, 2], "2", None)),
+            *((json.dumps(fields | {"benchmarks": b}), "benchmarks") for b in ({}, [], {"math500": "12"})),
+        ):
             manifest.write_text(content)
-            with pytest.raises(EvaluationError, match=said):
+            with pytest.raises(
+                EvaluationError, match=rf"manifest\.json is not as .*{said}.*overwrite=True starts afresh"
+            ):
                 list(run.read(folder))
         manifest.write_text(whole)
         (folder / "problems.parquet").unlink()

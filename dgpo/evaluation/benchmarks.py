@@ -1,7 +1,5 @@
 """Benchmarks by name: files of problems in a folder, and the held-out problems of `chain`; and their judge."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from dgpo.config import ConfigError
 from dgpo.data.files import FORMATS, DataError, answer_text, read_rows, row_fault
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash
+from dgpo.identity import of_problems
 from dgpo.prompts import prompt
 from dgpo.tasks import chain
 from dgpo.tasks.base import Problem
@@ -80,8 +79,7 @@ def _chain(config: EvalConfig) -> Benchmark:
             f"that many tokens has a chain of difficulty={config.difficulty}"
         )
     problems = chain.ChainTask(config.difficulty, 0, config.chain_problems).heldout
-    text = json.dumps([(p.prompt, p.answer) for p in problems])
-    return Benchmark("chain", hashlib.sha256(text.encode()).hexdigest(), problems, config.chain_max_new_tokens)
+    return Benchmark("chain", of_problems(problems), problems, config.chain_max_new_tokens)
 
 
 class Judge:

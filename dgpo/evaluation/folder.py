@@ -1,11 +1,12 @@
 """An evaluation is a folder: `config.yaml manifest.json problems.parquet completions/<benchmark>/rows_000000.parquet
 per_problem.parquet results.json`.
 
-    manifest.json      hashes of the policy, of every benchmark and of problems.parquet; the n it was made with, and
-                       those it was continued with, whose completions are in files `n16_rows_000000.parquet`
+    manifest.json      what the evaluation was made of (dgpo.identity); the number of problems of each benchmark; the
+                       hash of problems.parquet; the n it was made with, and those it was continued with, whose
+                       completions are in files `n16_rows_000000.parquet`
     problems.parquet   benchmark, index, id, prompt, answer
     completions        index, sample, seed, text, tokens, length, finished, verdict, answer; problem by problem. Every
-                       file carries the hashes of the policy and the benchmark it was made with
+                       file carries the id of the evaluation and the hashes of the policy and the benchmark
     results.json       the summary of each benchmark, as per_problem.parquet is of each problem; written at the end
 
 A file is whole or absent, so an interrupted evaluation goes on with the first file that is missing. One process at a
@@ -14,26 +15,30 @@ time has the folder.
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet as parquet
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from dgpo import identity
-from dgpo.config import ConfigError, dump
+from dgpo.config import ConfigError, Positive, dump
 from dgpo.errors import Explained
 from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
-from dgpo.files import file_hash, lock, remove, write_whole
+from dgpo.files import Lock, file_hash, lock, remove, write_text, write_whole
+from dgpo.identity import Change, Identity, MadeOf, digest
 from dgpo.plain import read_mapping
+from dgpo.seeds import derive
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
+_PLACE = ("index", "sample", "seed")
 COLUMNS = ("index", "sample", "seed", "text", "tokens", "length", "finished", "verdict", "answer")
 
 
@@ -43,33 +48,61 @@ class EvaluationError(Explained, ValueError):
     exit_code = 2
 
 
-class EvaluationFolder:
-    """The folder of one evaluation, that exists (`EvaluationFolder(path)`) or is to be made (`create`)."""
+class Manifest(BaseModel):
+    """What manifest.json holds. `problems` is the hash of problems.parquet, `benchmarks` how many each of them has."""
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    identity: Identity
+    benchmarks: Annotated[dict[str, Positive], Field(min_length=1)]
+    problems: str
+    n: Annotated[list[Positive], Field(min_length=1)]
+
+    @field_validator("n")
+    @classmethod
+    def _grows(cls, n: list[int]) -> list[int]:
+        if any(a >= b for a, b in itertools.pairwise(n)):
+            raise ValueError(f"n={n} must grow")
+        return n
+
+
+class EvaluationFolder:
+    """The folder of one evaluation, that exists (`EvaluationFolder(path)`) or is to be made (`create`).
+
+    lock    that of a process which has the folder; only such a one may write
+    """
+
+    def __init__(self, path: str | Path, lock: Lock | None = None):
+        self.path, self.lock = Path(path), lock
         if not (self.path / "manifest.json").exists():
             raise EvaluationError(f"{self.path} is not an evaluation: it has no manifest.json")
         try:
-            self.manifest = json.loads((self.path / "manifest.json").read_text())
+            self.manifest = Manifest.model_validate_json((self.path / "manifest.json").read_bytes())
             config = settings.load(**read_mapping(self.path / "config.yaml", "settings"))
-            if absent := {"n", "model", "benchmarks", "problems"} - self.manifest.keys():
-                raise ValueError(f"the manifest has no {', '.join(sorted(absent))}")
-        except (OSError, ValueError, TypeError) as error:
-            raise EvaluationError(f"{self.path}: its manifest.json or config.yaml cannot be read: {error}") from None
-        self.config = config.model_copy(update={"n": self.manifest["n"][-1]})
+        except ValidationError as error:
+            (first, *_) = error.errors()
+            place = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+            raise EvaluationError(
+                f"{self.path}/manifest.json is not as this version writes it: {place}{first['msg']}; overwrite=True "
+                "starts afresh"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise EvaluationError(f"{self.path}: its config.yaml cannot be read: {error}") from None
+        self.identity = self.manifest.identity
+        self.config = config.model_copy(update={"n": self.manifest.n[-1]})
         problems = self.path / "problems.parquet"
-        if not problems.exists() or file_hash(problems) != self.manifest["problems"]:
+        if not problems.exists() or file_hash(problems) != self.manifest.problems:
             raise EvaluationError(f"{self.path}/problems.parquet is not the file this evaluation was made with")
 
     @classmethod
     @contextmanager
-    def create(cls, config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> Iterator["EvaluationFolder"]:
+    def create(
+        cls, config: EvalConfig, made_of: MadeOf, benchmarks: Sequence[Benchmark]
+    ) -> Iterator["EvaluationFolder"]:
         """Make the folder, or open the one that is there to go on with it, with a larger n if the config asks for it.
 
         A context manager: inside it, no other process can do so (ConfigError). Raises EvaluationError when what is
-        there is of another policy, of other problems or of other settings, and ConfigError for a folder that holds
-        something else.
+        there was made of something else or with other settings, and ConfigError for a folder that holds something else.
         """
         path = Path(config.eval_dir)
         exists = (path / "manifest.json").exists()
@@ -78,53 +111,51 @@ class EvaluationFolder:
         others = [p.name for p in path.iterdir() if not p.name.endswith(".partial")] if path.exists() else []
         if not exists and {*others} - {"problems.parquet", "config.yaml", ".lock"}:  # what a kill can leave
             raise ConfigError(f"eval_dir={config.eval_dir!r} is not empty and not an evaluation; nothing was touched")
-        with lock(path, f"eval_dir={config.eval_dir!r}"):
+        with lock(path, f"eval_dir={config.eval_dir!r}") as held:
             if (path / "manifest.json").exists() and not config.overwrite:
-                cls(path)._continue(config, model, benchmarks)
+                cls(path)._continue(config, made_of)
             else:
-                cls._start(config, model, benchmarks)
-            yield cls(path)
+                cls._start(config, made_of, benchmarks)
+            yield cls(path, held)
 
     @staticmethod
-    def _start(config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> None:
+    def _start(config: EvalConfig, made_of: MadeOf, benchmarks: Sequence[Benchmark]) -> None:
         path = Path(config.eval_dir)
         for name in (*_OWN, "config.yaml"):  # in this order: without a manifest only the last two may be there
             remove(path / name)
         rows = [(b.name, i, p.id, p.prompt, p.answer) for b in benchmarks for i, p in enumerate(b.problems)]
         frame = pd.DataFrame(rows, columns=["benchmark", "index", "id", "prompt", "answer"])
         write_whole(path / "problems.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
-        manifest = {
-            "model": model,
-            "benchmarks": {b.name: {"sha256": b.sha256, "problems": len(b.problems)} for b in benchmarks},
-            "problems": file_hash(path / "problems.parquet"),
-            "n": [config.n],
-        }
+        manifest = Manifest(
+            identity=Identity.new(made_of),
+            benchmarks={b.name: len(b.problems) for b in benchmarks},
+            problems=file_hash(path / "problems.parquet"),
+            n=[config.n],
+        )
         _write_settings(path, config, manifest)
 
-    def _continue(self, config: EvalConfig, model: str, benchmarks: Sequence[Benchmark]) -> None:
+    def _continue(self, config: EvalConfig, made_of: MadeOf) -> None:
         where = f"eval_dir={config.eval_dir!r}"
-        if model != self.manifest["model"]:
-            raise EvaluationError(
-                f"{where} holds completions of another model: {self.config.model!r} with hash "
-                f"{self.manifest['model'][:16]}, and {config.model!r} has {model[:16]}; overwrite=True starts afresh"
-            )
-        for benchmark in benchmarks:
-            before = self.manifest["benchmarks"].get(benchmark.name)
-            if before and before["sha256"] != benchmark.sha256:
-                raise EvaluationError(
-                    f"{where} holds completions of another revision of {benchmark.name}: hash {before['sha256'][:16]}, "
-                    f"and the one found now has {benchmark.sha256[:16]}; overwrite=True starts afresh"
-                )
+        accepted = self.check(made_of, where, config.accept_changes)
         if changed := settings.differences(self.config, config):
             raise EvaluationError(
                 f"{where} was made with other settings: {'; '.join(changed)}; overwrite=True starts afresh"
             )
-        if config.n > self.config.n:
-            _write_settings(self.path, config, {**self.manifest, "n": [*self.manifest["n"], config.n]})
+        record = self.identity.going_on(made_of, accepted, where, n=config.n)
+        sizes = [*self.manifest.n, config.n] if config.n > self.config.n else self.manifest.n
+        if (record, sizes) != (self.identity, self.manifest.n):
+            _write_settings(self.path, config, self.manifest.model_copy(update={"identity": record, "n": sizes}))
+
+    def check(self, made_of: MadeOf, where: str, accept: Sequence[str] = ()) -> list[Change]:
+        """`Identity.check`, whose ConfigError becomes an EvaluationError."""
+        try:
+            return self.identity.check(made_of, where, accept=accept, acceptable=settings.ACCEPTABLE)
+        except ConfigError as error:
+            raise EvaluationError(str(error)) from None
 
     @property
     def benchmarks(self) -> list[str]:
-        return list(self.manifest["benchmarks"])
+        return [*self.manifest.benchmarks]
 
     def problems(self, benchmark: str) -> pd.DataFrame:
         """index, id, prompt, answer of a benchmark's problems."""
@@ -133,38 +164,64 @@ class EvaluationFolder:
 
     def chunks(self, benchmark: str) -> list[tuple[Path, list[tuple[int, int]]]]:
         """The completion files a benchmark is to have, each with the places (problem, sample) of its rows."""
-        problems, size = self.manifest["benchmarks"][benchmark]["problems"], self.config.chunk_rows
+        problems, size = self.manifest.benchmarks[benchmark], self.config.chunk_rows
         folder, out = self.path / "completions" / benchmark, []
-        for first, end in itertools.pairwise([0, *self.manifest["n"]]):
+        for first, end in itertools.pairwise([0, *self.manifest.n]):
             places = list(itertools.product(range(problems), range(first, end)))
             name = f"n{first}_rows" if first else "rows"
             out += [(folder / f"{name}_{s:06d}.parquet", places[s : s + size]) for s in range(0, len(places), size)]
         return out
 
+    def seed(self, benchmark: str, index: int, sample: int) -> int:
+        """That of a completion: it does not depend on how the work is cut up."""
+        return derive(self.config.seed, "eval", benchmark, index, sample)
+
     def write(self, benchmark: str, path: Path, columns: dict[str, list]) -> None:
-        """One file of completions, whole or not at all."""
+        """One file of completions, whole or not at all. Raises FolderLost, see `Lock.check`."""
+        if self.lock:
+            self.lock.check()
         table = pyarrow.table({name: columns[name] for name in COLUMNS})
         table = table.replace_schema_metadata(self._stamp(benchmark))
         write_whole(path, lambda scratch: parquet.write_table(table, scratch, write_page_checksum=True))
 
-    def read(self, benchmark: str, path: Path, rows: Sized, columns: Sequence[str] = COLUMNS) -> dict[str, list]:
-        """Columns of one file. Raises EvaluationError when it is empty, broken, short, or of another policy."""
+    def read(
+        self, benchmark: str, path: Path, places: Sequence[tuple[int, int]], columns: Sequence[str] = COLUMNS
+    ) -> dict[str, list]:
+        """Columns of the file of these places (problem, sample).
+
+        Raises EvaluationError when it is empty, broken, short, of another policy or evaluation, or of other places.
+        """
         remedy = "remove it and evaluate again to sample it anew"
         try:
-            table = parquet.read_table(path, columns=list(columns), page_checksum_verification=True)
+            names = [*dict.fromkeys([*_PLACE, *columns])]
+            table = parquet.read_table(path, columns=names, page_checksum_verification=True)
         except (pyarrow.ArrowInvalid, OSError) as error:
             what = "is empty" if path.stat().st_size == 0 else f"is not a whole Parquet file ({error})"
             raise EvaluationError(f"{path} {what}; {remedy}") from None
         stamp, found = self._stamp(benchmark), table.schema.metadata or {}
-        for name, what in ((b"model", "model"), (b"benchmark", f"revision of {benchmark}")):
+        kinds = ((b"model", "model"), (b"benchmark", f"revision of {benchmark}"), (b"evaluation", "evaluation"))
+        for name, what in kinds:
             if found.get(name) != stamp[name]:
                 raise EvaluationError(
                     f"{path} holds completions of another {what}: hash {found.get(name, b'none').decode()[:16]}, "
                     f"and this evaluation has {stamp[name].decode()[:16]}; {remedy}"
                 )
-        if len(table) != len(rows):
-            raise EvaluationError(f"{path} has {len(table)} completions and should have {len(rows)}; {remedy}")
-        return table.to_pydict()
+        if len(table) != len(places):
+            raise EvaluationError(f"{path} has {len(table)} completions and should have {len(places)}; {remedy}")
+        if absent := [name for name in names if name not in table.column_names]:
+            raise EvaluationError(f"{path} has no column {absent[0]}; {remedy}")
+        held = table.to_pydict()
+        for row, (index, sample) in enumerate(places):
+            here, there = (
+                (index, sample, self.seed(benchmark, index, sample)),
+                tuple(held[name][row] for name in _PLACE),
+            )
+            if here != there:
+                raise EvaluationError(
+                    f"{path} holds the completions of another file: its row {row} has {', '.join(_PLACE)} = {there}, "
+                    f"and {here} belongs there; {remedy}"
+                )
+        return {name: held[name] for name in columns}
 
     def samples(self, benchmark: str) -> Samples:
         """The judged completions of a benchmark. Raises EvaluationError when a problem has fewer than n of them."""
@@ -180,7 +237,7 @@ class EvaluationFolder:
         limit = "chain_max_new_tokens" if benchmark == "chain" else "max_new_tokens"
         return Samples(
             benchmark=benchmark,
-            sha256=self.manifest["benchmarks"][benchmark]["sha256"],
+            sha256=self.identity.made_of["data"][benchmark],
             problems=ids,
             verdicts=array["verdict"],
             answers=array["answer"],
@@ -199,17 +256,23 @@ class EvaluationFolder:
                 yield frame.join(problems, on="index")
 
     def write_results(self, rows: list[dict], per_problem: pd.DataFrame) -> None:
+        if self.lock:
+            self.lock.check()
         write_whole(self.path / "per_problem.parquet", lambda scratch: per_problem.to_parquet(scratch, index=False))
         rows = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN is not JSON
-        text = json.dumps(rows, indent=2, allow_nan=False) + "\n"
-        write_whole(self.path / "results.json", lambda scratch: scratch.write_text(text))
+        write_text(self.path / "results.json", json.dumps(rows, indent=2, allow_nan=False))
 
     def _stamp(self, benchmark: str) -> dict[bytes, bytes]:
-        sha256 = self.manifest["benchmarks"][benchmark]["sha256"]
-        return {b"model": self.manifest["model"].encode(), b"benchmark": sha256.encode()}
+        made_of = self.identity.made_of
+        stamp = {
+            "model": digest(made_of["model"]),
+            "benchmark": made_of["data"][benchmark],
+            "evaluation": self.identity.id,
+        }
+        return {name.encode(): value.encode() for name, value in stamp.items()}
 
     def _missing(self, benchmark: str) -> str:
-        counts: dict[int, int] = dict.fromkeys(range(self.manifest["benchmarks"][benchmark]["problems"]), 0)
+        counts: dict[int, int] = dict.fromkeys(range(self.manifest.benchmarks[benchmark]), 0)
         for path, places in self.chunks(benchmark):
             for i, _ in places if path.exists() else ():
                 counts[i] += 1
@@ -221,12 +284,8 @@ class EvaluationFolder:
         )
 
 
-def model_hash(source: str | Path, lm=None) -> str:
-    """A hash of a checkpoint folder's weights, configuration and tokenizer; of a hub model its revision."""
-    return identity.digest(identity.of_model(source, lm))
-
-
-def _write_settings(path: Path, config: EvalConfig, manifest: dict) -> None:
+def _write_settings(path: Path, config: EvalConfig, manifest: Manifest) -> None:
     """The manifest last: it is what makes the folder an evaluation, and its n what holds."""
+    config = config.model_copy(update={"accept_changes": []})  # accepted once, and recorded
     write_whole(path / "config.yaml", lambda scratch: dump(config, scratch))
-    write_whole(path / "manifest.json", lambda scratch: scratch.write_text(json.dumps(manifest, indent=2) + "\n"))
+    write_text(path / "manifest.json", manifest.model_dump_json(indent=2))

@@ -1,25 +1,24 @@
 """Sample, judge and store; judge again without sampling."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
 
-from dgpo import ranks, rollout, tiny
+from dgpo import identity, ranks, rollout, tiny
 from dgpo.config import ConfigError
 from dgpo.evaluate import decode, encode
 from dgpo.evaluation import benchmarks
 from dgpo.evaluation.benchmarks import Benchmark, Judge
-from dgpo.evaluation.folder import EvaluationError, EvaluationFolder, model_hash
+from dgpo.evaluation.folder import EvaluationFolder
 from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash, lock
 from dgpo.model import Policy
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
-from dgpo.seeds import derive
 
 
 def evaluate(config: EvalConfig) -> Path:
@@ -38,7 +37,7 @@ def evaluate(config: EvalConfig) -> Path:
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
     longest = max(len(ids) + b.limit for b in loaded for ids in encode(tokenizer, [p.prompt for p in b.problems]))
-    with EvaluationFolder.create(config, model_hash(source, lm), loaded) as folder:
+    with EvaluationFolder.create(config, _made_of(source, lm, loaded), loaded) as folder:
         sampler = rollout.make(config, Policy(lm, config.temperature), tokenizer, source, longest)
         with closing(sampler), Judge() as judge:
             _fill(folder, loaded, sampler, tokenizer, judge)
@@ -60,10 +59,10 @@ def rescore(path: str | Path) -> Path:
     completions answer other problems; ConfigError when another process has the folder.
     """
     folder = EvaluationFolder(path)
+    _check_revisions(folder)
     for name in folder.benchmarks:
-        _same_revision(folder, name)
         folder.samples(name)  # whole before anything is touched
-    with lock(folder.path, str(path)), Judge() as judge:
+    with lock(folder.path, str(path)) as folder.lock, Judge() as judge:
         for name in folder.benchmarks:
             answers = folder.problems(name)["answer"].tolist()
             for chunk, places in folder.chunks(name):
@@ -92,7 +91,7 @@ def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer,
                 folder.read(benchmark.name, chunk, places, ("verdict",))  # its hashes and its length
                 continue
             problems = [benchmark.problems[i] for i, _ in places]
-            seeds = [derive(config.seed, "eval", benchmark.name, i, sample) for i, sample in places]
+            seeds = [folder.seed(benchmark.name, i, sample) for i, sample in places]
             sampling = Sampling(benchmark.limit, config.temperature, config.top_p)
             batch = sampler.generate(encode(tokenizer, [p.prompt for p in problems]), seeds, sampling)
             texts = decode(tokenizer, batch)
@@ -113,19 +112,23 @@ def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer,
             progress.update(there, right=verdicts.count("correct") / len(verdicts))
 
 
-def _same_revision(folder: EvaluationFolder, name: str) -> None:
-    if name == "chain":
-        return
-    try:
-        path = benchmarks.find(name, folder.config.data_dir)
-    except ConfigError:  # not here any more: the references are in the folder
-        return
-    before, now = folder.manifest["benchmarks"][name]["sha256"], file_hash(path)
-    if before != now:
-        raise EvaluationError(
-            f"{folder.path} holds completions of another revision of {name}: hash {before[:16]}, "
-            f"and {path} has {now[:16]}"
-        )
+def _made_of(source: str | Path, lm, loaded: list[Benchmark]) -> identity.MadeOf:
+    return {
+        "data": {b.name: b.sha256 for b in loaded},
+        "model": identity.of_model(source, lm),
+        "prompts": {b.name: identity.of_problems(b.problems) for b in loaded},
+        "code": identity.of_code(),
+        "parameters": identity.of_parameters(lm),
+    }
+
+
+def _check_revisions(folder: EvaluationFolder) -> None:
+    """Raise EvaluationError where a benchmark's file has changed."""
+    now = dict(folder.identity.made_of["data"])
+    for name in folder.benchmarks:
+        with suppress(ConfigError):  # not here any more: the references are in the folder
+            now |= {name: file_hash(benchmarks.find(name, folder.config.data_dir))} if name != "chain" else {}
+    folder.check(folder.identity.made_of | {"data": now}, str(folder.path))
 
 
 def _report(folder: EvaluationFolder, ks: list[int]) -> None:

@@ -23,6 +23,8 @@ from dgpo.config import (
     line,
 )
 
+ACCEPTABLE = ("code",)  # completions of two policies, or of other problems, make no one evaluation
+
 
 class EvalConfig(Settings):
     """One evaluation. The sampling defaults are those that R1-Distill is published with.
@@ -34,10 +36,12 @@ class EvalConfig(Settings):
     date                  that a chat template writes which asks for today's; none means the day it began
     chain_problems        held-out chains, of `difficulty`; `chain_max_new_tokens` is their limit
     chunk_rows            completions in one file: what a kill can lose
+    accept_changes        [code] goes on with another version of dgpo than it began with
     """
 
     eval_dir: PathText = "runs/eval"
     overwrite: bool = False
+    accept_changes: list[Literal[*ACCEPTABLE]] = []
 
     model: PathText = "tiny"
     tiny: TinyPolicy = TinyPolicy()
@@ -72,7 +76,18 @@ class EvalConfig(Settings):
 
 
 # What may differ when an evaluation goes on: the policy and the problems are compared by their content.
-CONTINUABLE = ("eval_dir", "overwrite", "model", "tiny", "threads", "data_dir", "k", "rollout_rows", "vllm")
+CONTINUABLE = (
+    "eval_dir",
+    "overwrite",
+    "accept_changes",
+    "model",
+    "tiny",
+    "threads",
+    "data_dir",
+    "k",
+    "rollout_rows",
+    "vllm",
+)
 
 # What else than the policy and the problems decides a score, with the limit of tokens.
 SAMPLING = ("temperature", "top_p", "dtype", "rollout")

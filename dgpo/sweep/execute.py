@@ -148,13 +148,14 @@ def _prepare(sweep: Sweep, pool: "_Pool") -> None:
 def _policies(configs: list[Config]) -> dict[str, str]:
     """Hashes of the policies that runs start from, by `model` as given; the embedded ones, by their cache's names, are
     made first where they are missing."""
-    from dgpo import tiny
-    from dgpo.evaluation.folder import model_hash
+    from dgpo import identity, tiny
 
     found = {}
     for config in configs:
         lm, _, source = tiny.load_policy(config)
-        found[Path(source).name if config.model == "tiny" else str(source)] = model_hash(source, lm)
+        found[Path(source).name if config.model == "tiny" else str(source)] = identity.digest(
+            identity.of_model(source, lm)
+        )
     return found
 
 
