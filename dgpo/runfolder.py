@@ -22,7 +22,7 @@ from dgpo import checkpoint, ranks, rows
 from dgpo import config as configs
 from dgpo.checkpoint import CheckpointError
 from dgpo.config import Config, ConfigError
-from dgpo.files import Lock, lock, partial, remove, sync_entry, write_text, write_whole
+from dgpo.files import Lock, lock, remove, sync_entry, write_text, write_whole
 from dgpo.identity import Identity, MadeOf
 from dgpo.progress import tell
 from dgpo.rows import read_metrics, read_rows
@@ -30,18 +30,9 @@ from dgpo.rows import read_metrics, read_rows
 __all__ = ["RunFolder", "differences", "read_metrics", "read_rows", "rounding"]
 
 _OWN = (
-    "identity.json",
-    "config.yaml",
-    "metrics.jsonl",
-    "completions.jsonl",
-    "summary.json",
-    "tokens",
-    "checkpoints",
-    "policy",
-    "tensorboard",
-    "failed",
-    "figures",
-)
+    "identity.json", "config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json",
+    "tokens", "checkpoints", "policy", "tensorboard", "failed", "figures",
+)  # fmt: skip
 
 # What may differ between a run and its continuation: none of these changes the steps already made,
 RESUMABLE = (
@@ -142,12 +133,8 @@ class RunFolder:
         before = self._config()
         exists = before is not None
         self._refuse_a_run(exists)
-        first = [self.path / name for name in _OWN[:2]]
-        unfinished = {
-            ".lock",
-            first[0].name,
-            *(partial(path).name for path in first),
-        }  # what a kill at the start leaves
+        # what a kill at the start leaves
+        unfinished = {".lock", "identity.json", ".identity.json.partial", ".config.yaml.partial"}
         if not exists and self.path.exists() and any(p.name not in unfinished for p in self.path.iterdir()):
             raise ConfigError(f"{self._name} is not empty and not a run folder; nothing there was touched")
         if not (exists and config.resume):
@@ -280,9 +267,13 @@ class RunFolder:
         checkpoint.rotate(self.checkpoints(), self.config.keep_checkpoints, self.config.keep_best)
 
     def _newest_whole(self, identity: Identity) -> dict | None:
-        """The state of the newest checkpoint that is whole. Raises CheckpointError where it is of another run."""
+        """The state of the newest checkpoint that is whole. Raises CheckpointError: of another run, or lost."""
         folder = checkpoint.newest_whole(self.checkpoints(), self.path, self._name)
         if folder is None:
+            if (self.path / "summary.json").exists():  # to begin again would cost the policy that is there
+                raise CheckpointError(
+                    f"{self._name} has ended and has no checkpoint to go on from; overwrite=True starts afresh"
+                )
             return None
         state, own = checkpoint.load_state(folder), self._run(identity)
         if changed := configs.changes(own, {**dict.fromkeys(own), **state.get("run", {})}):

@@ -278,6 +278,13 @@ class TestRuns:
         made.close()
         assert made.identity.id != before
 
+    def test_a_run_that_has_ended_and_lost_its_checkpoints_keeps_its_policy(self, run):
+        shutil.rmtree(run / "checkpoints")
+        with pytest.raises(CheckpointError, match="has ended and has no checkpoint to go on from; overwrite=True"):
+            opened(run, steps=8)
+        assert (run / "policy" / "model.safetensors").exists()
+        assert len(rows(run)) == 5
+
     @pytest.mark.parametrize(
         ("own", "said"),
         [
