@@ -289,7 +289,7 @@ class TestRefusals:
             (["top_p=0"], "top_p=0"),
             (["model=tiny", "benchmarks=[aime24]"], "benchmark 'aime24' needs model=FOLDER"),
             (["benchmarks=[aime24]"], "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain"),
-            (["rollout=vlm"], "rollout='vlm': Input should be 'transformers' or 'vllm'"),
+            (["rollout=vlm"], "rollout='vlm': input should be 'transformers' or 'vllm'"),
             (["chain_max_new_tokens=9"], "chain_max_new_tokens=9 must be at least 29"),
             (["n=2", "tiny"], "'tiny' is not of the form key=value"),
             (["n=4", "--rescore", "x"], "take no settings"),
