@@ -1,4 +1,4 @@
-"""What a completion answers: the content of its last closed box."""
+"""What a completion answers: the content of its last closed box, or of the boxes next to one another that end it."""
 
 import re
 from enum import StrEnum
@@ -7,6 +7,10 @@ MAX_ANSWER = 1_000  # characters of an answer or a reference; a longer one is no
 MAX_DEPTH = 40  # brackets within one another; nor is a deeper one
 _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BETWEEN = re.compile(  # two boxes of one list
+    r"(?:[\s$,;.&*~]|\\[\s()\[\],;:!\\]|\\q?quad|\\(?:text|mathrm)\{[\s,]*+(?:and|or)?[\s,]*+\}|and\b|or\b|和|或"
+    r"|[a-zA-Z](?:'|_[0-9a-z]|_\{[0-9a-z]{1,3}\})?\s*+=)*+"
+)
 
 
 class Verdict(StrEnum):
@@ -29,26 +33,33 @@ class Verdict(StrEnum):
 def final_answer(completion: str) -> str | None:
     """The content of the last closed `\\boxed{}` or `\\fbox{}` after `</think>`, if that occurs; None without a box.
 
+    Boxes with nothing but commas, "and", "or" and names between them are one list, so that a hedge earns nothing.
     One pass with a stack of open braces, so that thousands of unclosed boxes cost no more than as many letters.
     `\\{` and `\\}` are not braces. Of boxes within one another the outermost closed one counts, its marks removed.
     Braces left open by the dozen are garbage and no truncated answer; then the rest of the text is returned as it is.
     """
     text = completion.rpartition("</think>")[2]
-    open_boxes: list[int | None] = []  # for every open brace: where its box's content starts, None if it is no box
-    last: tuple[int, int] | None = None
+    open_boxes: list[tuple[int, int] | None] = []  # for every open brace: where its box begins and its content
+    closed: list[tuple[int, int, int]] = []  # where each outermost box begins, and its content from and to
     for token in _TOKEN.finditer(text):
         if token[0] == "{":
             open_boxes.append(None)
         elif token[0] == "}":
-            start = open_boxes.pop() if open_boxes else None
-            if start is not None:
-                last = (start, token.start())
+            opened = open_boxes.pop() if open_boxes else None
+            if opened is not None:
+                while closed and closed[-1][0] > opened[0]:
+                    closed.pop()
+                closed.append((*opened, token.start()))
         elif token[0][-1] == "{" and token[0] != "\\{":
-            open_boxes.append(token.end())
-    if last is None:
-        start = next(filter(None, open_boxes), None) if len(open_boxes) > MAX_DEPTH else None
+            open_boxes.append(token.span())
+    if not closed:
+        start = next((box[1] for box in open_boxes if box), None) if len(open_boxes) > MAX_DEPTH else None
         return None if start is None else text[start:]
-    return unbox(text[slice(*last)]).strip()
+    first = len(closed) - 1
+    while first and _BETWEEN.fullmatch(text, closed[first - 1][2] + 1, closed[first][0]):
+        first -= 1
+    contents = [unbox(text[start:end]).strip() for _, start, end in closed[first:]]
+    return contents[-1] and "; ".join(dict.fromkeys(filter(None, contents)))
 
 
 def unbox(text: str) -> str:
@@ -57,16 +68,17 @@ def unbox(text: str) -> str:
         return text
     out: list[str] = []
     closers: list[str] = []
-    position = 0
+    position = end = 0
     for token in _TOKEN.finditer(text):
         out.append(text[position : token.start()])
         position = token.end()
         if token[0] == "}":
             out.append(closers.pop() if closers else "}")
+            end = 0 if out[-1] else position
         elif token[0][-1] == "{" and token[0] != "\\{":
             boxed = len(token[0]) > 1
             closers.append("" if boxed else "}")
-            out.append("" if boxed else "{")
+            out.append("{" if not boxed else ";" if end and not text[end : token.start()].strip() else "")
         else:
             out.append(token[0])
     out.append(text[position:])

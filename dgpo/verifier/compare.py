@@ -7,17 +7,44 @@ sides give one. What the shapes hold is compared by two functions that the calle
 import re
 from collections.abc import Callable
 
-from dgpo.verifier.forms import MAX_ITEMS, Atom, Equation, Many, Matrix, Named, Range, Ratio, Row, Union, Word
+from dgpo.verifier import forms
+from dgpo.verifier.forms import (
+    MAX_ITEMS,
+    Atom,
+    Equation,
+    Many,
+    Matrix,
+    Named,
+    Order,
+    Range,
+    Ratio,
+    Residue,
+    Row,
+    Union,
+    Word,
+)
 
 _EMPTY = Atom(r"\emptyset")  # of which {∅} is not another way of writing
+_VARIABLE = re.compile(
+    r"\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|omega|phi|rho|sigma|tau|psi|xi|eta|text)(?![a-zA-Z])|\\(?:min|max)$"
+    r"|(?<![a-zA-Z\\])(?![ei](?![a-zA-Z]))[a-zA-Z]"
+)
+# what says that a side is one quantity: a sum, a limit, P(…), |A|; and the letters of a curve
+_QUANTITY = re.compile(
+    r"\\(?:sum|prod|i*int|oint|lim|det|frac\s*\{\s*(?:d|\\partial))(?![a-zA-Z])|[A-Z]+\s*[(\[]|\\?\||\\mathbb"
+)
+_CURVE = re.compile(r"(?<![a-zA-Z\\])[xyzrt](?![a-zA-Z])|\\(?:theta|rho|phi)(?![a-zA-Z])")
 _LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 
 
-def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable[[str, str], bool]) -> bool:
-    """Whether two forms say the same; `same` compares expressions, `same_equation` equations, each given as text."""
+Compare = Callable[[str, str], bool]
+
+
+def equal(gold, given, same: Compare, same_equation: Compare, same_order: Callable[[Order, Order], bool]) -> bool:
+    """Whether two forms say the same; the functions compare expressions and equations, given as text, and orders."""
 
     def eq(a, b):
-        return equal(a, b, same, same_equation)
+        return equal(a, b, same, same_equation, same_order)
 
     def each(a, b):
         return len(a) == len(b) and all(map(eq, a, b))
@@ -26,12 +53,23 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
         case Word(), Word():
             if gold.text == given.text:
                 return True
+            if gold.raw.isupper() and given.raw.isupper():  # ABCD is an order, and no product
+                return False
             return not (gold.sure or given.sure or " " in gold.text + given.text) and same(gold.raw, given.raw)
+        case Many(items), Word() if given.raw.isupper() and len(items) > 1:  # A, C and D as ACD
+            return sorted(getattr(i, "text", "") for i in items) == sorted(given.raw)
+        case Word(), Many(items) if gold.raw.isupper():
+            return gold.raw == "".join(getattr(i, "text", "-") for i in items)
         case Named(), Named():
             renamed = _renamed(gold, given)
-            return renamed is not None and eq(gold.form, renamed)
+            if renamed is not None:
+                return eq(gold.form, renamed)
+            sides = gold.form, given.form
+            plain = all(isinstance(side, Atom | Word) for side in sides)
+            return plain and same_equation(*(f"{n.name}={_text(n.form)}" for n in (gold, given)))  # x = y, y = x
         case Many(), Many():
-            return _match(gold.items, given.items, eq, loose=gold.braces and given.braces)
+            points = all(isinstance(item, Row) for item in gold.items + given.items)
+            return _match(gold.items, given.items, eq, loose=points or (gold.braces and given.braces))
         case Many(items), Row():
             if all(isinstance(i, Named) for i in items):
                 return each(_by_name(items), given.items)
@@ -41,7 +79,17 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
                 return each(gold.items, _by_name(items))
             return not given.braces and gold.left + gold.right == "()" and each(gold.items, items)
         case Range(), Range() if gold.name and given.name and gold.name != given.name:
-            return False
+            return bool(gold.order and given.order) and same_order(gold.order, given.order)
+        case ((Range() | Order()), (Range() | Order())) if not (isinstance(gold, Range) and isinstance(given, Range)):
+            a, b = (form.order if isinstance(form, Range) else form for form in (gold, given))
+            return bool(a and b) and same_order(a, b)
+        case Residue(), Residue():
+            named = not gold.name or not given.name or gold.name == given.name
+            return named and gold.modulus == given.modulus and (gold.number - given.number) % gold.modulus == 0
+        case Residue(), Atom():
+            return same(str(gold.number), given.text)
+        case Atom(), Residue():  # 3 (mod 7) is 3, whichever way mod is meant
+            return 0 <= given.number < given.modulus and same(gold.text, str(given.number))
         case ((Row() | Range()), (Row() | Range())):
             return (gold.left, gold.right) == (given.left, given.right) and each(gold.items, given.items)
         case Union(), Union():
@@ -60,6 +108,8 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
             )
         case Matrix(), Matrix():
             return len(gold.rows) == len(given.rows) and all(map(each, gold.rows, given.rows))
+        case Matrix(rows), Row("[", "]", items) if all(isinstance(item, Row) for item in items):
+            return eq(gold, Matrix(tuple(item.items for item in items)))
         case Matrix(rows), Row():
             flat = _vector(rows)
             return flat is not None and given.left + given.right in ("()", "[]") and each(flat, given.items)
@@ -68,12 +118,12 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
             return flat is not None and gold.left + gold.right == "()" and each(gold.items, flat)
         case Equation(), Equation():
             return same_equation(gold.text, given.text)
-        case Atom(), Named("C", Row(_, _, (Atom(n), Atom(k)))):
-            return same(gold.text, rf"\binom{{{n}}}{{{k}}}")
+        case Atom(), Named(("C" | "P") as what, Row(_, _, (Atom(n), Atom(k)))):
+            return same(gold.text, rf"\binom{{{n}}}{{{k}}}" + rf" \cdot ({k})!" * (what == "P"))
         case Named(), Equation():
-            return isinstance(gold.form, Atom) and same_equation(f"{gold.name}={gold.form.text}", given.text)
+            return isinstance(gold.form, Atom | Word) and same_equation(f"{gold.name}={_text(gold.form)}", given.text)
         case Equation(), Named():
-            return isinstance(given.form, Atom) and same_equation(gold.text, f"{given.name}={given.form.text}")
+            return isinstance(given.form, Atom | Word) and same_equation(gold.text, f"{given.name}={_text(given.form)}")
         case Named(), _:
             return eq(gold.form, given)
         case _, Named():
@@ -82,15 +132,33 @@ def equal(gold, given, same: Callable[[str, str], bool], same_equation: Callable
             return given != _EMPTY and eq(items[0], given)
         case _, Many(items) if len(items) == 1:
             return gold != _EMPTY and eq(gold, items[0])
-        case Equation(_, (first, *_, last)), Atom():  # 0.56 = 56%
+        case Equation(_, (first, *_, last)), Atom() if not _VARIABLE.search(first):  # 0.56 = 56%
             return same(first, last) and eq(Atom(first), given)
-        case _, Equation(_, sides):  # 2+3 = 5: an answer only if it is true
-            return all(eq(gold, Atom(s)) for s in sides)
+        case Equation(_, sides), _ if all(_QUANTITY.match(s) or not _CURVE.search(s) for s in sides[:-1]):
+            value = _ending(gold, eq)
+            return value is not None and eq(value, given)
+        case _, Equation():
+            value = _ending(given, eq)
+            return value is not None and eq(gold, value)
         case ((Atom() | Word() | Ratio()), (Atom() | Word() | Ratio())):
             if any(isinstance(f, Word) and f.sure for f in (gold, given)):
                 return False
             return same(_text(gold), _text(given))
     return False
+
+
+def _ending(statement: Equation, eq):
+    """The value that a statement such as det A = 6 or m+n = 4+5 = 9 ends in; None for 3 = 5 and f(x+1) = 2x.
+
+    Every other side is that value, or a name of it: it has a letter, and is one quantity where the value has letters.
+    """
+    value = forms.read(statement.sides[-1])
+    constant = not _VARIABLE.search(statement.sides[-1])
+
+    def names_it(side):
+        return _VARIABLE.search(side) and (constant or _QUANTITY.match(side))
+
+    return value if all(names_it(side) or eq(value, forms.read(side)) for side in statement.sides[:-1]) else None
 
 
 def _text(form) -> str:

@@ -25,11 +25,13 @@ _NAME = re.compile(
     r"'*(?:_\s*(?:\{[^{}]*\}|[0-9a-zA-Z]))?"
     r"(?:\s*\(\s*(?:[a-zA-Z]|-?[0-9]+)(?:\s*,\s*(?:[a-zA-Z]|-?[0-9]+))*\s*\))?"  # f'_1(x, y), f(3)
     r"|\\angle [A-Z]+|(?:\\overline\{)?[A-Z]{2,3}\}?|\|\s*[A-Z]{1,2}\s*\|"  # ∠A, AB, |AB|
-    r"|\([a-zA-Z](?:\s*,\s*[a-zA-Z_0-9{}]+)+\)"  # (x, y)
+    r"|\([a-zA-Z](?:\s*,\s*(?:[a-zA-Z_0-9{}]+|\\[a-z]+))+\)"  # (x, y), (r, \theta)
 )
 _MATRIX = re.compile(
     r"^\\begin\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{(?:[pbB]?matrix|smallmatrix|array)\}$"
 )
+_SCALED = re.compile(r"^([^&]*[^&+\-\s]|-)\s*(\\begin\{[pbB]?matrix\}.*)$")
+_RESIDUE = re.compile(r"^(?:([^=]+?)\s*\\equiv\s*)?(-?[0-9]{1,30})\s*,?\s*\\pmod\s*\{\s*([0-9]{1,30})\s*\}$")
 _CASES = re.compile(r"^\\begin\{cases\}(.*)\\end\{cases\}$")
 _CONDITION = re.compile(r"^(?:\\text\{\s*(?:if|for|when|where)\s*\}|(?:if|for|when|where)(?![a-z]))\s*")
 _TRANSPOSED = re.compile(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:T|\\top|\\text\{T\}|\\intercal)\s*\}?$")
@@ -74,13 +76,32 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Order:
+    """An inequality between two expressions, given as text."""
+
+    less: str
+    more: str
+    strict: bool
+
+
+@dataclass(frozen=True)
 class Range:
-    """An interval that an inequality describes, of the variable `name` ("" if it has none)."""
+    """An interval that an inequality describes, of the variable `name`; `order` is the inequality, if it was one."""
 
     name: str
     left: str
     right: str
     items: tuple
+    order: Order | None = None
+
+
+@dataclass(frozen=True)
+class Residue:
+    """A number modulo another, of `name` ("" if it has none)."""
+
+    name: str
+    number: int
+    modulus: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,7 @@ class Equation:
 
 
 _PLAIN_WORDS = {word: Atom(str(number)) for number, word in enumerate(_NUMBER_WORDS)}
-_PLAIN_WORDS |= dict.fromkeys(("empty set", "no solution", "no real solution"), Atom(r"\emptyset"))
+_NO_SOLUTION = re.compile(r"empty set|(?:there (?:i|are|exist) )?no (?:real )?(?:solution|root)(?: exist)?")
 _PLAIN_WORDS |= {"infinitely many": Atom(r"\infty"), "dne": Word("doe not exist", "does not exist", sure=True)}
 
 
@@ -126,14 +147,23 @@ def read(text: str):
         return Atom(text)
     if _REALS.match(text):
         return Row("(", ")", (Atom(r"-\infty"), Atom(r"\infty")))
-    if word := as_word(text):
-        return _PLAIN_WORDS.get(word.text, word)
+    if (word := as_word(text)) and len(names := re.split(r"\s+and\s+", word.raw)) > 1 and word.sure:
+        return Many(tuple(as_word(rf"\text{{{name}}}") or Atom(name) for name in names))
+    if word:
+        return Atom(r"\emptyset") if _NO_SOLUTION.fullmatch(word.text) else _PLAIN_WORDS.get(word.text, word)
     if text.startswith(r"\text{") and closes(text, 6, "}"):  # set in another type: \textbf{5}
         return read(text[6:-1])
-    if len(parts := split(text, r"\cup")) > 1:
+    if residue := _RESIDUE.match(text):
+        return Residue(residue[1] or "", int(residue[2]), int(residue[3]))
+    parts = split(text, r"\cup")
+    if len(parts) > 1 and "=" not in parts[-1]:  # |A ∪ B| = 8
         return Union(tuple(read(p) for p in parts))
     if cases := _CASES.match(text):
         return _many([_case(row) for row in _rows(cases[1])])
+    if (rows := [split_list(part) for part in split(text, ";")]) and len(set(map(len, rows))) == 1 < len(rows[0]):
+        named = [[read(item) for item in row] for row in rows if len(rows) > 1]
+        if named and all(isinstance(form, Named) for row in named for form in row):  # p=5, q=2; p=7, q=2
+            return Many(tuple(Row("(", ")", tuple(sorted(row, key=lambda form: form.name))) for row in named))
     parts = split_list(text)
     if len(parts) > 1:
         forms = [read(p) for p in parts if p.strip()]
@@ -148,6 +178,9 @@ def read(text: str):
         return _transpose(read(text[: transposed.start()])) or Atom(text)
     if matrix := _MATRIX.match(text):
         return Matrix(tuple(tuple(read(cell) for cell in split(row, "&")) for row in _rows(matrix[1])))
+    if (scaled := _SCALED.match(text)) and isinstance(matrix := read(scaled[2]), Matrix):
+        factor = "-1" if scaled[1] == "-" else re.sub(r"\\(?:cdot|times)\s*$", "", scaled[1])
+        return Matrix(tuple(tuple(_times(factor, cell) for cell in row) for row in matrix.rows))
     if (point := _POINT.match(text)) and isinstance(form := read(text[point.end() :]), Row):
         return Named(point[0].strip(), form)
     for opening, closing in (("(", ")"), ("[", "]"), (r"\langle", r"\rangle"), ("(", "]"), ("[", ")")):
@@ -164,14 +197,17 @@ def read(text: str):
     return Atom(text)
 
 
+def _times(factor: str, cell) -> Atom:
+    return Atom(rf"({factor}) \cdot ({cell.raw if isinstance(cell, Word) else getattr(cell, 'text', '')})")
+
+
 def as_word(text: str) -> Word | None:
     """The text as a word of two letters or more, if it is one."""
     plain = _ARTICLE.sub("", re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip(" ."))
     if len(plain) < 2 or not _WORD.match(plain):
         return None
     sure = r"\text{" in text or " " in plain
-    phrases = " ".join(w.removesuffix("s") for w in plain.casefold().split()).split(" and ")
-    return Word(" and ".join(sorted(phrases)), plain, sure)
+    return Word(" ".join(w.removesuffix("s") for w in plain.casefold().split()), plain, sure)
 
 
 def _many(forms) -> Many:
@@ -256,6 +292,8 @@ def _relation(text: str):
 def _equation(text: str, sides: list[str]):
     if _NAME.fullmatch(sides[0]) or (sides[0].endswith("}") and re.match(r"^\\text\{[^{}]*\}$", sides[0])):
         values = sides[1:]
+        if len(sides[0]) == 1 and re.search(rf"(?<![a-zA-Z\\]){sides[0]}(?![a-zA-Z])", values[-1]):
+            return Equation(text, tuple(sides))  # x = 2x
         form = read(values[-1])
         return Named(_tight(sides[0]), form if len(values) == 1 else Equation(text, tuple(values)))
     if (
@@ -277,6 +315,7 @@ def _range(marks: list[str], sides: list[str]):
     if len(sides) == 2:
         left, right = sides
         mark = marks[0]
+        order = Order(*(sides if mark[0] == "<" else sides[::-1]), strict="=" not in mark)
         if _SIZE.match(right):
             left, right, mark = right, left, _FLIPPED[mark]
         if size := _SIZE.match(left):
@@ -286,8 +325,9 @@ def _range(marks: list[str], sides: list[str]):
         if _NAME.fullmatch(left):
             closed = "=" in mark
             if mark[0] == "<":
-                return Range(_tight(left), "(", "]" if closed else ")", (Atom(r"-\infty"), read(right)))
-            return Range(_tight(left), "[" if closed else "(", ")", (read(right), Atom(r"\infty")))
+                return Range(_tight(left), "(", "]" if closed else ")", (Atom(r"-\infty"), read(right)), order)
+            return Range(_tight(left), "[" if closed else "(", ")", (read(right), Atom(r"\infty")), order)
+        return order
     return None
 
 

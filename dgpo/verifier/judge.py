@@ -13,10 +13,9 @@ from math_verify import verify as math_verify
 from sympy import Eq, Expr
 from sympy.logic.boolalg import BooleanAtom
 
-from dgpo.verifier import compare, forms, latex, literals, quantities, values
+from dgpo.verifier import compare, forms, literals, quantities, values
 from dgpo.verifier.answer import Verdict
-
-latex.install()
+from dgpo.verifier.brackets import split
 
 # units stay, quantities.py has dealt with them: left to itself, math-verify reads 5m as 5
 _READING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
@@ -33,10 +32,25 @@ _MISREAD = [  # names that math-verify takes for something else, or whose marks 
         re.compile(r"(?<![a-zA-Z\\])([EI])(?=\s*_)"),
         r"\\hat{\1}",
     ),  # E_1 is not read at all, I_1 and I_2 are both read as i
+    (
+        re.compile(r"\\angle\s*([A-Z])\s*([A-Z])\s*([A-Z])(?![a-zA-Z])"),
+        lambda m: rf"\hat{{{min(m[1], m[3])}{m[2]}{max(m[1], m[3])}}}",
+    ),
     (re.compile(r"\\gamma(?![a-zA-Z])"), r"\\hat{g}"),  # read as an infinite value of the gamma function
     (re.compile(r"\s*\^\s*\{\s*((?:\\prime\s*)+)\}|\s*\^\s*(\\prime)(?![a-z])"), lambda m: "'" * m[0].count("prime")),
     (re.compile(r"(?<=[a-zA-Z])'+"), lambda m: f"_{{{'p' * len(m[0])}}}"),
 ]
+_ANGLE_FUNCTION = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
+# the constant of integration, and what says that a letter is any integer
+_CONSTANT = re.compile(r"\+\s*(?:[CcKk](?:_\s*\{?[01]\}?)?|\\text\{\s*(?:[Cc]|[Cc]onst(?:ant)?\.?)\s*\})$")
+_INTEGER = re.compile(
+    r"[\s,;(]*(?:\\text\{[\s,(]*(?:where|for|with)?\s*(?:all|any|some)?\s*\})?\s*([a-z])"
+    r"\s*(?:\\in\s*\\mathbb\s*\{?Z\}?|\\text\{\s*(?:is )?an(?:y)? integer\s*\})[\s).]*$"
+)
+_FAMILY = re.compile(
+    r"(?<![a-zA-Z\\])([kmnlj])\s*(?:\\cdot\s*)?\\pi(?![a-z])|(?:360|180)\s*\^\\circ\s*(?:\\cdot\s*)?([kmnlj])"
+)
+_DENIED = re.compile(r"\b(?:not(?! exist)|wrong|incorrect|never|isn't)\b", re.IGNORECASE)
 _UNDONE = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-zA-Z])")  # the question once more, and no answer to it
 _AND_SO_ON = re.compile(r"\\ldots(?![a-zA-Z])")  # math-verify drops it
 _LETTERS = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
@@ -83,16 +97,45 @@ def _equal(gold: str, answer: str) -> bool:
         return digits == quantities.based(answer)
     if (digits := quantities.based(answer)) is not None:
         return literals.value(gold) == int(*digits)
-    if any(what.search(answer) and not what.search(gold) for what in (_UNDONE, _AND_SO_ON)):
+    if _DENIED.search(answer) and not _DENIED.search(gold):
         return False
+    if _UNDONE.search(split(answer, "=")[-1]) and not _UNDONE.search(gold):
+        return False
+    if _AND_SO_ON.search(answer) and not _AND_SO_ON.search(gold):
+        return False
+    gold, answer = _one_parameter(gold, answer)
     right, given = forms.read(gold), forms.read(answer)
-    if compare.equal(right, given, _same, _same_equation):
+    if compare.equal(right, given, _same, _same_equation, _same_order):
         return True
     if _both_sets(right, given):
         return _by_math_verify(gold, answer)
     if isinstance(right, forms.Atom) and not isinstance(given, forms.Atom | forms.Word):
         return _listed_thousands(right, given)
     return False
+
+
+def _one_parameter(gold: str, answer: str) -> tuple[str, str]:
+    """Both with one name for the constant of integration and for the integer of a family such as kπ, as the gold has.
+
+    "k ∈ ℤ" is dropped, which the question says. Letters that occur elsewhere are left alone.
+    """
+    texts = gold, answer
+    if gold.endswith("C") and _CONSTANT.search(gold) and _CONSTANT.search(answer):
+        rest = [_CONSTANT.sub("", text) for text in texts]
+        letters = [set(_LETTERS.findall(text)) for text in rest]
+        if not (letters[0] | letters[1]) & set("CcKk") and any(t.islower() and len(t) == 1 for t in letters[0]):
+            return gold, rest[1] + "+ C"
+    clauses = [_INTEGER.search(text) for text in texts]
+    texts = [text[: clause.start()] if clause else text for text, clause in zip(texts, clauses, strict=True)]
+    families = [_FAMILY.search(text) for text in texts]
+    if not all(families):
+        return (gold, answer)
+    names = [m[1] or m[2] for m in families]
+    if any(clause and clause[1] != name for clause, name in zip(clauses, names, strict=True)):
+        return (gold, answer)
+    if names[0] != names[1] and names[0] not in _LETTERS.findall(texts[1]):
+        texts[1] = _LETTERS.sub(lambda m: names[0] if m[0] == names[1] else m[0], texts[1])
+    return texts[0], texts[1]
 
 
 def _same(gold: str, answer: str) -> bool:
@@ -118,7 +161,7 @@ def _same_number(gold: str, answer: str) -> bool:
         return False
     if isinstance(right, Expr) and isinstance(given, Expr):
         try:
-            return values.equal(right, given) or _natural(gold, answer)
+            return values.equal(right, given) or _natural(gold, answer) or _without_degrees(gold, answer)
         except values.Unknown:
             pass
     return math_verify([right], [given], timeout_seconds=None)
@@ -131,8 +174,34 @@ def _natural(gold: str, answer: str) -> bool:
     return _same_number(_LOG.sub(r"\\ln ", gold), _LOG.sub(r"\\ln ", answer))
 
 
+def _without_degrees(gold: str, answer: str) -> bool:
+    """90° − x is 90 − x, where the question asks for degrees: whether they are equal without the sign."""
+    if (r"^\circ" in gold) == (r"^\circ" in answer) or _ANGLE_FUNCTION.search(gold + answer):
+        return False
+    return _same_number(gold.replace(r"^\circ", ""), answer.replace(r"^\circ", ""))
+
+
+def _same_order(gold: forms.Order, given: forms.Order) -> bool:
+    """Whether two inequalities are positive multiples of one another."""
+    if gold.strict != given.strict:
+        return False
+    left, right = (_read(f"({order.more}) - ({order.less})") for order in (gold, given))
+    if not isinstance(left, Expr) or not isinstance(right, Expr) or not values.symbols(left):
+        return False
+    if values.symbols(left) != values.symbols(right) or not _same_case(gold.less + gold.more, given.less + given.more):
+        return False
+    factor = values.proportional(left, right)
+    return factor is not None and factor.imag == 0 and factor.real > 0
+
+
 def _same_equation(gold: str, answer: str) -> bool:
-    """Whether two equations are multiples of one another, or math-verify can solve them alike."""
+    """Whether two equations have the same sides, are multiples of one another, or math-verify solves them alike."""
+    sides = split(gold, "="), split(answer, "=")
+    if all(len(s) == 2 for s in sides):
+        (a, b), (c, d) = sides
+        for pair, other in (((a, c), (b, d)), ((b, d), (a, c)), ((a, d), (b, c)), ((b, c), (a, d))):
+            if _string(pair[0]) == _string(pair[1]) and _same(*other):
+                return True
     left, right = _read(gold), _read(answer)
     if right is None:
         raise Unreadable(answer)
@@ -145,7 +214,7 @@ def _same_equation(gold: str, answer: str) -> bool:
         first, second = left.lhs - left.rhs, right.lhs - right.rhs
         if values.proportional(first, second) is not None:
             return True
-        if values.parted(first, second):
+        if values.parted(left, right) is not False:
             return False
     except values.Unknown:
         pass
@@ -169,27 +238,25 @@ def _read(text: str):
 
 
 def _choice(gold: str, answer: str) -> bool | None:
-    """(B), B and (B) 12 are one choice; beside a reference 12 the (B) of (B) 12 is only a label. None if neither."""
+    """Whether the letters of two choices agree, which may be followed by a value; None if it is no choice.
+
+    B and (B) and (B) 12 are one choice; beside a reference 12 the (B) of (B) 12 is only a label.
+    """
     right, given = _CHOICE.match(gold), _CHOICE.match(answer)
-    rest = given["rest"] if given else None
-    if rest and not (given["close"] and not _MORE.search(rest)):
-        given = None
-    if right and not right["rest"]:
-        marked = r"\text" in gold or bool(right["open"] and right["close"])
-        if given and marked:
-            return given["letter"].upper() == right["letter"].upper()
-        if given and (given["close"] or r"\text" in answer):
-            fold = str.upper if given["open"] and given["close"] else str
-            return fold(given["letter"]) == fold(right["letter"])
-        return False if marked else None
-    return _equal(gold, rest) if given and rest else None
+    if not given or (given["rest"] and (not given["close"] or _MORE.search(given["rest"]))):
+        return False if right and not right["rest"] and right["open"] and right["close"] else None
+    if right and not right["rest"] and (given["close"] or right["close"] or r"\text" in gold + answer):
+        return given["letter"].upper() == right["letter"].upper()
+    return _equal(gold, given["rest"]) if given["rest"] else None
 
 
 def _listed_thousands(gold: forms.Atom, given) -> bool:
     """The reference 100,200 may also be a list; it is one if the answer is written as one."""
     if not re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", gold.text) or not isinstance(given, forms.Many):
         return False
-    return compare.equal(forms.Many(tuple(map(forms.Atom, gold.text.split(",")))), given, _same, _same_equation)
+    return compare.equal(
+        forms.Many(tuple(map(forms.Atom, gold.text.split(",")))), given, _same, _same_equation, _same_order
+    )
 
 
 def _both_sets(gold, given) -> bool:
@@ -219,5 +286,6 @@ _EXERCISES = [
     (r"(1, 2)", r"\left(1, \frac{4}{2}\right)"),
     (r"y = \sin(2 x) + \log_2 8", r"2 \sin x \cos x + 3"),
     (r"2x + y = 3", r"4x + 2y = 6"),
+    (r"1 \text{ km}", r"999 \text{ m}"),
     (r"e^{i \pi} + n!", r"n! - 1 + \binom{5}{2}"),
 ]

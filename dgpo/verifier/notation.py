@@ -20,42 +20,64 @@ _SYMBOLS = {
     **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}"},
     **{"α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta "},
     **{"λ": r"\lambda ", "μ": r"\mu ", "π": r"\pi ", "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi "},
-    **{
-        "ϕ": r"\phi ",
-        "ω": r"\omega ",
-        "Δ": r"\Delta ",
-        "Ω": r"\Omega ",
-        "ℏ": r"\hbar ",
-        "。": ".",
-        "，": ",",
-        "、": ",",
-    },
+    **{"ϕ": r"\phi ", "ω": r"\omega ", "Δ": r"\Delta ", "Ω": r"\Omega ", "ℏ": r"\hbar ", "∥": r"\|", "‖": r"\|"},
+    **{"。": ".", "，": ",", "、": ",", "和": " and ", "或": " or ", "∴": r"\therefore ", "⇒": r"\Rightarrow "},
     **{"⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ", "∛": r"\cbrt ", "≡": r"\equiv "},
 }
 _SYMBOLS_TABLE = str.maketrans(_SYMBOLS)
 
 _END = "(?![a-zA-Z])"  # of a command's name
-_OPERATORS = "arcsin|arccos|arctan|sinh?|cosh?|tanh?|csc|cot|log|ln|exp|gcd|lcm"
 _TEXT = "text(?:rm|bf|it|sf|tt|normal|up)?|math(?:rm|sf|it|normal|bf)|operatorname|mbox|hbox|bf|rm|boldsymbol|bm"
 _SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
+# every name of a function, and its one command; the hyperbolic functions that are read as reciprocals of others
+_RECIPROCALS = {"sech": "cosh", "csch": "sinh", "coth": "tanh"}
+_RECIPROCALS |= {f"ar{name}": f"ar{other}" for name, other in _RECIPROCALS.items()}
+_FUNCTIONS = {name: rf"\{name} " for name in ("log", "ln", "exp", "gcd", "lcm")} | {"lg": r"\log_{10} "}
+for _name, *_others in ("sin",), ("cos",), ("tan", "tg"), ("csc", "cosec"), ("cot", "ctg", "cotan"), ("sec",):
+    for _other in (_name, *_others):
+        _FUNCTIONS |= {_other: rf"\{_name} ", f"arc{_other}": rf"\arc{_name} ", f"a{_other}": rf"\arc{_name} "}
+for _other, _name in zip(
+    "sinh cosh tanh sech csch coth cosech".split(), "sinh cosh tanh sech csch coth csch".split(), strict=True
+):
+    _FUNCTIONS |= {_other: rf"\{_name} "} | {f"{arc}{_other}": rf"\ar{_name} " for arc in ("arc", "ar", "a")}
+_FUNCTIONS = dict(sorted(_FUNCTIONS.items(), key=lambda item: -len(item[0])))
+_NAMES = "|".join(name for name in _FUNCTIONS if name != "sec")  # which is a unit as text
+_CURRENCIES = {"Rs": "₹", "INR": "₹", "USD": "$", "EUR": "€", "GBP": "£"}
 # words before an answer that add nothing to it
-_LEAD_IN = r"(?i:(?:the )?(?:final )?answer(?: is)?\s*:?|(?:option|choice)(?=\s*\(?[A-J]\b))\s*|答案[是为:：]?\s*"
+_LEAD_IN = (
+    r"(?i:(?:the )?(?:final )?answer(?: is)?\s*:?|(?:exactly|equals|year)(?= )"
+    r"|(?:option|choice)(?=\s*\(?[A-J]\b))\s*|答案[是为:：]?\s*"
+)
+_REAL = r"(?:\s*\\in\s*\\mathbb\s*\{?R\}?)?"
+_EVERY = "(?:all|any|every|each)(?: real)?(?: numbers?| values? of)?|(?:some|any) constants?"
 _COUNTERS = "个|人|元|只|本|张|次|种|块|天|年|岁|小时|分钟|秒|(?:平方|立方)?(?:千|厘|毫)?米|公里|千?克|公斤|升"
 
 # (what, by what), in this order
 _REWRITES = [
-    (r"\\[dtc]frac" + _END, r"\\frac"),
+    (r"\\(?:[dtc]|nice|s)frac" + _END, r"\\frac"),
     (r"\\[dt]binom" + _END, r"\\binom"),
     (r"\\(?:m?left|m?right|[bB]igg?[lrm]?|middle)(?=\s*(?:[\[\]()|./]|\\[{}|a-z]))\s*\.?", ""),
     (r"\\(?:display|text|script|scriptscript)style" + _END, ""),
-    (rf"\\(?:operatorname|mathop|mathrm|text)\*?\s*\{{\s*({_OPERATORS})\s*\}}", r"\\\1 "),
-    (r"\\(?:operatorname|mathop)\*?\s*\{\s*(sec|min|max)\s*\}", r"\\\1 "),  # as text, these are units
+    (rf"\\(?:operatorname|mathop|mathrm|text)\*?\s*\{{\s*({_NAMES})\s*\}}", lambda m: _FUNCTIONS[m[1]]),
+    (r"\\(?:operatorname|mathop)\*?\s*\{\s*(sec|min|max|floor|ceil)\s*\}", r"\\\1 "),  # as text, these are units
+    (rf"\\({'|'.join(_FUNCTIONS)}){_END}", lambda m: _FUNCTIONS[m[1]]),
+    (r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![a-zA-Z]))", r"\\ln "),
+    (r"\\log\s*_\s*([0-9a-zA-Z])", r"\\log_{\1}"),
     (r"\\(?:mathbf|boldsymbol|bm)\s*\{([a-zA-Z])\}", r"\1"),  # a vector
     (rf"\\(?:{_TEXT})\s*\{{", r"\\text{"),
     (r"\{\s*\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}"),
-    (r"\\text\{\s*\}", " "),
     (r"\\text\{([eid])\}", r"\1"),
+    (
+        r"\\text\{(?:[^{}]|\^\s*\{\s*-?[0-9]\s*\})*\}",
+        lambda m: r"\text{" + re.sub(r"[{}]", "", m[0][6:-1]) + "}",
+    ),  # m^{2}
+    (r"^(?:\\text\{)?\s*(Rs|INR|USD|EUR|GBP)\.?\s*\}?\s*(?=[0-9.])", lambda m: _CURRENCIES[m[1]]),
+    (r"\\begin\{(align(?:ed)?\*?|gathered|split|equation\*?)\}(.*)\\end\{\1\}", lambda m: _lines(m[2])),
+    (r"\\(?:tag|label)\*?\s*\{[^{}]*\}|\\(?:blacksquare|qed|square|checkmark)\s*$", ""),
+    (rf"^(?:\s|\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow){_END})+", ""),
+    (rf"[\s,(]*(?:\\text\{{[\s,(]*for (?:{_EVERY})\s*\}}|\\forall{_END})\s*[a-z]?{_REAL}[\s).]*$", ""),
     (rf"(^|\\text\{{)\s*(?:{_LEAD_IN})", r"\1"),
+    (r"\\text\{\s*\}", " "),
     (rf"\\(?:{_SIZES}){_END}\s*", ""),
     (r"\\(?:textcolor|color)\s*\{[a-zA-Z]+\}|\\underline(?=\s*\{)", ""),
     (r"\\lbrace" + _END, r"\\{"),
@@ -65,7 +87,7 @@ _REWRITES = [
     (r"\\rbrack" + _END, "]"),
     (rf"\\(?:leqslant|leqq|le){_END}", r"\\leq "),
     (rf"\\(?:geqslant|geqq|ge){_END}", r"\\geq "),
-    (rf"\\ne{_END}|\\not\s*=", r"\\neq "),
+    (rf"\\ne{_END}|\\not\s*=|!=", r"\\neq "),
     (r"\\lt" + _END, "<"),
     (r"\\gt" + _END, ">"),
     (rf"\\(?:varnothing|O){_END}", r"\\emptyset "),
@@ -81,10 +103,21 @@ _REWRITES = [
     (r"\\\$\s*(?=[0-9.]|\\frac)", "$"),  # dollars
     (r"\\\$", ""),
     (r"(?<=[0-9])\s*(?:(?<!\\)\\[,!;: ]|,\s*\\!)\s*(?=[0-9]{3}(?![0-9]))", ","),  # 1\,234\,567 and 11,\!111
-    (rf"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|thinspace|medspace|thickspace){_END}", " "),
+    (rf"(?<!\\)\\[,!;: ]|~|\\q?quad|\\(?:thin|med|thick)space{_END}", " "),
     (r"\\(?:hspace|phantom)\s*(?:\{[^{}]*\}|.)", " "),
     (r"(?<!\\)\{\s*([0-9]{1,3}(?:,[0-9]{3})+)\s*\}", lambda m: "{" + m[1].replace(",", "") + "}"),  # \frac{1}{1,000}
-    (r"\\frac\s*(\\[a-zA-Z]+)\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
+    (r"\\(frac|binom)\s*(\\[a-zA-Z]+|[0-9a-zA-Z])\s*([0-9a-zA-Z])", r"\\\1{\2}{\3}"),  # \frac12, \binom 5 2
+    (r"\\(frac|binom)\s*([0-9a-zA-Z])\s*(?=\{)", r"\\\1{\2}"),
+    (r"(\\(?:frac|binom)\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}"),
+    (r"\\(hat|bar|vec|tilde)\s+([a-zA-Z])" + _END, r"\\\1{\2}"),
+    (
+        r"(?<=[a-zA-Z])(\s*\^\s*(?:\{[^{}]*\}|[0-9a-zA-Z]))(\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|[0-9a-zA-Z]))",
+        r"\2\1",
+    ),  # x^2_1
+    (r"\\colon" + _END, ":"),
+    (r"\\surd" + _END, "√"),
+    (r"(?<![0-9a-zA-Z])\^\s*\{?([0-9]+)\}?\s*/\s*_\s*\{?([0-9]+)\}?", r"\\frac{\1}{\2}"),
+    (r"\\(?:bmod|mod)\s*(?=[0-9])", r"\\mod "),
     (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
     (r"\\pmod\s*([0-9a-z])", r"\\pmod{\1}"),
     (r"\(\s*(?:\\text\{\s*)?\\?b?mod\s*\}?\s*([0-9a-z]+)\s*\)", r"\\pmod{\1}"),
@@ -93,7 +126,11 @@ _REWRITES = [
     (rf"(?<=[0-9])\s*({_COUNTERS})$", r"\\text{ \1}"),
     (r"(?<=[0-9])\s*(?:\\text\{\s*to\s*\}|(?<= )to )\s*(?=[0-9])", ":"),  # 3 to 5, a ratio
     (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
-    (r"(?<![a-zA-Z])(?:\{\s*\})?[_^]\s*\{?([0-9]+)\}?\s*C\s*_\s*\{?([0-9]+)\}?$", r"\\binom{\1}{\2}"),  # {}_5C_2
+    (r"(?<![a-zA-Z])(?:\{\s*\})?[_^]\s*\{?([0-9]+)\}?\s*([CP])\s*_\s*\{?([0-9]+)\}?$", r"\2(\1,\3)"),  # {}_5C_2
+    (
+        r"^(?:\\text\{([CP])\}|([CP]))\s*_\s*\{?([0-9]+)\}?\s*\^\s*\{?([0-9]+)\}?$",
+        lambda m: f"{m[1] or m[2]}({m[3]},{m[4]})",
+    ),
     (r"(?:\\text\{\s*cis\s*\}|(?<![a-zA-Z])\\?cis(?![a-zA-Z]))([^+,;=]+)", r"(\\cos(\1)+i\\sin(\1))"),
     (r"^([\[\]])([^\[\]()]+,[^\[\]()]+)([\[\]])$", lambda m: _interval(*m.groups())),
     (r"\s+", " "),
@@ -107,22 +144,22 @@ def _interval(left: str, inner: str, right: str) -> str:
 
 
 # What a program would print, as LaTeX. A letter before means that it is part of a word.
-_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
-for _name in ("arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sin", "cos", "tan", "sec", "csc", "cot"):
-    _FUNCTIONS[_name] = _name
-_FUNCTIONS |= {"log": "log", "ln": "ln", "exp": "exp"}
-_CODE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])(?:(?:np|numpy|math|sympy)\.)?({'|'.join(_FUNCTIONS)})(?=\s*[(^_0-9])")
-_CODE_NUMBER = re.compile(r"(?<![\\a-zA-Z0-9.])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([+-]?[0-9]{1,6})(?![0-9a-zA-Z.])")
-_CODE_ROOT = re.compile(
-    r"(?<![\\a-zA-Z])(?:(?:np|numpy|math|sympy)\.)?sqrt\s*(?=\()|\\sqrt\s*(?=\()"
-    r"|\\cbrt\s*(?=[(0-9a-z])|√\s*(?=[(0-9a-z\\])"
+_LIBRARY = r"(?:(?:np|numpy|math|sympy)\.)?"
+_CODE_FUNCTION = re.compile(
+    rf"(?<![\\a-zA-Z]){_LIBRARY}({'|'.join(_FUNCTIONS)})(?=\s*[(^_0-9]|\s+(?:\\|[a-zA-Z](?![a-zA-Z])))"
 )
+_CODE_NUMBER = re.compile(r"(?<![\\a-zA-Z0-9.])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([+-]?[0-9]{1,6})(?!\.?[0-9a-zA-Z])")
+_CODE_WRAP = re.compile(  # what encloses its argument, given in parentheses or as the next sign
+    rf"(?<![\\a-zA-Z]){_LIBRARY}(sqrt|floor|ceil)\s*(?=\()|\\(sqrt|floor|ceil)\s*(?=\()|\\(cbrt)\s*(?=[(0-9a-z])"
+    rf"|(√)\s*(?=[(0-9a-z\\])|(\^)\s*(?=\()|\\({'|'.join(_RECIPROCALS)})\s*(\^\s*(?:\{{[^{{}}]*\}}|[0-9a-z]))?\s*(?=[(0-9a-zA-Z\\])"
+)
+_WRAPPINGS = {"cbrt": r"\sqrt[3]{%s}", "floor": r"\lfloor %s\rfloor ", "ceil": r"\lceil %s\rceil ", "^": "^{%s}"}
 _CODE_WORDS = [
     (re.compile(r"(?<![\\a-zA-Z])(?:np|numpy|math|sympy)\.(?=pi|e\b|inf)"), ""),
     (re.compile(r"(?<![\\a-zA-Z{])pi(?![a-zA-Z}])"), r"\\pi "),
     (re.compile(r"(?<![\\a-zA-Z{])(?:infinity|inf|oo)(?![a-zA-Z}])"), r"\\infty "),
     (re.compile(r"(?<![\\a-zA-Z])infty(?![a-zA-Z])"), r"\\infty "),
-    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\^\s*(-\s*(?:[0-9]+|[a-zA-Z]))"), r"^{\1}"),
     (re.compile(r"(?<=[0-9a-zA-Z)}])\s*\*\s*(?=[0-9a-zA-Z({\\])"), r" \\cdot "),
     (re.compile(r"(?<![0-9a-zA-Z])([0-9]+)\.(?=\s*[/*+)\-^]|$)"), r"\1"),  # -1./3
 ]
@@ -179,23 +216,37 @@ def _scripts(text: str) -> str:
     return text
 
 
+def _lines(text: str) -> str:
+    """The lines of an alignment as a list; one that begins with = goes on with the line before."""
+    return "; ".join(re.sub(r"\\\\\s*&?\s*=", "=", text).replace("&", "").split(r"\\"))
+
+
 def _code(text: str) -> str:
-    text = _CODE_FUNCTION.sub(lambda m: rf"\{_FUNCTIONS[m[1]]} ", text)
+    text = _CODE_FUNCTION.sub(lambda m: _FUNCTIONS[m[1]], text.replace("**", "^"))
     text = _CODE_NUMBER.sub(lambda m: rf"{m[1]} \times 10^{{{int(m[2])}}}", text)
-    while match := _CODE_ROOT.search(text):
-        start, end = match.end(), _argument_end(text, match.end())
+    while match := _CODE_WRAP.search(text):
+        name = next(filter(None, match.groups()[:6]))
+        start, end = match.end(), _argument_end(text, match.end(), r"[0-9]*" if name in _RECIPROCALS else "")
         inner = text[start + 1 : end - 1] if text[start] == "(" else text[start:end]
-        root = r"\sqrt[3]" if "cbrt" in match[0] else r"\sqrt"
-        text = f"{text[: match.start()]}{root}{{{inner}}}{text[end:]}"
+        text = text[: match.start()] + _wrapped(name, match[7] or "", inner) + text[end:]
     for what, by in _CODE_WORDS:
         text = what.sub(by, text)
     return text
 
 
-def _argument_end(text: str, start: int) -> int:
-    """Where the argument of a root ends: after its closing parenthesis, else after its number, command or letter."""
+def _wrapped(name: str, power: str, inner: str) -> str:
+    if name not in _RECIPROCALS:
+        return _WRAPPINGS.get(name, r"\sqrt{%s}") % inner
+    inverse, other = name.startswith("ar") or "-" in power, _RECIPROCALS[name]
+    if inverse:
+        return rf"\ar{other.removeprefix('ar')}(\frac{{1}}{{{inner}}})"
+    return rf"(\frac{{1}}{{\{other}({inner})}}){power}"
+
+
+def _argument_end(text: str, start: int, factor: str) -> int:
+    """Where an argument ends: after its closing parenthesis, else after its number, or its letter or command."""
     if text[start] != "(":
-        return re.compile(r"[0-9]+|\\[a-zA-Z]+|.").match(text, start).end()
+        return re.compile(factor + r"(?:\\[a-zA-Z]+|[a-zA-Z])|[0-9]+|.").match(text, start).end()
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")

@@ -3,37 +3,42 @@
 A unit may be missing on either side, because the question mostly names it; a unit that is there must be the right one.
 """
 
+import functools
 import re
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-# dimension: canonical name and size of its units
-_SIZES = {
-    "length": "mm 1/1000  cm 1/100  m 1  km 1000  in 254/10000  ft 3048/10000  yd 9144/10000  mi 1609344/1000",
-    "mass": "mg 1/1000000  g 1/1000  kg 1  lb 45359237/100000000",
-    "time": "s 1  min 60  h 3600  day 86400  week 604800",
-    "volume": "ml 1/1000  l 1",
-    "dollars": "$ 1  cent 1/100",
-    "euros": "€ 1",
-    "pounds": "£ 1",
-}
-_UNITS = {
-    name: (dimension, Fraction(size))
-    for dimension, units in _SIZES.items()
-    for name, size in zip(units.split()[::2], units.split()[1::2], strict=True)
-}
-_NAMES = """
-    mm: millimeter millimetre; cm: centimeter centimetre cms; m: meter metre; km: kilometer kilometre kms
-    in: inch inches; ft: foot feet; yd: yard yds; mi: mile; mg: milligram; g: gram; kg: kilogram kgs; lb: pound lbs
-    s: sec second secs; min: minute mins; h: hr hour hrs; day: days; week: wk; ml: milliliter millilitre mL
-    l: liter litre L; n: newton; j: joule; w: watt; pa: pascal; hz: hertz; rad: radian
-    mm: 毫米; cm: 厘米; m: 米; km: 千米 公里; g: 克; kg: 千克 公斤; s: 秒; min: 分钟; h: 小时; day: 天; l: 升
-    $: dollar usd; cent: ¢; €: euro eur; £: gbp; mi/h: mph; km/h: kmh kph kmph
+# what pint does not know, or knows as something else
+_MORE_UNITS = """
+    radian = [angle] = rad; usd = [usd] = _ = dollar; cent = usd / 100;
+    eur = [eur] = _ = euro; gbp = [gbp]; rupee = [rupee]; yen = [yen]
 """
-_CANONICAL = {unit: unit for unit in _UNITS}
-for _name, _others in (entry.split(":") for entry in re.split(r"[;\n]", _NAMES.strip())):
-    _CANONICAL |= {other: _name.strip() for other in _others.split()}
+_OTHER_NAMES = {"$": "usd", "€": "eur", "£": "gbp", "₹": "rupee", "¥": "yen", "¢": "cent", "cms": "cm", "kms": "km"}
+_OTHER_NAMES |= {
+    "kmh": "kph",
+    "kmph": "kph",
+    "sq": "square",
+    "cu": "cubic",
+    "kwh": "kWh",
+    "radian": "rad",
+    "radians": "rad",
+}
+_OTHER_NAMES |= {
+    "毫米": "mm",
+    "厘米": "cm",
+    "米": "m",
+    "千米": "km",
+    "公里": "km",
+    "克": "g",
+    "千克": "kg",
+    "公斤": "kg",
+}
+_OTHER_NAMES |= {"秒": "s", "分钟": "min", "小时": "h", "天": "day", "升": "l", "平方": "square ", "立方": "cubic "}
+_CHINESE = re.compile("|".join(sorted((n for n in _OTHER_NAMES if n > "一"), key=len, reverse=True)))
+# units that are read without \\text; other letters behind a number are as likely variables
+_SHORT = "mm cm km in ft yd mi mg kg lb lbs min sec hr hrs ml mL mph kph kJ kW kWh Hz kHz MHz ohm mol nm usd cent"
+_SHORT = frozenset(_SHORT.split())
 _NUMBER_WORDS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _BLOCKED = re.compile(  # words that say more than a unit does
     r"\b(?:and|or|not|if|is|are|when|where|mod|but|about|approximately|either|neither|nor|any|all|to|from|than|less|more"
@@ -48,13 +53,18 @@ _BARE = re.compile(
     r"(\s*)([a-zA-Z€£¢][a-zA-Z ./]*(?:\^\s*\{?[0-9]\}?)?)$"
 )
 _DEGREE = re.compile(r"^(.*?\S)\s*\^\\circ\s*(?:(?:\\text\{\s*)?([CFK])\s*\}?)?$")
-_DEGREE_WORD = re.compile(r"^(.*?\S)\s*(?:\\text\{\s*)?(?<![a-zA-Z])degrees?\s*\}?$")
+_DEGREE_WORD = re.compile(r"^(.*?\S)\s*(?:\\text\{\s*)?(?<![a-zA-Z])deg(?:ree)?s?\s*\}?$")
 _PERCENT = re.compile(r"^(.*?\S)\s*(?:%|(?:\\text\{\s*)?(?<![a-zA-Z])(?:percent|per cent|pct)\s*\}?)$")
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _BASE_WORDS |= {"eleven": 11, "twelve": 12, "sixteen": 16}
 _BASE = re.compile(r"^(-?)([0-9A-Z]+|[0-9a-f]+)\s*_\s*(?:\{\s*(?:\\text\{)?\s*([0-9]+|[a-z]+)\s*\}?\s*\}|([0-9]))$")
 _INSIDE_DEGREE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\\circ(?![a-zA-Z])")
-_CURRENCY = re.compile(r"^([-+]?)\s*([$€£])\s*(?=[0-9.]|\\frac)")
+_UNIT = re.compile(r"[a-zA-Zµμ]+(?:\s?\^?\s?-?[0-9])?(?:[ */]{1,3}[a-zA-Zµμ]+(?:\s?\^?\s?-?[0-9])?){0,6}")
+_CURRENCY = re.compile(r"^([-+]?)\s*([$€£₹¥])\s*(?=[0-9.]|\\frac)")
+_COMPOUND = re.compile(
+    r"^([0-9]+(?:\.[0-9]+)?)\s*(?:\\text\{)?\s*([a-zA-Z]{1,9})\s*\}?\s*(?:and )?"
+    r"([0-9]+(?:\.[0-9]+)?)\s*(?:\\text\{)?\s*([a-zA-Z]{1,9})\s*\}?$"
+)
 _ARC = re.compile(r"^(.*[0-9])\s*('{1,2})$")  # minutes and seconds of an angle, or feet and inches
 
 
@@ -72,7 +82,12 @@ def read(text: str) -> Quantity:
     text = _UNIT_FRACTION.sub(r"\\text{\1/\2}", text.strip())
     if match := _CURRENCY.match(text):
         rest = read(match[1] + text[match.end() :])
-        return Quantity(rest.number, match[2] + rest.unit.removeprefix(match[2]), rest.factor)
+        return Quantity(rest.number, rest.unit or _OTHER_NAMES[match[2]], rest.factor)
+    if (match := _COMPOUND.match(text)) and all(sizes := [_size(_canonical(m.split())) for m in (match[2], match[4])]):
+        if sizes[0][0] == sizes[1][0]:  # 1 hour 30 minutes
+            ratio = sizes[1][1] / sizes[0][1]
+            number = rf"{match[1]} + {match[3]} \cdot \frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
+            return Quantity(number, _canonical(match[2].split()))
     if match := _ARC.match(text):
         return Quantity(match[1], match[2])
     if match := _PERCENT.match(text):
@@ -153,68 +168,57 @@ def _with_unit(text: str, number: str, phrase: str, known_only: bool) -> Quantit
     factor = Fraction(1)
     while words and words[0].lower() in _NUMBER_WORDS:
         factor *= _NUMBER_WORDS[words.pop(0).lower()]
-    if _BLOCKED.search(" ".join(words)):
-        return Quantity(text)
     unit = _canonical(words)
-    if known_only and factor == 1 and _size(unit) is None:
+    if _BLOCKED.search(" ".join(words)) and not _size(unit):
         return Quantity(text)
-    if known_only and re.fullmatch(r"[a-z](?:\^.)?", unit):
+    names = re.findall(r"[^\W\d_]+", unit)
+    sure = "/" in unit or all(n in _SHORT or len(n) > 3 for n in names)
+    if known_only and factor == 1 and not (sure and _size(unit)):
         return Quantity(text)  # 5 m: a product with a variable as likely as metres
     return Quantity(number.strip(), unit, factor)
 
 
 def _canonical(words: list[str]) -> str:
-    power = ""
-    text = " ".join(words)
-    for prefix, mark in (
-        ("square ", "^2"),
-        ("sq ", "^2"),
-        ("cubic ", "^3"),
-        ("cu ", "^3"),
-        ("平方", "^2"),
-        ("立方", "^3"),
-    ):
-        if text.lower().startswith(prefix) and len(text) > len(prefix):
-            text, power = text[len(prefix) :], mark
-    for suffix, mark in ((" squared", "^2"), (" cubed", "^3")):
-        if text.lower().endswith(suffix):
-            text, power = text[: -len(suffix)], mark
-    if match := re.fullmatch(r"(.*\S)\s*\^\s*\{?\s*([0-9])\s*\}?", text):
-        text, power = match[1], "^" + match[2]
-    text = re.sub(r"\s*(?:/|\bper\b)\s*", "/", text)
-    text = "/".join(_one(part) for part in text.split("/"))
-    return _CANONICAL.get(text, text) + power
+    text = _CHINESE.sub(lambda m: _OTHER_NAMES[m[0]], " ".join(words))
+    if degrees := re.fullmatch(r"(?:degrees? )?(celsius|fahrenheit)", text.lower()):
+        return "°" + degrees[1][0].upper()
+    text = re.sub(r"\s*(?:/|\bper\b)\s*", "/", re.sub(r"[{}]", "", text.replace(r"\cdot", " ")))
+    text = " ".join(_OTHER_NAMES.get(w, w) if len(w) < 3 else _OTHER_NAMES.get(w.lower(), w) for w in text.split(" "))
+    return re.sub(r"\s*\^\s*", "^", text) if _size(text) else text.lower()
 
 
-def _one(word: str) -> str:
-    word = word.strip()
-    for form in (
-        word,
-        word.lower() if len(word) > 2 else word,
-        word.lower().removesuffix("s") if len(word) > 3 else word,
-    ):
-        if form in _CANONICAL:
-            return _CANONICAL[form]
-    return word.lower()
+@functools.cache
+def _registry():
+    import pint  # here, because only a worker needs it
+
+    registry = pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
+    for definition in _MORE_UNITS.split(";"):
+        registry.define(definition.strip())
+    return registry
 
 
-def _size(unit: str) -> tuple[Counter, Fraction] | None:
-    """What a unit such as cm^2 or km/h measures and how large it is; None for what is not made of known units."""
-    measures, size = Counter(), Fraction(1)
-    for i, part in enumerate(unit.split("/")):
-        name, _, power = part.partition("^")
-        if name not in _UNITS:
-            return None
-        exponent = int(power or 1) * (-1 if i else 1)
-        measures[_UNITS[name][0]] += exponent
-        size *= _UNITS[name][1] ** exponent
-    return measures, size
+@functools.lru_cache(maxsize=1024)
+def _size(unit: str) -> tuple[Mapping, Fraction] | None:
+    """What a unit such as cm^2, kJ or m s^-1 measures and how large it is; None for what is no unit."""
+    if "unit" in unit.lower() or not _UNIT.fullmatch(unit):  # 12 square units
+        return None
+    for name in (unit, unit.lower()):
+        try:
+            units = _registry().parse_units(name)
+            factor = Fraction(_registry().get_root_units(units)[0])
+        except Exception:  # noqa: BLE001 (pint raises half a dozen kinds for what it cannot read)
+            continue
+        return None if "[temperature]" in units.dimensionality else (units.dimensionality, factor)
+    return None
 
 
 def _same_thing(a: str, b: str) -> bool:
     """Whether two phrases such as "right triangles" and "triangles" name one thing: a word in common."""
-    if any(u.partition("^")[0].split("/")[0] in _UNITS or u.startswith("°") for u in (a, b)):
+    if "°" in a + b or (_size(a) and _size(b)):
         return False
+    known, other = (a, b) if _size(a) else (b, a)
+    if _size(known):  # years, years old
+        return other.startswith(known + " ")
     stem = lambda phrase: {w.removesuffix("s") for w in phrase.split()}  # noqa: E731
     return bool(stem(a) & stem(b))
 

@@ -93,27 +93,40 @@ def proportional(gold: sympy.Basic, given: sympy.Basic) -> complex | None:
     return None if factor is None else complex(factor)
 
 
-def parted(gold: sympy.Basic, given: sympy.Basic) -> bool:
-    """Whether a point was found where gold = 0 and given ≠ 0, or the other way round; False proves nothing."""
+def parted(gold: sympy.Eq, given: sympy.Eq) -> bool | None:
+    """Whether a point was found that solves one equation and not the other; None if none was found that solves any."""
     names = symbols(gold, given)
-    return any(
-        _zero_elsewhere(a, b, {**point, name: None}, name)
-        for a, b in ((gold, given), (given, gold))
+    found = [
+        _holds(there, {**point, name: root})
+        for here, there in ((gold, given), (given, gold))
         for name in names
-        for point in points(names)[:2]
-    )
+        for point in points(names)[1:5:2]
+        for start in (1, -1)
+        if (root := _root(here, {**point, name: None}, name, start)) is not None
+    ]
+    return not all(found) if found else None
 
 
-def _zero_elsewhere(here: sympy.Basic, there: sympy.Basic, point: dict, name: str) -> bool:
-    def at(e, x):
-        return _number(value(e, {**point, name: x}, DIGITS))
+def _root(equation: sympy.Eq, point: dict, name: str, start: int):
+    """A real value of a variable that solves an equation; None if none is found near `start`."""
+
+    def at(x):
+        return _number(value(equation.lhs - equation.rhs, {**point, name: x}, DIGITS))
 
     with mp.workdps(DIGITS + 15):
         try:
-            x = mpmath.findroot(lambda x: at(here, x), (mpmath.mpf(1) / 3, mpmath.mpf(7) / 5), tol=1e-60, maxsteps=30)
-        except (ValueError, ZeroDivisionError, TypeError, TooBig):  # no root found
-            return False
-        return mpmath.im(x) == 0 and abs(at(there, x)) > mpmath.mpf(10) ** -20
+            x = mpmath.findroot(at, (start * mpmath.mpf(1) / 3, start * mpmath.mpf(7) / 5), tol=1e-60, maxsteps=30)
+        except (ValueError, ZeroDivisionError, TypeError, TooBig):
+            return None
+    return x if mpmath.im(x) == 0 and _holds(equation, {**point, name: x}) else None
+
+
+def _holds(equation: sympy.Eq, point: dict) -> bool:
+    """Whether both sides are real and the same: √x = √y does not hold where both are negative."""
+    with mp.workdps(DIGITS + 15):
+        left, right = (_number(value(side, point, DIGITS)) for side in (equation.lhs, equation.rhs))
+        real = max(abs(mpmath.im(side)) for side in (left, right)) < mpmath.mpf(10) ** -30
+        return bool(real and abs(left - right) < mpmath.mpf(10) ** -20)
 
 
 def _agree(gold, given, places, digits) -> bool:
