@@ -36,9 +36,8 @@ _FUNCTIONS = {name: rf"\{name} " for name in ("log", "ln", "exp", "gcd", "lcm")}
 for _name, *_others in ("sin",), ("cos",), ("tan", "tg"), ("csc", "cosec"), ("cot", "ctg", "cotan"), ("sec",):
     for _other in (_name, *_others):
         _FUNCTIONS |= {_other: rf"\{_name} ", f"arc{_other}": rf"\arc{_name} ", f"a{_other}": rf"\arc{_name} "}
-for _other, _name in zip(
-    "sinh cosh tanh sech csch coth cosech".split(), "sinh cosh tanh sech csch coth csch".split(), strict=True
-):
+for _other in ("sinh", "cosh", "tanh", "sech", "csch", "coth", "cosech"):
+    _name = _other.replace("cosec", "csc")
     _FUNCTIONS |= {_other: rf"\{_name} "} | {f"{arc}{_other}": rf"\ar{_name} " for arc in ("arc", "ar", "a")}
 _FUNCTIONS = dict(sorted(_FUNCTIONS.items(), key=lambda item: -len(item[0])))
 _NAMES = "|".join(name for name in _FUNCTIONS if name != "sec")  # which is a unit as text
@@ -67,10 +66,6 @@ _REWRITES = [
     (rf"\\(?:{_TEXT})\s*\{{", r"\\text{"),
     (r"\{\s*\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}"),
     (r"\\text\{([eid])\}", r"\1"),
-    (
-        r"\\text\{(?:[^{}]|\^\s*\{\s*-?[0-9]\s*\})*\}",
-        lambda m: r"\text{" + re.sub(r"[{}]", "", m[0][6:-1]) + "}",
-    ),  # m^{2}
     (r"^(?:\\text\{)?\s*(Rs|INR|USD|EUR|GBP)\.?\s*\}?\s*(?=[0-9.])", lambda m: _CURRENCIES[m[1]]),
     (r"\\begin\{(align(?:ed)?\*?|gathered|split|equation\*?)\}(.*)\\end\{\1\}", lambda m: _lines(m[2])),
     (r"\\(?:tag|label)\*?\s*\{[^{}]*\}|\\(?:blacksquare|qed|square|checkmark)\s*$", ""),

@@ -47,6 +47,7 @@ _BLOCKED = re.compile(  # words that say more than a unit does
 )
 
 _UNIT_FRACTION = re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*\}")
+_UNIT_POWER = re.compile(r"\\text\{[^{}]*\^\{-?[0-9]\}(?:[^{}]|\^\{-?[0-9]\})*\}")
 _TAIL = re.compile(r"(?<=\S)\s*(\\text\{[^{}]*\}(?:\s|/|\\cdot|\*|\^\s*\{?\s*-?[0-9]\s*\}?|\\text\{[^{}]*\}|[.])*)$")
 _BARE = re.compile(
     r"^([-+]?\s*(?:[0-9][0-9,]*(?:\.[0-9]+)?|\\frac\s*\{[^{}]*\}\s*\{[^{}]*\}|[0-9]+\s*/\s*[0-9]+|[0-9]*\\sqrt\s*\{[^{}]*\}))"
@@ -62,7 +63,7 @@ _INSIDE_DEGREE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\\circ(?![a-zA-Z])")
 _UNIT = re.compile(r"[a-zA-Zµμ]+(?:\s?\^?\s?-?[0-9])?(?:[ */]{1,3}[a-zA-Zµμ]+(?:\s?\^?\s?-?[0-9])?){0,6}")
 _CURRENCY = re.compile(r"^([-+]?)\s*([$€£₹¥])\s*(?=[0-9.]|\\frac)")
 _COMPOUND = re.compile(
-    r"^([0-9]+(?:\.[0-9]+)?)\s*(?:\\text\{)?\s*([a-zA-Z]{1,9})\s*\}?\s*(?:and )?"
+    r"^([0-9]+(?:\.[0-9]+)?)\s*(?:\\text\{)?\s*([a-zA-Z]{1,9})\s*(?:and\s*)?\}?\s*(?:and )?"
     r"([0-9]+(?:\.[0-9]+)?)\s*(?:\\text\{)?\s*([a-zA-Z]{1,9})\s*\}?$"
 )
 _ARC = re.compile(r"^(.*[0-9])\s*('{1,2})$")  # minutes and seconds of an angle, or feet and inches
@@ -80,14 +81,15 @@ class Quantity:
 def read(text: str) -> Quantity:
     """The number of a text and what stands behind it."""
     text = _UNIT_FRACTION.sub(r"\\text{\1/\2}", text.strip())
+    text = _UNIT_POWER.sub(lambda m: m[0].replace("^{", "^").replace("}", "") + "}", text)
     if match := _CURRENCY.match(text):
         rest = read(match[1] + text[match.end() :])
         return Quantity(rest.number, rest.unit or _OTHER_NAMES[match[2]], rest.factor)
-    if (match := _COMPOUND.match(text)) and all(sizes := [_size(_canonical(m.split())) for m in (match[2], match[4])]):
-        if sizes[0][0] == sizes[1][0]:  # 1 hour 30 minutes
-            ratio = sizes[1][1] / sizes[0][1]
-            number = rf"{match[1]} + {match[3]} \cdot \frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
-            return Quantity(number, _canonical(match[2].split()))
+    if match := _COMPOUND.match(text):  # 1 hour 30 minutes
+        units = [_canonical(match[i].split()) for i in (2, 4)]
+        large, small = map(_size, units)
+        if large and small and large[0] == small[0]:
+            return Quantity(rf"{match[1]} + {match[3]} \cdot {_fraction(small[1] / large[1])}", units[0])
     if match := _ARC.match(text):
         return Quantity(match[1], match[2])
     if match := _PERCENT.match(text):
@@ -110,7 +112,7 @@ def equal(gold: Quantity, given: Quantity, same) -> bool:
 
     def scaled(q: Quantity, more=Fraction(1)):
         factor = q.factor * more
-        return q.number if factor == 1 else rf"({q.number}) \cdot \frac{{{factor.numerator}}}{{{factor.denominator}}}"
+        return q.number if factor == 1 else rf"({q.number}) \cdot {_fraction(factor)}"
 
     def plain():
         return same(scaled(gold), scaled(given))
@@ -210,6 +212,10 @@ def _size(unit: str) -> tuple[Mapping, Fraction] | None:
             continue
         return None if "[temperature]" in units.dimensionality else (units.dimensionality, factor)
     return None
+
+
+def _fraction(x: Fraction) -> str:
+    return rf"\frac{{{x.numerator}}}{{{x.denominator}}}"
 
 
 def _same_thing(a: str, b: str) -> bool:
