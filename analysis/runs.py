@@ -11,6 +11,7 @@ from analysis import style
 from dgpo import config as configs
 from dgpo.config import Config
 from dgpo.methods import Method
+from dgpo.plain import path_text
 from dgpo.runfolder import read_rows
 
 
@@ -67,7 +68,7 @@ class Run:
 
 def read(path: str | Path) -> Run:
     """The run in a folder. Raises RunError when there is none."""
-    path = Path(path)
+    path = Path(path_text(path))
     for name in ("config.yaml", "metrics.jsonl"):
         if not (path / name).exists():
             raise RunError(f"{path} is not the folder of a run: it has no {name}")

@@ -394,4 +394,6 @@ def _unknown(name, value, key, own, known) -> str:
 def line(error) -> str:
     """What an error of pydantic says: the setting, its value, what is allowed."""
     name, said = ".".join(str(part) for part in error["loc"]), error["msg"].removeprefix("Value error, ")
-    return f"{name}={error['input']!r}: {said[0].lower()}{said[1:]}"
+    value = error["input"]
+    shown = f"{value:g}" if type(value) is int and abs(value) > _HUGE**2 else repr(value)
+    return f"{name}={shown}: {said[0].lower()}{said[1:]}"

@@ -21,7 +21,16 @@ from pathlib import Path
 
 _FAILED, _MISTAKE = 3, 2
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_PLACE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_PLACE = (
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 _RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell of an OSError
 
 

@@ -56,6 +56,19 @@ def make_folder(folder: Path) -> None:
         sync_entry(path.parent)
 
 
+def check_place(folder: Path, name: str) -> None:
+    """Raise ConfigError unless `folder`, called `name`, is a folder that can be written to or can be made."""
+    for path in (folder, *folder.absolute().parents):
+        if path.is_symlink() and not path.exists():
+            raise ConfigError(f"{name} cannot be made: {str(path)!r} is a link to nothing")
+        if path.exists():
+            if not path.is_dir():
+                raise ConfigError(f"{name} is a file" if path == folder else f"{name}: {str(path)!r} is a file")
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise ConfigError(f"{name} cannot be written to: {str(path)!r} does not permit it")
+            return
+
+
 def sync(path: Path) -> None:
     """Wait until the disk has a file's content, or a folder with all that is in it."""
     if path.is_dir() and not path.is_symlink():

@@ -21,6 +21,8 @@ from transformers.utils.logging import disable_progress_bar
 from dgpo.config import ConfigError
 
 _POINTER = b"version https://git-lfs.github.com/spec"  # how the file in place of a large one begins
+# a table of what does not fit, which is said here; and, with that quiet, layers that nobody asked to be sharded
+_TALKATIVE = ("transformers.modeling_utils", "transformers.distributed.tensor_parallel")
 _AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")  # tokenizer.json says all there is
 
 
@@ -51,7 +53,7 @@ def load_lm(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     disable_progress_bar()  # a bar that a stored notebook shows as rubbish
-    with _named(path), _quietly("transformers.modeling_utils"):  # its table of what does not fit: said below
+    with _named(path), _quietly(*_TALKATIVE):
         lm, report = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
@@ -142,15 +144,16 @@ def _named(path):
 
 
 @contextmanager
-def _quietly(name: str):
-    """Without the warnings of the logger `name`."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _quietly(*names: str):
+    """Without the warnings of the loggers of these names."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _attention(attention: str, dtype: str, device: str, shape) -> str | None:

@@ -22,7 +22,7 @@ from dgpo import checkpoint, ranks, rows
 from dgpo import config as configs
 from dgpo.checkpoint import CheckpointError
 from dgpo.config import Config, ConfigError
-from dgpo.files import Lock, lock, remove, sync_entry, write_text, write_whole
+from dgpo.files import Lock, check_place, lock, remove, sync_entry, write_text, write_whole
 from dgpo.identity import Identity, MadeOf
 from dgpo.progress import tell
 from dgpo.rows import read_metrics, read_rows
@@ -128,8 +128,7 @@ class RunFolder:
         config = self.config
         if config.resume and config.overwrite:
             raise ConfigError("resume=True and overwrite=True exclude each other")
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"{self._name} is a file")
+        check_place(self.path, self._name)
         before = self._config()
         exists = before is not None
         self._refuse_a_run(exists)

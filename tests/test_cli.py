@@ -109,7 +109,7 @@ def test_a_full_disk_is_named(small, capsys, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("dgpo.runfolder._append", full)
+    monkeypatch.setattr("dgpo.rows.append", full)
     assert cli.main(["train", "tiny", *(f"{k}={v}" for k, v in small.items())]) == 3
     assert f"error: run_dir='{small['run_dir']}' cannot be written to: No space left" in capsys.readouterr().err
 

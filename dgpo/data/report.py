@@ -13,7 +13,6 @@ A word is a run of a-z and 0-9 or a single CJK character; a text of fewer than t
 
 import argparse
 import re
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from dgpo.data.files import DataError, answer_text, is_empty, read_rows, row_fault
 from dgpo.data.overlap import CJK, KINDS, Row, contamination, exact_key, matched
+from dgpo.plain import path_text
 
 _SHOWN = 5  # examples of a finding
 _HAS_CJK = re.compile(f"[{CJK}]")
@@ -155,18 +155,14 @@ def main(argv: list[str]) -> int:
     check.add_argument("--pairs", action="store_true", help="list every matching pair")
     args = parser.parse_args(argv)
     reading = args.problem_field, args.answer_field, args.encoding
-    try:
-        rows, report = load(args.file, *reading)
-        for line in [args.file, *report.lines()]:
-            _print(line)
-        for test in args.against:
-            tests, _ = load(test, *reading)
-            pairs = contamination(rows, tests, every=args.pairs)
-            counts = ", ".join(f"{kind} {count}" for kind, count in matched(pairs).items())
-            _print(f"in {test}: of {len(tests)} problems also here, each kind with the stricter ones: {counts}")
-            for kind, name, row, share in sorted(pairs, key=lambda p: (KINDS.index(p[0]), p[1:])) if args.pairs else ():
-                _print(f"  {kind:7s} {name}  {row}  {share:.0%}")
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    rows, report = load(path_text(args.file), *reading)
+    for line in [args.file, *report.lines()]:
+        _print(line)
+    for test in args.against:
+        tests, _ = load(path_text(test), *reading)
+        pairs = contamination(rows, tests, every=args.pairs)
+        counts = ", ".join(f"{kind} {count}" for kind, count in matched(pairs).items())
+        _print(f"in {test}: of {len(tests)} problems also here, each kind with the stricter ones: {counts}")
+        for kind, name, row, share in sorted(pairs, key=lambda p: (KINDS.index(p[0]), p[1:])) if args.pairs else ():
+            _print(f"  {kind:7s} {name}  {row}  {share:.0%}")
     return 0

@@ -34,7 +34,7 @@ from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import Lock, file_hash, lock, remove, write_text, write_whole
 from dgpo.identity import Change, Identity, MadeOf, digest
-from dgpo.plain import read_mapping
+from dgpo.plain import path_text, read_mapping
 from dgpo.seeds import derive
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
@@ -73,7 +73,7 @@ class EvaluationFolder:
     """
 
     def __init__(self, path: str | Path, lock: Lock | None = None):
-        self.path, self.lock = Path(path), lock
+        self.path, self.lock = Path(path_text(path)), lock
         if not (self.path / "manifest.json").exists():
             raise EvaluationError(f"{self.path} is not an evaluation: it has no manifest.json")
         try:

@@ -15,7 +15,7 @@ from dgpo.evaluation.benchmarks import Benchmark, Judge
 from dgpo.evaluation.folder import EvaluationFolder
 from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig
-from dgpo.files import file_hash, lock
+from dgpo.files import check_place, file_hash, lock
 from dgpo.model import Policy
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
@@ -29,6 +29,7 @@ def evaluate(config: EvalConfig) -> Path:
     """
     if ranks.size() > 1:
         raise ConfigError(f"an evaluation is one process, and a launcher started {ranks.size()}")
+    check_place(Path(config.eval_dir), f"eval_dir={config.eval_dir!r}")
     rollout.check(config)
     config = _dated(config)
     for name in config.benchmarks:

@@ -24,10 +24,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dgpo.errors import Explained
 from dgpo.plain import plain
 
 REGIONS = ("LN", "HP", "LP", "HN", "IN")
 DEFAULT_EPS = 0.2
+
+
+class MethodError(Explained, ValueError):
+    """A method whose weight is not one number a token."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def _guarded(weight):
         w = weight(self, logp, old_logp, advantage, live)
         if not isinstance(w, Tensor) or w.shape != logp.shape or w.dtype != logp.dtype:
             got = f"{w.dtype} {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
-            raise ValueError(f"{name}.weight returned {got}; expected {logp.dtype} {tuple(logp.shape)}")
+            raise MethodError(f"{name}.weight returned {got}; expected {logp.dtype} {tuple(logp.shape)}")
         return torch.where(live, w, 0)
 
     return wrapped
@@ -286,7 +291,13 @@ def get(key: str, **params) -> Method:
         if name not in allowed:
             listed = ", ".join(allowed) if allowed else "none"
             raise ValueError(f"method {key!r} has no parameter {name!r} (given {value!r}); its parameters: {listed}")
+    if missing := [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in params]:
+        raise ValueError(f"method {key!r} needs {missing[0]}=..., which has no default")
     return cls(**params)
+
+
+def _required(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
 
 
 def _hint(word, options) -> str:

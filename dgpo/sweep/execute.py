@@ -20,7 +20,7 @@ from pathlib import Path
 from dgpo import config as configs
 from dgpo import ranks
 from dgpo.config import Config, ConfigError
-from dgpo.files import lock, remove, write_whole
+from dgpo.files import check_place, lock, remove, write_whole
 from dgpo.progress import Progress, tell
 from dgpo.runfolder import read_rows
 from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
@@ -86,8 +86,7 @@ def claim(sweep: Sweep) -> None:
     Raises ConfigError for a folder with other things, with another sweep, or with a run of other settings.
     """
     path = sweep.path / "sweep.yaml"
-    if sweep.path.exists() and not sweep.path.is_dir():
-        raise ConfigError(f"folder={sweep.folder!r} is a file")
+    check_place(sweep.path, f"folder={sweep.folder!r}")
     if not path.exists() and sweep.path.exists() and any(not p.name.startswith(".") for p in sweep.path.iterdir()):
         raise ConfigError(f"folder={sweep.folder!r} is not empty and not a sweep; nothing there was touched")
     sweep.path.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from dgpo.config import ConfigError
 from dgpo.files import write_whole
+from dgpo.plain import path_text
 from dgpo.runfolder import read_metrics
 from dgpo.sweep.definition import Sweep, load
 from dgpo.sweep.execute import DIVERGED, FINISHED, locked, status
@@ -37,7 +38,7 @@ def collect(sweep: Sweep) -> pd.DataFrame:
 
 def read(folder: str | Path) -> Sweep:
     """The sweep that a folder was made with; its runs are looked for in this folder, wherever it is now."""
-    path = Path(folder) / "sweep.yaml"
+    path = Path(path_text(folder)) / "sweep.yaml"
     if not path.exists():
         raise ConfigError(f"folder={str(folder)!r} is not the folder of a sweep: it has no sweep.yaml")
     return load(path, folder=str(folder))
