@@ -34,45 +34,27 @@ _OWN = (
     "tokens", "checkpoints", "policy", "tensorboard", "failed", "figures",
 )  # fmt: skip
 
-# What may differ between a run and its continuation: none of these changes the steps already made,
+# What may differ between a run and its continuation: none of these changes the steps already made (a date is another on
+# purpose, and changes only a prompt whose template writes it),
 RESUMABLE = (
-    "resume",
-    "overwrite",
-    "accept_changes",
-    "run_dir",
-    "date",  # another one is asked for on purpose; it changes a prompt only where a template writes it
-    "steps",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_best",
-    "tensorboard",
-    "timeout",
-    "ranks",
-    "zero_stage",
-    "offload",
-)
+    "resume", "overwrite", "accept_changes", "run_dir", "date", "steps", "checkpoint_every", "keep_checkpoints",
+    "keep_best", "tensorboard", "timeout", "ranks", "zero_stage", "offload",
+)  # fmt: skip
 # these are compared by their content,
 BY_CONTENT = ("data", "eval_data", "model")
 # and these change no more than the rounding of the steps to come.
 ROUNDING = (
-    "device",
-    "threads",
-    "attention",
-    "liger",
-    "gradient_checkpointing",
-    "micro_batch",
-    "micro_tokens",
-    "rollout_rows",
+    "device", "threads", "attention", "liger", "gradient_checkpointing", "micro_batch", "micro_tokens", "rollout_rows",
     "vllm",
-)
+)  # fmt: skip
 
 
 def differences(a: Config, b: Config) -> list[str]:
     """The settings in which b may not continue a, as `name: a → b`."""
     left, right = a.model_dump(), b.model_dump()
-    free = {*RESUMABLE, *BY_CONTENT, *ROUNDING} - (
-        {"steps"} if a.schedule == "cosine" else set()
-    )  # a cosine depends on its end
+    free = {*RESUMABLE, *BY_CONTENT, *ROUNDING}
+    if a.schedule == "cosine":  # which depends on its end
+        free.remove("steps")
     return configs.changes({k: v for k, v in left.items() if k not in free}, right)
 
 

@@ -222,6 +222,27 @@ class TestRefusals:
         run.evaluate(settings.load(**done))
         assert len(contents(done["eval_dir"])) == 24
 
+    def test_other_prompts_are_refused_and_another_dgpo_is_accepted_deliberately(self, done):
+        before = EvaluationFolder(done["eval_dir"])
+        made_of = before.identity.made_of
+
+        def go_on(**changes):
+            with EvaluationFolder.create(before.config, made_of | changes, []):
+                pytest.fail(f"it went on with {changes}")
+
+        with pytest.raises(
+            EvaluationError, match=r"prompts: math500 changed since .*\); overwrite=True starts afresh$"
+        ):
+            go_on(prompts={"math500": 64 * "0"})
+        with pytest.raises(EvaluationError, match=r"code: dgpo changed since .*accept_changes=\[code\] goes on"):
+            go_on(code={"dgpo": "0.0.1"})
+        config = before.config.model_copy(update={"accept_changes": ["code"]})
+        with EvaluationFolder.create(config, made_of | {"code": {"dgpo": "0.0.1"}}, []) as folder:
+            (entry,) = folder.identity.accepted
+        assert (entry["what"], entry["to"], folder.config.accept_changes) == ("code", "0.0.1", [])
+        with pytest.raises(ConfigError, match="accept_changes"):
+            settings.load(**done, accept_changes=["model"])
+
     def test_a_page_that_was_moved_or_copied_is_not_read(self, done, tmp_path):
         first, second, _ = sorted(Path(done["eval_dir"]).glob("completions/math500/*.parquet"))
         pages = {path: path.read_bytes() for path in (first, second)}
@@ -235,9 +256,9 @@ class TestRefusals:
                     again()
 
     def test_a_folder_that_another_process_has_taken_over_is_not_written_to(self, done):
-        config, path = settings.load(**done), Path(done["eval_dir"])
-        manifest = EvaluationFolder(path).manifest
-        with EvaluationFolder.create(config, manifest.identity.made_of, []) as folder:
+        path = Path(done["eval_dir"])
+        before = EvaluationFolder(path)
+        with EvaluationFolder.create(before.config, before.identity.made_of, []) as folder:
             chunk, places = folder.chunks("math500")[0]
             columns = folder.read("math500", chunk, places)
             path.rename(path.with_name("moved"))
