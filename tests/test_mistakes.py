@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from dgpo.evaluation import settings
 from dgpo.files import write_whole
 from dgpo.methods import base
 from dgpo.plain import path_text, read_mapping, read_words
+from dgpo.rollout.background import BackgroundSampler
 from dgpo.sweep import definition
 
 
@@ -240,6 +242,16 @@ class TestValues:
             with pytest.raises(ConfigError, match=f"{name}=1e\\+30: input should be less than .*{largest}"):
                 configs.load("tiny", **{name: 1e30})
 
+    def test_a_time_out_may_be_longer_than_a_wait_of_the_system(self):
+        ours, theirs = Pipe()
+        theirs.send_bytes(b".")
+        sampler = BackgroundSampler.__new__(BackgroundSampler)
+        sampler.timeout, sampler._pipe = configs.load("tiny", timeout=1e9).timeout, ours
+        assert sampler._answers()
+        sampler.timeout = 0.0
+        ours.recv_bytes()
+        assert not sampler._answers()
+
     @pytest.mark.parametrize("value", [True, [True], 1e30])
     def test_lists_of_numbers_are_no_exception(self, value):
         for given in ({"k": value}, {"benchmarks": True}):
@@ -318,6 +330,35 @@ class TestOwnCode:
         assert result == code
         assert words.replace("method_of_mine", name) in line
         assert line.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            ("        return logp.sum(-1)\n", "Mine.weight returned torch.float32 ("),
+            ("        return logp @ logp\n", "line 6, in weight: RuntimeError: "),
+        ],
+    )
+    def test_what_fails_in_the_run(self, small, capsys, tmp_path, monkeypatch, body, words):
+        name = f"weight_of_{len(body)}"
+        head = "from dataclasses import dataclass\nfrom dgpo.methods import Method\n@dataclass(frozen=True)\n"
+        head += "class Mine(Method):\n    def weight(self, logp, old_logp, advantage, mask=None):\n"
+        (tmp_path / f"{name}.py").write_text(head + body)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(base, "_REGISTRY", {**base._REGISTRY})
+        monkeypatch.setattr("dgpo.trainer.Trainer.report", lambda *_: None)  # without the evaluation before the run
+        settings = {**small, "method": f"{name}:Mine"}
+        assert cli.main(["train", "tiny", *(f"{k}={v}" for k, v in settings.items())]) == 3
+        line = capsys.readouterr().err
+        assert words in line
+        assert line.count("\n") == 1
+
+    def test_rewards_that_are_no_numbers_are_told(self, small, capsys, monkeypatch):
+        monkeypatch.setattr(
+            "dgpo.tasks.chain.ChainTask.rewards", lambda _, problems, __: [float("nan")] * len(problems)
+        )
+        assert cli.main(["train", "tiny", *(f"{k}={v}" for k, v in small.items())]) == 3
+        assert "error: step 0 of dgpo" in (line := capsys.readouterr().err)
+        assert "eval/avg@2" in line
 
     def test_a_bug_keeps_its_traceback(self, said, monkeypatch):
         monkeypatch.delattr(cli, "_flush")  # any fault in a file of the package
