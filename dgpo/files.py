@@ -18,6 +18,10 @@ class FolderLost(Explained):
     """A folder that is no longer the one this process took: what is written there now would be another's."""
 
 
+class Busy(ConfigError):
+    """A folder that another process has."""
+
+
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file or folder under another name, and rename it to `target` when it is complete.
 
@@ -153,7 +157,7 @@ class Lock:
 def lock(folder: Path, name: str) -> Lock:
     """Make a folder, and take it for this process until the returned lock is closed.
 
-    Raises ConfigError if another process has it, and where the file system knows no locks.
+    Raises Busy if another process has it, and ConfigError where the file system knows no locks.
     """
     make_folder(folder)
     file = (folder / ".lock").open("w")
@@ -161,7 +165,7 @@ def lock(folder: Path, name: str) -> Lock:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise ConfigError(f"{name}: another process is running there") from None
+        raise Busy(f"{name}: another process is running there") from None
     except OSError as error:
         file.close()
         raise ConfigError(f"{name}: its file system cannot lock a file ({error.strerror})") from None

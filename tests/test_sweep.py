@@ -269,6 +269,68 @@ class TestFolder:
             table.read(tmp_path)
 
 
+class TestDamage:
+    """One damaged file costs its own run a row that names it; the others, the table and the report stay."""
+
+    @pytest.fixture
+    def copy(self, done, tmp_path):
+        shutil.copytree(done[0].path, tmp_path / "copy")
+        return table.read(tmp_path / "copy")
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            *[("seed_0/summary.json", content) for content in ("", "{}", "[]", '{"steps": 3}', None)],
+            *[("seed_0/metrics.jsonl", content) for content in ("", "{\n", "{}\n", None)],
+            *[("seed_0/config.yaml", content) for content in ("", "{}", "lr: [", None)],
+            *[("seed_0.json", content) for content in ("{", "{}", None)],
+        ],
+    )
+    def test_of_a_run(self, copy, name, content):
+        cell = "wild" if name == "seed_0.json" else "grpo"
+        path = copy.path / cell / name
+        if content is None:
+            path.unlink()
+        else:
+            path.write_text(content)
+        execute.check(copy)
+        frame = table.collect(copy)
+        text = report.write(copy, frame)
+        assert {("grpo", 1), ("gppo", 0), ("gppo", 1), ("wild", 1)} <= {*zip(frame["cell"], frame["seed"], strict=True)}
+        if content is None and name in ("seed_0/summary.json", "seed_0.json"):
+            assert "unfinished" in text  # as if it had not come so far
+        else:
+            assert f"- {cell} seed 0 failed: " in text
+            assert str(path) in text
+
+    @pytest.mark.parametrize("lines", [[0, 1, 2], [0, 1, 1, 2, 3]])
+    def test_rows_that_are_lost_or_twice(self, copy, lines):
+        path = copy.path / "grpo" / "seed_0" / "metrics.jsonl"
+        rows = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(rows[i] for i in lines))
+        text = report.report(copy, table.collect(copy))
+        assert f"grpo seed 0 failed: {path} lacks rows, or has some twice; remove {path.parent}" in text
+
+    @pytest.mark.parametrize("content", ["", "{", "[]"])
+    def test_of_the_hashes_of_the_start(self, copy, content):
+        path = copy.path / "policies.json"
+        path.write_text(content)
+        assert f"Start: {path} is not as it was written" in report.report(copy, table.collect(copy))
+        with pytest.raises(ConfigError, match=r"policies\.json is not as it was written"):
+            execute.start_policies(copy)
+
+
+def test_the_shard_that_came_second_to_a_run_says_nothing_of_it(tmp_path):
+    """Two shards can come to one run at once. The one that finds it taken leaves the run, and its log, to the other."""
+    run = sweep_in(tmp_path / "s").runs()[0]
+    with lock(run.path, ""), execute._Pool(1) as pool:
+        pool.start(run)
+        while pool:
+            pool.wait()
+    assert execute.status(run) == ("unfinished", "")
+    assert "another process" not in execute._log(run).read_text()
+
+
 def test_a_launcher_is_not_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(execute.ranks, "size", lambda: 2)
     with pytest.raises(ConfigError, match="WORLD_SIZE=2: a sweep starts its own processes"):
@@ -306,7 +368,7 @@ def test_the_command(done, capsys):
     assert cli.main(["sweep", file, "folder=nowhere", "--report"]) == 2
     assert "folder='nowhere' is not the folder of a sweep" in capsys.readouterr().err
     assert cli.main(["sweep", "nowhere.yaml"]) == 2
-    assert "'nowhere.yaml' is not a file of a sweep" in capsys.readouterr().err
+    assert "sweep 'nowhere.yaml' cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

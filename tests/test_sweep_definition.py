@@ -47,6 +47,28 @@ def test_shards_part_the_runs(tmp_path):
         ({"factors": {"lr": [1], "x": {"y": {"lr": 2}}}}, "lr is set by factor 'x' and by factor 'lr'"),
         ({"factors": {"seed": [1, 2]}}, "seed is set by the sweep itself"),
         ({"factors": {}}, "factors={}"),
+        *[
+            (
+                {"factors": {"method": {name: {"method": "grpo"}}}},
+                f"factor 'method': level {name!r} must have another name",
+            )
+            for name in (
+                ".",
+                "..",
+                ".running",
+                ".lock",
+                "report.md",
+                "REPORT.md",
+                "sweep.yaml",
+                "policies.json",
+                "figures",
+            )
+        ],
+        (
+            {"factors": {"x": {"a" * 150: {"lr": 1}}, "y": {"b" * 60: {"epochs": 1}}}},
+            "has 211 characters and may have 200",
+        ),
+        ({"factors": {"x": {"a" * 150: {"lr": 1}}, "y": {"b" * 60: {"epochs": 1}}}}, "150 characters, of factor 'x'"),
         ({"seeds": [1, 1]}, "seeds=[1, 1]: 1 is named twice"),
         ({"seeds": [-1]}, "seeds.0=-1"),
         ({"sedes": [1]}, "sedes=[1]: extra inputs are not permitted (a sweep has: name, folder"),
@@ -71,3 +93,24 @@ def test_a_cell_named_twice_in_the_file_is_not_dropped_in_silence(tmp_path):
 def test_a_malformed_shard(shard):
     with pytest.raises(ConfigError, match="must be i/n with 1 ≤ i ≤ n"):
         definition.parse_shard(shard)
+
+
+class TestMoved:
+    """`sweep.yaml` in a folder that a sweep has run in is read as that of the folder which holds it."""
+
+    def write(self, folder):
+        sweep = sweep_in(folder.with_name("old"))
+        folder.mkdir()
+        definition.dump(sweep, folder / "sweep.yaml")
+        return folder / "sweep.yaml"
+
+    @pytest.mark.parametrize("mark", [".running/1_of_1/.lock", "policies.json", "grpo/seed_0/config.yaml"])
+    def test_a_moved_sweep_goes_on_where_it_lies(self, tmp_path, mark):
+        path = self.write(tmp_path / "moved")
+        (path.parent / mark).parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / mark).touch()
+        assert definition.load(path).path == tmp_path / "moved"
+        assert definition.load(path, folder=str(tmp_path / "third")).path == tmp_path / "third"
+
+    def test_a_file_of_that_name_elsewhere_names_its_folder(self, tmp_path):
+        assert definition.load(self.write(tmp_path / "plain")).path == tmp_path / "old"

@@ -34,6 +34,8 @@ _RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
 # What may be another when a sweep goes on: none of these changes a number of a run.
 _FREE = ("run_dir", "resume", "overwrite", "accept_changes", "checkpoint_every", "keep_checkpoints", "tensorboard")
 _NAME = re.compile(r"[A-Za-z0-9_.+=-]+")
+_LONGEST = 200  # characters of a cell's name; a file's has room for 255, and some get more round it
+_OWN = ("sweep.yaml", "sweep.parquet", "report.md", "policies.json", "figures")  # in a sweep's folder, beside its cells
 
 
 class Sweep(Settings):
@@ -116,10 +118,22 @@ class Run:
 def load(path: str | Path, **overrides) -> Sweep:
     """The sweep in a file, with overrides: fields of `Sweep`, or settings that all runs share.
 
+    The sweep.yaml of a folder that a sweep has run in is that of the folder which holds it, wherever that is now.
     Raises ConfigError for whatever no run could be made of: an unknown field or setting, a factor that is no setting,
     two cells with one name or with the same settings, a setting that two places decide.
     """
-    return make(read_mapping(path_text(path), "sweep"), path, **overrides)
+    fields = read_mapping(path_text(path), "sweep")
+    if "folder" not in overrides and _is_record(Path(path_text(path))):
+        overrides["folder"] = str(Path(path_text(path)).parent)
+    return make(fields, path, **overrides)
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is the one that a sweep has written into its folder."""
+    beside = [path.with_name(name) for name in (".running", "policies.json")]
+    return path.name == "sweep.yaml" and (
+        any(map(Path.exists, beside)) or any(path.parent.glob("*/seed_*/config.yaml"))
+    )
 
 
 def make(fields: dict[str, Any], path: str | Path = "sweep", **overrides) -> Sweep:
@@ -195,10 +209,21 @@ def _validate(sweep: Sweep) -> None:
                 f"factor {name!r}: {bad[0]!r} cannot name a folder; name its levels: {{LEVEL: {{setting: value}}}}, "
                 "in letters, digits and _ . + = -"
             )
+        if bad := [level for level in levels if level.startswith(".") or level.lower() in _OWN]:
+            raise ConfigError(
+                f"factor {name!r}: level {bad[0]!r} must have another name: those that begin with a full stop and "
+                f"{', '.join(_OWN)} are the sweep's own in its folder"
+            )
     for where, settings in [("settings", sweep.settings), *((c.name, c.settings) for c in sweep.cells)]:
         if taken := [name for name in settings if name in _RESERVED]:
             raise ConfigError(f"{where}: {taken[0]} is set by the sweep itself, from folder and seeds")
     cells = sweep.cells
+    if long := [cell for cell in cells if len(cell.name) > _LONGEST]:
+        factor, level = max(long[0].levels.items(), key=lambda item: len(item[1]))
+        raise ConfigError(
+            f"a cell's name has {len(long[0].name)} characters and may have {_LONGEST}, since it names a folder; the "
+            f"longest level in it is {level[:30]!r}…, {len(level)} characters, of factor {factor!r}"
+        )
     if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
         raise ConfigError(f"two cells are named {twice[0]!r}")
     if twice := [seed for seed, count in Counter(sweep.seeds).items() if count > 1]:

@@ -16,17 +16,18 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
 from dgpo import config as configs
 from dgpo import ranks
 from dgpo.config import Config, ConfigError
-from dgpo.files import check_place, lock, remove, write_whole
+from dgpo.files import Busy, check_place, lock, remove, write_whole
 from dgpo.progress import Progress, tell
 from dgpo.runfolder import read_rows
 from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
 
 FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfinished"
-_DIVERGED_EXIT = 3
+_DIVERGED_EXIT, _BUSY_EXIT = 3, 4
 
 
 def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: str | None = None) -> dict[str, str]:
@@ -70,14 +71,29 @@ def _run(runs: list[Run], sweep: Sweep, jobs: int) -> None:
 
 
 def status(run: Run) -> tuple[str, str]:
-    """(one of `finished diverged failed unfinished`, why) of a run, from what is on disk."""
+    """(one of `finished diverged failed unfinished`, why) of a run, from what is on disk.
+
+    A run whose small files cannot be read has failed, so that it is tried again.
+    """
     summary, note = run.path / "summary.json", _note(run)
-    if summary.exists() and json.loads(summary.read_text())["steps"] == run.config.steps:
-        return FINISHED, ""
-    if note.exists():
-        record = json.loads(note.read_text())
-        return record["status"], record["reason"]
+    try:
+        if summary.exists() and read_fields(summary, "steps")["steps"] == run.config.steps:
+            return FINISHED, ""
+        if note.exists():
+            record = read_fields(note, "status", "reason")
+            return DIVERGED if record["status"] == DIVERGED else FAILED, str(record["reason"])
+    except ConfigError as error:
+        return FAILED, str(error)
     return UNFINISHED, ""
+
+
+def read_fields(path: Path, *names: str) -> dict[str, Any]:
+    """These fields of a JSON file; without names all of them. Raises ConfigError that names the file."""
+    try:
+        found = json.loads(path.read_text())
+        return {name: found[name] for name in names or [*found.keys()]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not as it was written: {type(error).__name__}: {error}") from None
 
 
 def claim(sweep: Sweep) -> None:
@@ -112,17 +128,28 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def read_config(path: Path) -> Config:
+    """The settings that a run has kept. Raises ConfigError that names a file of anything else."""
+    settings = configs.read_recipe(path)
+    if not {"run_dir", "method", "seed"} <= settings.keys():  # a run keeps every setting
+        raise ConfigError(f"{path} is not as it was written: it lacks settings")
+    return configs.make(settings)
+
+
 def start_policies(sweep: Sweep) -> dict[str, str]:
     """The hashes of the policies that runs of this folder start from, by name, as recorded when the first one began."""
     path = sweep.path / "policies.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_fields(path) if path.exists() else {}
 
 
 def _check(run: Run) -> None:
     path = run.path / "config.yaml"
     if not path.exists():
         return
-    recorded = configs.make(configs.read_recipe(path))
+    try:
+        recorded = read_config(path)
+    except ConfigError:
+        return  # the run alone fails, and says so
     now = run.config.model_copy(update={"date": run.config.date or recorded.date})  # the run's own, unless one is given
     if changed := configs.changes(comparable(recorded), comparable(now)):
         raise ConfigError(f"{str(run.path)!r} holds a run of other settings: {'; '.join(changed)}")
@@ -166,8 +193,9 @@ def _made(runs: list[Run]) -> tuple[int, int]:
         failed += how in (DIVERGED, FAILED)
         if how in (FINISHED, DIVERGED):
             steps += run.config.steps
-        elif path.exists() and (rows := read_rows(path)):
-            steps += rows[-1]["step"]
+        elif path.exists():
+            with contextlib.suppress(ConfigError, OSError):  # the run itself says what is wrong
+                steps += max((row["step"] for row in read_rows(path)), default=0)
     return steps, failed
 
 
@@ -229,14 +257,15 @@ class _Pool:
         for sentinel in connection.wait([*self.running], seconds):
             process, run = self.running.pop(sentinel)
             process.join()
-            if process.exitcode:
+            if process.exitcode not in (0, _BUSY_EXIT):  # a run that another shard has is going well
                 _write_note(run, process.exitcode)
             ended.append(run)
         return ended
 
 
 def _write_note(run: Run, code: int) -> None:
-    lines = _log(run).read_text().strip().splitlines() or [""]
+    log = _log(run)
+    lines = (log.read_text(errors="replace").strip().splitlines() if log.exists() else []) or [f"exit code {code}"]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else lines[-1]
     record = {"status": DIVERGED if code == _DIVERGED_EXIT else FAILED, "reason": how}
     write_whole(_note(run), lambda scratch: scratch.write_text(json.dumps(record, indent=2) + "\n"))
@@ -263,6 +292,8 @@ def _train(config: Config, log: Path) -> None:
     except TrainingDiverged as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(_DIVERGED_EXIT)
+    except Busy:
+        sys.exit(_BUSY_EXIT)
 
 
 def _answer(sender: connection.Connection, function, argument) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from dgpo.config import Config
+from dgpo.config import Config, ConfigError
 from dgpo.files import write_whole
 from dgpo.sweep.definition import Cell, Sweep, comparable
 from dgpo.sweep.execute import DIVERGED, FAILED, FINISHED, UNFINISHED, locked, start_policies
@@ -17,12 +17,19 @@ def report(sweep: Sweep, frame: pd.DataFrame) -> str:
     """The report, from the settings and from the table that `collect` gives."""
     equal, differing = contrast(sweep)
     parts = [f"# Sweep {sweep.name}", _design(sweep), "## Equal in all cells", _sentence(equal)]
-    if policies := start_policies(sweep):
-        parts.append("Start: " + ", ".join(f"{name}, sha256 {digest[:16]}" for name, digest in policies.items()))
+    if start := _start(sweep):
+        parts.append(f"Start: {start}")
     parts += ["## What differs", _markdown(differing), *_notes(sweep, differing)]
     runs = costs(sweep)
     parts += ["## Runs", _markdown(_outcome(sweep, frame, runs)), *_failures(runs)]
     return "\n\n".join(parts) + "\n"
+
+
+def _start(sweep: Sweep) -> str:
+    try:
+        return ", ".join(f"{name}, sha256 {str(digest)[:16]}" for name, digest in start_policies(sweep).items())
+    except ConfigError as error:
+        return str(error)
 
 
 def write(sweep: Sweep, frame: pd.DataFrame) -> str:

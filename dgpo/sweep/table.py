@@ -1,6 +1,5 @@
 """The one table of a sweep: `sweep.parquet`, a row for every step of every run that has ended."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +8,8 @@ from dgpo.config import ConfigError
 from dgpo.files import write_whole
 from dgpo.plain import path_text
 from dgpo.runfolder import read_metrics
-from dgpo.sweep.definition import Sweep, load
-from dgpo.sweep.execute import DIVERGED, FINISHED, locked, status
+from dgpo.sweep.definition import Run, Sweep, load
+from dgpo.sweep.execute import DIVERGED, FAILED, FINISHED, locked, read_config, read_fields, status
 
 
 def collect(sweep: Sweep) -> pd.DataFrame:
@@ -23,11 +22,10 @@ def collect(sweep: Sweep) -> pd.DataFrame:
         raise ConfigError(f"folder={sweep.folder!r} is not the folder of a sweep: it has no sweep.yaml")
     rows = []
     for run in sweep.runs():
-        how, _ = status(run)
-        if how in (FINISHED, DIVERGED):
-            levels = {f"factor/{name}": level for name, level in run.cell.levels.items()}
-            head = {"cell": run.cell.name, **levels, "seed": run.seed, "status": how}
-            rows += [head | row for row in read_metrics(run.path)]
+        how, _, metrics, _ = _read(run)
+        levels = {f"factor/{name}": level for name, level in run.cell.levels.items()}
+        head = {"cell": run.cell.name, **levels, "seed": run.seed, "status": how}
+        rows += [head | row for row in metrics]
     frame = pd.DataFrame(rows)
     metrics = [c for c in frame if c not in ("cell", "status") and not c.startswith("factor/")]
     frame[metrics] = frame[metrics].apply(pd.to_numeric)
@@ -48,10 +46,26 @@ def costs(sweep: Sweep) -> pd.DataFrame:
     """A row a run: cell, seed, status, reason; of finished ones also CPU seconds and peak memory of their process."""
     rows = []
     for run in sweep.runs():
-        how, why = status(run)
-        row = {"cell": run.cell.name, "seed": run.seed, "status": how, "reason": why}
-        if how == FINISHED:
-            summary = json.loads((run.path / "summary.json").read_text())
-            row |= {"cpu_seconds": summary["cpu_seconds"], "peak_memory_gb": summary["peak_memory_gb"]}
-        rows.append(row)
+        how, why, _, cost = _read(run)
+        rows.append({"cell": run.cell.name, "seed": run.seed, "status": how, "reason": why} | cost)
     return pd.DataFrame(rows)
+
+
+def _read(run: Run) -> tuple[str, str, list[dict], dict]:
+    """(status, why, metrics, cost) of a run, the last two empty until it has ended.
+
+    One of whose files something is missing or not as it was written has failed, and why names the file.
+    """
+    how, why = status(run)
+    if how not in (FINISHED, DIVERGED):
+        return how, why, [], {}
+    try:
+        read_config(run.path / "config.yaml")
+        cost = read_fields(run.path / "summary.json", "cpu_seconds", "peak_memory_gb") if how == FINISHED else {}
+        metrics = read_metrics(run.path)
+        steps = [row["step"] for row in metrics]
+        if steps != sorted({*steps}) or (how == FINISHED and steps[-1:] != [run.config.steps]):
+            raise ConfigError(f"{run.path / 'metrics.jsonl'} lacks rows, or has some twice")
+    except (ConfigError, OSError) as error:
+        return FAILED, f"{error}; remove {run.path} to have the run made again", [], {}
+    return how, why, metrics, cost
