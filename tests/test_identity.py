@@ -6,6 +6,7 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -23,6 +24,7 @@ from dgpo.config import ConfigError, TinyPolicy
 from dgpo.files import FolderLost
 from dgpo.identity import Identity
 from dgpo.runfolder import RunFolder
+from dgpo.sweep import execute
 
 MADE_OF = {
     "data": {"data": 64 * "a", "eval_data": 64 * "b"},
@@ -108,6 +110,20 @@ class TestIdentity:
             found.append(identity.of_code("mine_for_identity:M", get_class("mine_for_identity:M")))
         assert [*found[0]] == ["dgpo", "mine_for_identity:M"]
         assert [change.item for change in identity.changes({"": found[0]}, {"": found[1]})] == ["mine_for_identity:M"]
+
+
+def test_the_runs_of_a_sweep_read_the_same_data(tmp_path):
+    data = tmp_path / "train.jsonl"
+    settings = {**running.SWEPT, "task": "math", "model": "some/model", "data": str(data)}
+    sweep = running.sweep_in(tmp_path / "sweep", settings=settings)
+    sweep.path.mkdir()
+    pool = SimpleNamespace(call=lambda *_: {})  # no model is read
+    for _ in range(2):
+        data.write_text("one")
+        execute._prepare(sweep, pool)
+    data.write_text("other")
+    with pytest.raises(ConfigError, match=r"its runs read problems from .*train\.jsonl with hash .* not be comparable"):
+        execute._prepare(sweep, pool)
 
 
 class Disk:

@@ -35,7 +35,7 @@ _RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
 _FREE = ("run_dir", "resume", "overwrite", "accept_changes", "checkpoint_every", "keep_checkpoints", "tensorboard")
 _NAME = re.compile(r"[A-Za-z0-9_.+=-]+")
 _LONGEST = 200  # characters of a cell's name; a file's has room for 255, and some get more round it
-_OWN = ("sweep.yaml", "sweep.parquet", "report.md", "policies.json", "figures")  # in a sweep's folder, beside its cells
+_OWN = ("sweep.yaml", "sweep.parquet", "report.md", "policies.json", "data.json", "figures")  # beside its cells
 
 
 class Sweep(Settings):

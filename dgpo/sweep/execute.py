@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from dgpo import config as configs
-from dgpo import ranks
+from dgpo import identity, ranks
 from dgpo.config import Config, ConfigError
-from dgpo.files import Busy, check_place, lock, remove, write_whole
+from dgpo.files import Busy, check_place, lock, remove, write_text, write_whole
 from dgpo.progress import Progress, tell
 from dgpo.runfolder import read_rows
 from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
@@ -156,25 +156,33 @@ def _check(run: Run) -> None:
 
 
 def _prepare(sweep: Sweep, pool: "_Pool") -> None:
-    """Make the embedded policies before any run starts; all runs of a folder must begin from the same ones."""
+    """Make the embedded policies before any run starts; all runs of a folder begin from the same ones, on one data."""
     configs = [sweep.config(cell, 0) for cell in sweep.cells]
-    found = pool.call(_policies, [*{repr((c.model, c.tiny)): c for c in configs}.values()])
+    policies = pool.call(_policies, [*{repr((c.model, c.tiny)): c for c in configs}.values()])
+    data = identity.of_data({path: path for c in configs for path in (c.data, c.eval_data) if path})
     with locked(sweep.path):
-        known = start_policies(sweep)
-        for name, digest in found.items():
-            if known.get(name, digest) != digest:
-                raise ConfigError(
-                    f"folder={sweep.folder!r}: its runs began from a policy {name} with hash {known[name][:16]}, and "
-                    f"the one found now has {digest[:16]}: they would not be comparable"
-                )
-        text = json.dumps(known | found, indent=2) + "\n"
-        write_whole(sweep.path / "policies.json", lambda scratch: scratch.write_text(text))
+        _keep(sweep, "policies.json", "began from a policy", policies)
+        if data:
+            _keep(sweep, "data.json", "read problems from", data)
+
+
+def _keep(sweep: Sweep, file: str, did: str, found: dict[str, str]) -> None:
+    """Record the hashes of what runs are made of. Raises ConfigError where those recorded before were others."""
+    path = sweep.path / file
+    known = read_fields(path) if path.exists() else {}
+    for name, digest in found.items():
+        if known.get(name, digest) != digest:
+            raise ConfigError(
+                f"folder={sweep.folder!r}: its runs {did} {name} with hash {known[name][:16]}, and "
+                f"the one found now has {digest[:16]}: they would not be comparable"
+            )
+    write_text(path, json.dumps(known | found, indent=2))
 
 
 def _policies(configs: list[Config]) -> dict[str, str]:
     """Hashes of the policies that runs start from, by `model` as given; the embedded ones, by their cache's names, are
     made first where they are missing."""
-    from dgpo import identity, tiny
+    from dgpo import tiny
 
     found = {}
     for config in configs:
