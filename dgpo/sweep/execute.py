@@ -173,7 +173,7 @@ def _keep(sweep: Sweep, file: str, did: str, found: dict[str, str]) -> None:
     for name, digest in found.items():
         if known.get(name, digest) != digest:
             raise ConfigError(
-                f"folder={sweep.folder!r}: its runs {did} {name} with hash {known[name][:16]}, and "
+                f"folder={sweep.folder!r}: its runs {did} {name} with hash {str(known[name])[:16]}, and "
                 f"the one found now has {digest[:16]}: they would not be comparable"
             )
     write_text(path, json.dumps(known | found, indent=2))
