@@ -32,7 +32,8 @@ def _figure(plt, rows, columns, publication, width=4.4, height=3.0, **kwargs):
 def finish(plt, fig, handles=None, columns=4, empty="nothing to draw"):
     """Put the legend under the axes, where it overlaps nothing, say `empty` in panels without data, and close it."""
     for ax in fig.axes:
-        if ax.get_visible() and not hasattr(ax, "_colorbar") and not np.isfinite(ax.dataLim.get_points()).all():
+        silent = ax.get_visible() and not ax.texts and not hasattr(ax, "_colorbar")
+        if silent and not np.isfinite(ax.dataLim.get_points()).all():
             say(ax, empty)
     if handles:
         unique = {h.get_label(): h for h in handles}

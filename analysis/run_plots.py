@@ -45,7 +45,7 @@ def learning_curves(runs: Run | list[Run], publication: bool = False):
         axes[0, 1].set_ylim(-0.02, 1.02)
         if any((_column(run.steps, "ratio/max") > 0).any() for run in runs):
             axes[1, 1].set_yscale("log")
-        if not any("kl_to_start" in run.steps for run in runs):
+        if not any("kl_to_start" in run.steps or run.steps.empty for run in runs):
             say(axes[1, 0], "not measured: kl_to_start=false")
         return finish(plt, fig, axes[0, 0].get_lines(), empty="no step was made")
 

@@ -171,7 +171,13 @@ class TestRuns:
 
     def test_a_run_without_a_step(self, equal):
         begun = replace(equal, metrics=equal.metrics[equal.metrics["step"] == 0].dropna(axis=1, how="all"))
-        assert "no step was made" in words(run_plots.learning_curves(begun))
+        figure = run_plots.learning_curves(begun)
+        assert "no step was made" in words(figure)
+        assert all(len(ax.texts) <= 1 for ax in figure.axes)
+        without = replace(equal, metrics=equal.metrics.drop(columns="kl_to_start"))
+        assert [text.get_text() for text in run_plots.learning_curves(without).axes[3].texts] == [
+            "not measured: kl_to_start=false"
+        ]
         assert words(run_plots.region_shares(begun)) == "no step was made"
         assert runs.no_signal(begun) == ""
 
