@@ -147,6 +147,7 @@ class Config(Settings):
     A micro-batch is `micro_batch` sequences or, with micro_tokens, as many as keep sequences × longest within it.
     attention="auto" takes flash-attn where it is installed and the policy is in bfloat16 on a GPU, else SDPA. Code that
     comes with a checkpoint runs only with trust_remote_code.
+    self_check: what a run does where log π depends on the batch or the sampler's cache (dgpo.selfcheck).
     threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
     rank waits for the others, in any one place. ranks: how many there must be; 0 takes what the launcher started.
     accept_changes lists what of a run may be another when it goes on (dgpo.identity), or lost of its metrics.
@@ -186,6 +187,7 @@ class Config(Settings):
     gradient_checkpointing: bool = False
     liger: bool = False
     trust_remote_code: bool = False
+    self_check: Literal["refuse", "warn"] = "refuse"
     threads: Threads = 0
 
     # task

@@ -37,8 +37,8 @@ _OWN = (
 # What may differ between a run and its continuation: none of these changes the steps already made (a date is another on
 # purpose, and changes only a prompt whose template writes it),
 RESUMABLE = (
-    "resume", "overwrite", "accept_changes", "run_dir", "date", "steps", "checkpoint_every", "keep_checkpoints",
-    "keep_best", "tensorboard", "timeout", "ranks", "zero_stage", "offload",
+    "resume", "overwrite", "accept_changes", "run_dir", "self_check", "date", "steps", "checkpoint_every",
+    "keep_checkpoints", "keep_best", "tensorboard", "timeout", "ranks", "zero_stage", "offload",
 )  # fmt: skip
 # these are compared by their content,
 BY_CONTENT = ("data", "eval_data", "model")

@@ -33,6 +33,7 @@ from dgpo.progress import Progress, tell
 from dgpo.rollout import Sampling
 from dgpo.runfolder import RunFolder
 from dgpo.seeds import derive
+from dgpo.selfcheck import check_model
 from dgpo.tasks.base import Problem
 from dgpo.telemetry import Seconds, TokenTelemetry
 
@@ -77,23 +78,13 @@ class Trainer:
         self.config = config = self.run.config
         self.seconds = Seconds(partial(out_of_memory, config))
         with self.seconds.phase("setup"):
-            lm, self.tokenizer, self.source = tiny.load_policy(config)
-            if config.gradient_checkpointing:
-                recompute_layers(lm)
-            if config.liger:
-                apply_liger(lm)
-            positions = getattr(lm.config, "max_position_embeddings", None)
             longest = config.max_prompt_tokens + config.max_new_tokens
-            if positions and longest > positions:
-                raise ConfigError(
-                    f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must "
-                    f"add up to at most the model's {positions} positions"
-                )
+            self.policy, self.tokenizer, self.source = ranks.agree(_load, config)
             self.task = ranks.agree(tasks.make, config, self.tokenizer)
             for name, count in self.task.notes.items():
                 if count and ranks.rank() == 0:
                     tell(f"{config.data}: {count} {name.replace('_', ' ')}")
-            self.policy = Policy(lm, config.temperature, right_padded=config.micro_tokens is not None)
+            ranks.first(check_model, config, self.policy, self.tokenizer, longest)
             self.reference = None
             if config.kl_to_start or config.kl_coef:
                 self.reference = copy.deepcopy(self.policy).requires_grad_(False)
@@ -328,3 +319,19 @@ class Trainer:
         lm.generation_config = generation
         generation.to_json_file(folder / "generation_config.json")
         self.tokenizer.save_pretrained(folder)
+
+
+def _load(config: Config):
+    """(policy, tokenizer, the checkpoint they were read from)."""
+    lm, tokenizer, source = tiny.load_policy(config)
+    if config.gradient_checkpointing:
+        recompute_layers(lm)
+    if config.liger:
+        apply_liger(lm)
+    positions = getattr(lm.config, "max_position_embeddings", None)
+    if positions and config.max_prompt_tokens + config.max_new_tokens > positions:
+        raise ConfigError(
+            f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must "
+            f"add up to at most the model's {positions} positions"
+        )
+    return Policy(lm, config.temperature, right_padded=config.micro_tokens is not None), tokenizer, source

@@ -1,12 +1,15 @@
 """What is asked of a model before it is trained: small ones of many architectures, right ones and wrong ones."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
 
 from dgpo.config import ConfigError
 from dgpo.model import Policy
-from dgpo.selfcheck import check_output_layer, ordinary_tokens
+from dgpo.selfcheck import check_model, check_output_layer, ordinary_tokens
+from dgpo.tasks import chain
 
 WORDS = 96
 USUAL = {
@@ -35,6 +38,13 @@ RIGHT = {
     "Mamba": {"state_size": 8},
     "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
     "Gemma3Text": {"head_dim": 8, "sliding_window": 8},
+}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 32,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
 }
 OTHER_LOGITS = {
     "Cohere": {"logit_scale": 0.0625},
@@ -94,6 +104,79 @@ class TestOutputLayer:
         lm.model.norm.forward = lambda x: x.no_such_thing
         with pytest.raises(ConfigError, match="model_type='qwen2' does not compute a plain batch: AttributeError: "):
             Policy(lm)
+
+
+class TestSequences:
+    """log π of a sequence is the same in a batch and alone, by the trainer and by the sampler."""
+
+    @staticmethod
+    def check(lm, length=60, right_padded=False, **settings):
+        config = SimpleNamespace(**{"rollout": "transformers", "self_check": "refuse", **settings})
+        check_model(config, Policy(lm, right_padded=right_padded), chain.tokenizer(), length)
+
+    @pytest.mark.parametrize("name", RIGHT)
+    def test_right_ones_are_taken_and_left_as_they_are(self, name):
+        lm = build(name, **RIGHT[name])
+        before, seeded = {k: v.clone() for k, v in lm.state_dict().items()}, torch.get_rng_state()
+        self.check(lm, right_padded=name == "Llama")
+        assert all(torch.equal(v, before[k]) for k, v in lm.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), seeded)
+        assert not any(module._forward_hooks for module in lm.modules())
+
+    def test_bfloat16_rounds_more_and_is_taken(self):
+        self.check(build("Qwen2", torch.bfloat16))
+
+    def test_padding_that_is_computed_with(self):
+        lm = build("Rwkv", attention_hidden_size=32)
+        with pytest.raises(
+            ConfigError, match=r"'rwkv': log-probabilities of a sequence in a batch and alone differ by 0\.1"
+        ):
+            self.check(lm)
+        with pytest.raises(ConfigError, match=r"by the sampler, in a batch with padding, and by the trainer differ"):
+            self.check(lm, right_padded=True)  # which RWKV computes rightly, and the sampler pads on the left
+
+    @pytest.mark.parametrize("length", [60, 3])
+    def test_a_cache_that_is_not_what_was_computed(self, length):
+        lm = build("Qwen2")
+        forward = lm.forward
+        lm.forward = lambda past_key_values=None, **inputs: forward(past_key_values=None, **inputs)
+        if length == 60:
+            with pytest.raises(
+                ConfigError, match="'qwen2': log-probabilities by the sampler, with its cache, and by the"
+            ):
+                self.check(lm, length)
+        else:  # one token is sampled, and no cache is read
+            self.check(lm, length)
+
+    def test_minimax_is_refused_in_a_padded_batch(self):
+        lm = build("MiniMax", head_dim=8, block_size=16, **HYBRID)
+        with pytest.raises(ConfigError, match=r"'minimax': log-probabilities by the sampler, in a batch with padding"):
+            self.check(lm)
+        self.check(lm, rollout="vllm")  # the trainer computes it as it should
+
+    def test_recurrent_gemma_is_refused(self):
+        lm = build(
+            "RecurrentGemma",
+            num_hidden_layers=3,
+            num_key_value_heads=1,
+            lru_width=32,
+            attention_window_size=16,
+            head_dim=8,
+        )
+        with pytest.raises(ConfigError, match="model_type='recurrent_gemma'"):
+            self.check(lm)
+
+    def test_longrope_past_its_original_length(self):
+        lm = build("Phi3", original_max_position_embeddings=32, rope_parameters=LONG_ROPE)
+        self.check(lm, length=32)
+        with pytest.raises(ConfigError, match=r"'phi3': .*longrope.* more than 32 tokens, .* up to 33"):
+            self.check(lm, length=33)
+
+    def test_a_setting_makes_it_a_warning(self, capsys):
+        self.check(build("Rwkv", attention_hidden_size=32), self_check="warn")
+        assert capsys.readouterr().err.startswith(
+            "warning: model_type='rwkv': log-probabilities of a sequence in a batch"
+        )
 
 
 def test_ordinary_tokens_are_neither_special_nor_rows_of_zeros():

@@ -19,6 +19,7 @@ from dgpo.files import check_place, file_hash, lock
 from dgpo.model import Policy
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
+from dgpo.selfcheck import check_model
 
 
 def evaluate(config: EvalConfig) -> Path:
@@ -37,9 +38,11 @@ def evaluate(config: EvalConfig) -> Path:
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
-    longest = max(len(ids) + b.limit for b in loaded for ids in encode(tokenizer, [p.prompt for p in b.problems]))
+    longest = max(_longest(benchmark, lm, tokenizer) for benchmark in loaded)
+    policy = Policy(lm, config.temperature)
+    check_model(config, policy, tokenizer, longest)
     with EvaluationFolder.create(config, _made_of(source, lm, loaded), loaded) as folder:
-        sampler = rollout.make(config, Policy(lm, config.temperature), tokenizer, source, longest)
+        sampler = rollout.make(config, policy, tokenizer, source, longest)
         with closing(sampler), Judge() as judge:
             _fill(folder, loaded, sampler, tokenizer, judge)
         _report(folder, config.k)
@@ -51,6 +54,20 @@ def _dated(config: EvalConfig) -> EvalConfig:
     exists = (Path(config.eval_dir) / "manifest.json").exists() and not config.overwrite
     before = EvaluationFolder(config.eval_dir).config.date if exists else None
     return config.model_copy(update={"date": config.date or before or str(date.today())})
+
+
+def _longest(benchmark: Benchmark, lm, tokenizer) -> int:
+    """The most tokens of a prompt and its completion. Raises ConfigError where the model has fewer positions."""
+    prompt = max(map(len, encode(tokenizer, [p.prompt for p in benchmark.problems])))
+    positions = getattr(lm.config, "max_position_embeddings", None)
+    if positions and prompt + benchmark.limit > positions:
+        name = "chain_max_new_tokens" if benchmark.name == "chain" else "max_new_tokens"
+        raise ConfigError(
+            f"{name}={benchmark.limit} and the longest prompt of {benchmark.name}, {prompt} tokens, must add up to at "
+            f"most the model's {positions} positions"
+            + (f": {name}={positions - prompt} fits" if prompt < positions else "")
+        )
+    return prompt + benchmark.limit
 
 
 def rescore(path: str | Path) -> Path:

@@ -49,6 +49,7 @@ class EvalConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
     trust_remote_code: bool = False
+    self_check: Literal["refuse", "warn"] = "refuse"
     threads: Threads = 0
 
     benchmarks: list[str] = Field(default=["chain"], min_length=1)
@@ -80,6 +81,7 @@ CONTINUABLE = (
     "eval_dir",
     "overwrite",
     "accept_changes",
+    "self_check",
     "model",
     "tiny",
     "threads",
@@ -117,5 +119,5 @@ def load(**settings: Any) -> EvalConfig:
 def differences(before: EvalConfig, now: EvalConfig) -> list[str]:
     """The settings in which an evaluation may not go on, as `name: before → now`; n may grow."""
     left, right = before.model_dump(), now.model_dump()
-    free = {*CONTINUABLE, *(["n"] if now.n > before.n else []), *(["date"] if before.date is None else [])}
+    free = {*CONTINUABLE, *(["n"] if now.n > before.n else []), *(["date"] if None in (before.date, now.date) else [])}
     return changes({k: v for k, v in left.items() if k not in free}, right)

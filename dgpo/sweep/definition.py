@@ -32,7 +32,16 @@ from dgpo.plain import path_text, read_mapping
 
 _RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
 # What may be another when a sweep goes on: none of these changes a number of a run.
-_FREE = ("run_dir", "resume", "overwrite", "accept_changes", "checkpoint_every", "keep_checkpoints", "tensorboard")
+_FREE = (
+    "run_dir",
+    "resume",
+    "overwrite",
+    "accept_changes",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "tensorboard",
+    "self_check",
+)
 _NAME = re.compile(r"[A-Za-z0-9_.+=-]+")
 _LONGEST = 200  # characters of a cell's name; a file's has room for 255, and some get more round it
 _OWN = ("sweep.yaml", "sweep.parquet", "report.md", "policies.json", "data.json", "figures")  # beside its cells
