@@ -1,6 +1,7 @@
 r"""Answers and what they are worth by mathematics, by kind: (reference, content of the box, whether it is right).
 
-`TABLE` made the rules of the verifier. `BLIND` was written and judged by mathematics without a look at it: of its first
+`TABLE` made the rules of the verifier; its kind `attacks` holds answers that were written to be accepted wrongly, and
+some that are right beside them. `BLIND` was written and judged by mathematics without a look at it: of its first
 468 cases 408 were judged rightly, and the rules that came of the rest are in its modules. Seven that are still rejected
 are not kept (docs/verifier.md), and one was judged wrongly: 8 in base nine is 8. The kind `hacks` of both holds what a
 policy could be rewarded for without knowing the answer; none of it may be accepted.
@@ -73,4 +74,12 @@ COMPLETIONS = [
     (r"1", r"\boxed{1} or \boxed{}", False),
     (r"(1,2)", r"\boxed{1}, \boxed{2}", True),
     (r"(1,2)", r"\boxed{2}, \boxed{1}", False),
+    (r"\{1,2\}", r"\boxed{1}, \boxed{2}, \boxed{3}", False),
+    (r"5", r"\boxed{4} and \boxed{5}", False),
+    (r"5", r"\boxed{5} and \boxed{4}", False),
+    (r"5", r"\boxed{5} or $\boxed{5.0}$", False),
+    (r"5", r"\boxed{4}, that is wrong, \boxed{5}", True),
+    (r"45", r"\boxed{4}\boxed{5}", False),
+    (r"45", r"\boxed{4},\boxed{5}", False),
+    (r"\frac{4}{5}", r"\boxed{4}/\boxed{5}", False),
 ]

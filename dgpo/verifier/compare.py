@@ -1,28 +1,14 @@
 """Whether two answers of the same shape, or of two shapes that say the same, are equal.
 
 Order counts in points and intervals and not in lists and sets; brackets count in intervals; names count where both
-sides give one. What the shapes hold is compared by two functions that the caller passes in.
+sides give one. What the shapes hold is compared by functions that the caller passes in.
 """
 
 import re
 from collections.abc import Callable
 
 from dgpo.verifier import forms
-from dgpo.verifier.forms import (
-    MAX_ITEMS,
-    Atom,
-    Equation,
-    Many,
-    Matrix,
-    Named,
-    Order,
-    Range,
-    Ratio,
-    Residue,
-    Row,
-    Union,
-    Word,
-)
+from dgpo.verifier.forms import Atom, Equation, Many, Matrix, Named, Range, Ratio, Row, Union, Word
 
 _EMPTY = Atom(r"\emptyset")  # of which {∅} is not another way of writing
 _VARIABLE = re.compile(
@@ -40,7 +26,9 @@ _LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 Compare = Callable[[str, str], bool]
 
 
-def equal(gold, given, same: Compare, same_equation: Compare, same_order: Callable[[Order, Order], bool]) -> bool:
+def equal(
+    gold, given, same: Compare, same_equation: Compare, same_order: Callable[[forms.Order, forms.Order], bool]
+) -> bool:
     """Whether two forms say the same; the functions compare expressions and equations, given as text, and orders."""
 
     def eq(a, b):
@@ -70,34 +58,31 @@ def equal(gold, given, same: Compare, same_equation: Compare, same_order: Callab
         case Many(), Many():
             points = all(isinstance(item, Row) for item in gold.items + given.items)
             return _match(gold.items, given.items, eq, loose=points or (gold.braces and given.braces))
-        case Many(items), Row():
-            if all(isinstance(i, Named) for i in items):
-                return each(_by_name(items), given.items)
-            return not gold.braces and given.left + given.right in ("()", "[]") and each(items, given.items)
-        case Row(), Many(items):
-            if all(isinstance(i, Named) for i in items):
-                return each(gold.items, _by_name(items))
-            return not given.braces and gold.left + gold.right == "()" and each(gold.items, items)
+        case (Many(), Row()) | (Row(), Many()):
+            many, row = (gold, given) if isinstance(gold, Many) else (given, gold)
+            items = _by_name(many.items)
+            if not items and (many.braces or row.left + row.right not in _points(row is given)):
+                return False
+            items = items or many.items
+            return each(items, row.items) if many is gold else each(row.items, items)
         case Range(), Range() if gold.name and given.name and gold.name != given.name:
             return bool(gold.order and given.order) and same_order(gold.order, given.order)
-        case ((Range() | Order()), (Range() | Order())) if not (isinstance(gold, Range) and isinstance(given, Range)):
+        case ((Range() | forms.Order()), (Range() | forms.Order())) if not (
+            isinstance(gold, Range) and isinstance(given, Range)
+        ):
             a, b = (form.order if isinstance(form, Range) else form for form in (gold, given))
             return bool(a and b) and same_order(a, b)
-        case Residue(), Residue():
+        case forms.Residue(), forms.Residue():
             named = not gold.name or not given.name or gold.name == given.name
             return named and gold.modulus == given.modulus and (gold.number - given.number) % gold.modulus == 0
-        case Residue(), Atom():
+        case forms.Residue(), Atom():
             return same(str(gold.number), given.text)
-        case Atom(), Residue():  # 3 (mod 7) is 3, whichever way mod is meant
+        case Atom(), forms.Residue():  # 3 (mod 7) is 3, whichever way mod is meant
             return 0 <= given.number < given.modulus and same(gold.text, str(given.number))
         case ((Row() | Range()), (Row() | Range())):
             return (gold.left, gold.right) == (given.left, given.right) and each(gold.items, given.items)
-        case Union(), Union():
-            return _match(gold.parts, given.parts, eq, loose=False)
-        case Union(), Many() if not given.braces:
-            return _match(gold.parts, given.items, eq, loose=False)
-        case Many(), Union() if not gold.braces:
-            return _match(gold.items, given.parts, eq, loose=False)
+        case ((Union(a) | Many(a, False)), (Union(b) | Many(b, False))):
+            return _match(a, b, eq, loose=False)
         case Ratio(), Ratio():
             a, b = gold.items, given.items
             if any(re.match(r"0[0-9]|0+$|.*\\text", i.text) for i in (*a, *b)):  # 05:00 and 5:10 pm are times
@@ -110,12 +95,11 @@ def equal(gold, given, same: Compare, same_equation: Compare, same_order: Callab
             return len(gold.rows) == len(given.rows) and all(map(each, gold.rows, given.rows))
         case Matrix(rows), Row("[", "]", items) if all(isinstance(item, Row) for item in items):
             return eq(gold, Matrix(tuple(item.items for item in items)))
-        case Matrix(rows), Row():
+        case (Matrix(rows), Row() as row) | (Row() as row, Matrix(rows)):
             flat = _vector(rows)
-            return flat is not None and given.left + given.right in ("()", "[]") and each(flat, given.items)
-        case Row(), Matrix(rows):
-            flat = _vector(rows)
-            return flat is not None and gold.left + gold.right == "()" and each(gold.items, flat)
+            if flat is None or row.left + row.right not in _points(row is given):
+                return False
+            return each(flat, row.items) if row is given else each(row.items, flat)
         case Equation(), Equation():
             return same_equation(gold.text, given.text)
         case Atom(), Named(("C" | "P") as what, Row(_, _, (Atom(n), Atom(k)))):
@@ -186,10 +170,20 @@ def _renamed(gold: Named, given: Named):
     return Atom(_LETTER.sub(lambda m: a[2] if m[0] == b[2] else m[0], given.form.text))
 
 
-def _by_name(items):
-    """The values of x = 1, y = 2, ordered by name as a point would list them."""
-    names = [i.name for i in items]
-    return tuple(i.form for i in sorted(items, key=lambda i: i.name)) if len(set(names)) == len(names) else tuple(items)
+def _by_name(items) -> tuple:
+    """The values of x = 1, y = 2, ordered by name as a point would list them; empty if some have no name."""
+    if not all(isinstance(i, Named) for i in items):
+        return ()
+    return (
+        tuple(i.form for i in sorted(items, key=lambda i: i.name))
+        if len({i.name for i in items}) == len(items)
+        else items
+    )
+
+
+def _points(given: bool) -> tuple[str, ...]:
+    """The brackets of a point; a reference in square ones is an interval."""
+    return ("()", "[]") if given else ("()",)
 
 
 def _vector(rows):
@@ -201,7 +195,7 @@ def _vector(rows):
 
 def _match(gold, given, eq, loose: bool) -> bool:
     """Whether every item has its partner; `loose` lets repeated items of a set share one."""
-    if max(len(gold), len(given)) > MAX_ITEMS or (not loose and len(gold) != len(given)):
+    if max(len(gold), len(given)) > forms.MAX_ITEMS or (not loose and len(gold) != len(given)):
         return False
 
     def same(item, other):  # {1} and {2} are not 1 and 2

@@ -7,7 +7,7 @@ without any of these, is read as algebra.
 
 import itertools
 import re
-from dataclasses import dataclass
+from collections import namedtuple
 from fractions import Fraction
 
 from dgpo.verifier import literals
@@ -44,96 +44,22 @@ _ARTICLE = re.compile(r"^(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 _REALS = re.compile(r"^(?:\\mathbb\s*\{?R\}?|\\text\{\s*(?:all )?(?:real numbers|reals)\s*\}|all real numbers)$")
 
 
-@dataclass(frozen=True)
-class Atom:
-    text: str
-
-
-@dataclass(frozen=True)
-class Word:
-    """Letters that spell something. `sure` if written as text, else it may be a product of variables too."""
-
-    text: str
-    raw: str
-    sure: bool
-
-
-@dataclass(frozen=True)
-class Many:
-    """Items in no particular order; `braces` when written as a set."""
-
-    items: tuple
-    braces: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """Two or more items in brackets: a point, a vector or an interval."""
-
-    left: str
-    right: str
-    items: tuple
-
-
-@dataclass(frozen=True)
-class Order:
-    """An inequality between two expressions, given as text."""
-
-    less: str
-    more: str
-    strict: bool
-
-
-@dataclass(frozen=True)
-class Range:
-    """An interval that an inequality describes, of the variable `name`; `order` is the inequality, if it was one."""
-
-    name: str
-    left: str
-    right: str
-    items: tuple
-    order: Order | None = None
-
-
-@dataclass(frozen=True)
-class Residue:
-    """A number modulo another, of `name` ("" if it has none)."""
-
-    name: str
-    number: int
-    modulus: int
-
-
-@dataclass(frozen=True)
-class Union:
-    parts: tuple
-
-
-@dataclass(frozen=True)
-class Ratio:
-    items: tuple
-
-
-@dataclass(frozen=True)
-class Matrix:
-    rows: tuple[tuple, ...]
-
-
-@dataclass(frozen=True)
-class Named:
-    """name = form, or name ∈ form."""
-
-    name: str
-    form: object
-
-
-@dataclass(frozen=True)
-class Equation:
-    """Sides that are claimed to be equal, none of them just a name."""
-
-    text: str
-    sides: tuple[str, ...]
-
+# The shapes. Expressions in them are text (str), and all else in them is a shape.
+Atom = namedtuple("Atom", "text")  # an expression
+Word = namedtuple(
+    "Word", "text raw sure"
+)  # what is spelt, as it is compared and as it stands; sure: as text, no product
+Many = namedtuple("Many", "items braces", defaults=[False])  # in no particular order; braces: written as a set
+Row = namedtuple("Row", "left right items")  # two or more in brackets: a point, a vector or an interval
+Order = namedtuple("Order", "less more strict")  # an inequality between two expressions
+# an interval that an inequality describes, of the variable `name` ("" if it has none), and that inequality
+Range = namedtuple("Range", "name left right items order", defaults=[None])
+Residue = namedtuple("Residue", "name number modulus")  # 3 (mod 7), of `name` ("" if it has none)
+Union = namedtuple("Union", "parts")
+Ratio = namedtuple("Ratio", "items")
+Matrix = namedtuple("Matrix", "rows")
+Named = namedtuple("Named", "name form")  # name = form, or name ∈ form
+Equation = namedtuple("Equation", "text sides")  # sides that are claimed to be equal, the first no name
 
 _PLAIN_WORDS = {word: Atom(str(number)) for number, word in enumerate(_NUMBER_WORDS)}
 _NO_SOLUTION = re.compile(r"empty set|(?:there (?:i|are|exist) )?no (?:real )?(?:solution|root)(?: exist)?")
@@ -277,7 +203,7 @@ def _relation(text: str):
         return read(sides[0])
     if kinds == {"=", r"\approx"}:
         return _relation(text[: next(p for t, p in marks if t == r"\approx")])
-    if kinds == {r"\in"} and len(sides) == 2:
+    if kinds == {r"\in"} and len(sides) == 2 and re.fullmatch(r"(?!\\text)[^0-9+-]+|[a-z]_\{?[0-9]\}?", sides[0]):
         return Named(_tight(sides[0]), read(sides[1]))
     if kinds == {"="}:
         return _equation(text, sides)

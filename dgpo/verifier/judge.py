@@ -19,26 +19,22 @@ from dgpo.verifier.brackets import split
 
 # units stay, quantities.py has dealt with them: left to itself, math-verify reads 5m as 5
 _READING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
-_LATEX = [LatexExtractionConfig(normalization_config=_READING)]
+# all of a text or nothing: without an anchor, it picks the last fraction out of what it cannot read
+_LATEX = [LatexExtractionConfig(normalization_config=_READING, try_extract_without_anchor=False)]
 _CHOICE = re.compile(
     r"^(?:\\text\{)?\s*(?P<open>\(?)\s*(?P<letter>[A-Ja-j])\s*(?P<close>\)?)\s*[.:]?\s*\}?(?:\s*(?P<rest>\S.*))?$"
 )
 # what follows the label of a choice is no plain answer
 _MORE = re.compile(r"^[-+*/^_=!,'(]|^\\(?:cdot|times)|\b(?:or|and)\b|\([A-J]\)")
 _LOG = re.compile(r"\\log(?!\s*_)(?![a-z])")
-_APART = re.compile(r"[0-9]\s+[0-9]|[0-9]\s*_")  # math-verify reads 5 6 as 56, and 5_2 as 5
+# math-verify reads 5 6 as 56, 5_2 as 5 and 6 ≡ 5 as 5, and leaves out signs beyond ASCII
+_NOT_READ = re.compile(r"[0-9]\s+[0-9]|[0-9]\s*_|\\(?:equiv|(?:long)?rightarrow|to)(?![a-zA-Z])|[^\x00-\x7f]")
 _MISREAD = [  # names that math-verify takes for something else, or whose marks it drops, as names that it keeps apart
-    (
-        re.compile(r"(?<![a-zA-Z\\])([EI])(?=\s*_)"),
-        r"\\hat{\1}",
-    ),  # E_1 is not read at all, I_1 and I_2 are both read as i
-    (
-        re.compile(r"\\angle\s*([A-Z])\s*([A-Z])\s*([A-Z])(?![a-zA-Z])"),
-        lambda m: rf"\hat{{{min(m[1], m[3])}{m[2]}{max(m[1], m[3])}}}",
-    ),
-    (re.compile(r"\\gamma(?![a-zA-Z])"), r"\\hat{g}"),  # read as an infinite value of the gamma function
-    (re.compile(r"\s*\^\s*\{\s*((?:\\prime\s*)+)\}|\s*\^\s*(\\prime)(?![a-z])"), lambda m: "'" * m[0].count("prime")),
-    (re.compile(r"(?<=[a-zA-Z])'+"), lambda m: f"_{{{'p' * len(m[0])}}}"),
+    (r"(?<![a-zA-Z\\])([EI])(?=\s*_)", r"\\hat{\1}"),  # E_1 is not read at all, I_1 and I_2 are both read as i
+    (r"\\angle\s*([A-Z])\s*([A-Z])\s*([A-Z])(?![a-zA-Z])", lambda m: _angle(*m.groups())),
+    (r"\\gamma(?![a-zA-Z])", r"\\hat{g}"),  # read as an infinite value of the gamma function
+    (r"\s*\^\s*\{\s*((?:\\prime\s*)+)\}|\s*\^\s*(\\prime)(?![a-z])", lambda m: "'" * m[0].count("prime")),
+    (r"(?<=[a-zA-Z])'+", lambda m: f"_{{{'p' * len(m[0])}}}"),
 ]
 _ANGLE_FUNCTION = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
 # the constant of integration, and what says that a letter is any integer
@@ -64,12 +60,10 @@ def judge(gold: str, answer: str) -> Verdict:
     """The verdict on a normalised answer."""
     try:
         return Verdict.correct if _equal(gold, answer) else Verdict.wrong
-    except Unreadable:
+    except (Unreadable, RecursionError):
         return Verdict.unparsed
     except values.TooBig:
         return Verdict.timeout
-    except RecursionError:
-        return Verdict.unparsed
 
 
 def plain(gold: str, answer: str) -> Verdict:
@@ -108,7 +102,8 @@ def _equal(gold: str, answer: str) -> bool:
     if compare.equal(right, given, _same, _same_equation, _same_order):
         return True
     if _both_sets(right, given):
-        return _by_math_verify(gold, answer)
+        left, right = _read(gold), _read(answer)
+        return left is not None and right is not None and math_verify([left], [right], timeout_seconds=None)
     if isinstance(right, forms.Atom) and not isinstance(given, forms.Atom | forms.Word):
         return _listed_thousands(right, given)
     return False
@@ -153,7 +148,7 @@ def _same_number(gold: str, answer: str) -> bool:
         return equal
     if _string(gold) == _string(answer):
         return True
-    given = None if _APART.search(answer) else _read(answer)
+    given = None if _NOT_READ.search(answer) else _read(answer)
     if given is None:
         raise Unreadable(answer)
     right = _read(gold)
@@ -186,9 +181,9 @@ def _same_order(gold: forms.Order, given: forms.Order) -> bool:
     if gold.strict != given.strict:
         return False
     left, right = (_read(f"({order.more}) - ({order.less})") for order in (gold, given))
-    if not isinstance(left, Expr) or not isinstance(right, Expr) or not values.symbols(left):
+    if not isinstance(left, Expr) or not isinstance(right, Expr) or not (names := values.symbols(left)):
         return False
-    if values.symbols(left) != values.symbols(right) or not _same_case(gold.less + gold.more, given.less + given.more):
+    if names != values.symbols(right) or not _same_case(gold.less + gold.more, given.less + given.more):
         return False
     factor = values.proportional(left, right)
     return factor is not None and factor.imag == 0 and factor.real > 0
@@ -221,20 +216,20 @@ def _same_equation(gold: str, answer: str) -> bool:
     return math_verify([left], [right], timeout_seconds=None)
 
 
-def _by_math_verify(gold: str, answer: str) -> bool:
-    left, right = _read(gold), _read(answer)
-    return left is not None and right is not None and math_verify([left], [right], timeout_seconds=None)
-
-
 @functools.lru_cache(maxsize=4096)
 def _read(text: str):
     """What math-verify makes of a text; None if nothing."""
     # boxed: passed raw, it reads 8\sqrt{10} as 8
     text = quantities.degrees_inside(text).replace("%", r"\%").replace("$", "")
     for what, by in _MISREAD:
-        text = what.sub(by, text)
+        text = re.sub(what, by, text)
     found = parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=None, fallback_mode="no_fallback")
     return found[0] if found and not isinstance(found[0], str | BooleanAtom | bool) else None
+
+
+def _angle(a: str, b: str, c: str) -> str:
+    """∠ABC as one name, which ∠CBA is too and ∠ACB is not."""
+    return rf"\hat{{{min(a, c)}{b}{max(a, c)}}}"
 
 
 def _choice(gold: str, answer: str) -> bool | None:
@@ -246,7 +241,8 @@ def _choice(gold: str, answer: str) -> bool | None:
     if not given or (given["rest"] and (not given["close"] or _MORE.search(given["rest"]))):
         return False if right and not right["rest"] and right["open"] and right["close"] else None
     if right and not right["rest"] and (given["close"] or right["close"] or r"\text" in gold + answer):
-        return given["letter"].upper() == right["letter"].upper()
+        marked = r"\text" in gold or right["close"] or given["open"]
+        return given["letter"] == right["letter"] or bool(marked and given["letter"].upper() == right["letter"].upper())
     return _equal(gold, given["rest"]) if given["rest"] else None
 
 
@@ -254,17 +250,16 @@ def _listed_thousands(gold: forms.Atom, given) -> bool:
     """The reference 100,200 may also be a list; it is one if the answer is written as one."""
     if not re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", gold.text) or not isinstance(given, forms.Many):
         return False
-    return compare.equal(
-        forms.Many(tuple(map(forms.Atom, gold.text.split(",")))), given, _same, _same_equation, _same_order
-    )
+    items = forms.Many(tuple(map(forms.Atom, gold.text.split(","))))
+    return compare.equal(items, given, _same, _same_equation, _same_order)
 
 
 def _both_sets(gold, given) -> bool:
     """Whether math-verify should compare two sets of numbers, because one is a union or a difference."""
-    joined = [isinstance(f, forms.Union) or r"\setminus" in getattr(f, "text", "") for f in (gold, given)]
-    return any(joined) and all(
-        j or isinstance(f, forms.Row | forms.Range) for j, f in zip(joined, (gold, given), strict=True)
-    )
+    joined = [
+        form for form in (gold, given) if isinstance(form, forms.Union) or r"\setminus" in getattr(form, "text", "")
+    ]
+    return bool(joined) and all(form in joined or isinstance(form, forms.Row | forms.Range) for form in (gold, given))
 
 
 def _same_case(gold: str, answer: str) -> bool:

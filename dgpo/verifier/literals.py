@@ -7,7 +7,6 @@ _DOLLARS = re.compile(r"^([+-]?)\s*\$\s*")
 _INTEGER = re.compile(r"([+-]?)\s*(?:0*([0-9]+)|0*([0-9]{1,3}(?:,[0-9]{3})+)|0*([1-9][0-9]{0,2}(?: [0-9]{3})+))")
 _DECIMAL = re.compile(r"([+-]?)\s*([0-9]*|[0-9]{1,3}(?:,[0-9]{3})+)\.([0-9]+)")
 _RATIO = re.compile(r"([+-]?)\s*(?:\\frac\s*\{\s*([+-]?[0-9]+)\s*\}\s*\{\s*([+-]?[0-9]+)\s*\}|([0-9]+)\s*/\s*([0-9]+))")
-_SHORT_RATIO = re.compile(r"\\frac\s*(?:([0-9])\s*([0-9])|([0-9])\s*\{([0-9]+)\}|\{([0-9]+)\}\s*([0-9]))")
 _MIXED = re.compile(
     r"([+-]?)\s*([0-9]+)\s*(?:\\frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|(?<=[0-9])\s+([0-9]+)\s*/\s*([0-9]+))"
 )
@@ -45,8 +44,6 @@ def value(text: str) -> int | Fraction | str | None:
     if match := _RATIO.fullmatch(text):
         sign, *parts = match.groups()
         return _ratio(sign, *(parts[:2] if parts[0] else parts[2:]))
-    if match := _SHORT_RATIO.fullmatch(text.removeprefix("-").strip()):
-        return _ratio("-" * text.startswith("-"), *(part for part in match.groups() if part))
     if match := _MIXED.fullmatch(text):
         sign, whole, *parts = match.groups()
         part = _ratio("", *(parts[:2] if parts[0] else parts[2:]))

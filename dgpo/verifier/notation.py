@@ -11,24 +11,32 @@ from dgpo.verifier.answer import MAX_DEPTH
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙₓ", "0123456789+-=()nx", strict=True))
-_SYMBOLS = {
-    **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "∗": "*"},
-    **{"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "±": r"\pm ", "∓": r"\mp "},
-    **{"≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∈": r"\in "},
-    **{"∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∞": r"\infty ", "∠": r"\angle ", "△": r"\triangle "},
-    **{"°": r"^\circ ", "º": r"^\circ ", "′": "'", "″": "''", "‘": "'", "’": "'", "“": "", "”": "", '"': "", "`": ""},
-    **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}"},
-    **{"α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta "},
-    **{"λ": r"\lambda ", "μ": r"\mu ", "π": r"\pi ", "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi "},
-    **{"ϕ": r"\phi ", "ω": r"\omega ", "Δ": r"\Delta ", "Ω": r"\Omega ", "ℏ": r"\hbar ", "∥": r"\|", "‖": r"\|"},
-    **{"。": ".", "，": ",", "、": ",", "和": " and ", "或": " or ", "∴": r"\therefore ", "⇒": r"\Rightarrow "},
-    **{"⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ", "∛": r"\cbrt ", "≡": r"\equiv "},
-}
+_SYMBOLS = """
+    ×times ·cdot ⋅cdot ∙cdot ±pm ∓mp ≤leq ≥geq ⩽leq ⩾geq ≠neq ≈approx ∈in ≡equiv ∪cup ∩cap ∅emptyset ∞infty ∠angle
+    △triangle ⟨langle ⟩rangle …ldots ⋯ldots ∛cbrt ∴therefore ⇒Rightarrow αalpha βbeta γgamma δdelta εepsilon θtheta
+    λlambda μmu πpi ρrho σsigma τtau φphi ϕphi ωomega ΔDelta ΩOmega ℏhbar
+"""
+_SYMBOLS = {word[0]: rf"\{word[1:]} " for word in _SYMBOLS.split()}
+_SYMBOLS |= {c: rf"\mathbb{{{unicodedata.normalize('NFKC', c)}}}" for c in "ℝℤℕℚℂ"} | dict.fromkeys("−–—‐‑", "-")
+_SYMBOLS |= {"°": r"^\circ ", "º": r"^\circ ", "′": "'", "″": "''", "‘": "'", "’": "'", "∥": r"\|", "‖": r"\|"}
+_SYMBOLS |= dict.fromkeys("÷∕⁄", "/") | {"∗": "*", "。": ".", "，": ",", "、": ",", "和": " and ", "或": " or "}
+_SYMBOLS |= dict.fromkeys('“”"`', "")
 _SYMBOLS_TABLE = str.maketrans(_SYMBOLS)
 
 _END = "(?![a-zA-Z])"  # of a command's name
+_GROUP = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[0-9a-zA-Z])"
 _TEXT = "text(?:rm|bf|it|sf|tt|normal|up)?|math(?:rm|sf|it|normal|bf)|operatorname|mbox|hbox|bf|rm|boldsymbol|bm"
-_SIZES = "tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge"
+# by what a command is replaced, and the commands
+_COMMANDS = r"""
+    \frac dfrac tfrac cfrac nicefrac sfrac; \binom dbinom tbinom; \{ lbrace; \} rbrace; | lvert rvert vert; [ lbrack
+    ] rbrack; \leq~ leqslant leqq le; \geq~ geqslant geqq ge; \neq~ ne; < lt; > gt; \emptyset~ varnothing O
+    : colon; √ surd; \ldots~ dots cdots dotsc dotsb; \epsilon varepsilon; \phi varphi; \theta vartheta; \rho varrho
+    ~ displaystyle textstyle scriptstyle scriptscriptstyle tiny scriptsize footnotesize small normalsize
+    ~ large Large LARGE huge Huge thinspace medspace thickspace
+"""
+_COMMANDS = {
+    n: by.replace("~", " ") for by, *names in map(str.split, re.split(r"[;\n]", _COMMANDS.strip())) for n in names
+}
 # every name of a function, and its one command; the hyperbolic functions that are read as reciprocals of others
 _RECIPROCALS = {"sech": "cosh", "csch": "sinh", "coth": "tanh"}
 _RECIPROCALS |= {f"ar{name}": f"ar{other}" for name, other in _RECIPROCALS.items()}
@@ -53,10 +61,8 @@ _COUNTERS = "个|人|元|只|本|张|次|种|块|天|年|岁|小时|分钟|秒|(
 
 # (what, by what), in this order
 _REWRITES = [
-    (r"\\(?:[dtc]|nice|s)frac" + _END, r"\\frac"),
-    (r"\\[dt]binom" + _END, r"\\binom"),
+    (rf"\\({'|'.join(_COMMANDS)}){_END}", lambda m: _COMMANDS[m[1]]),
     (r"\\(?:m?left|m?right|[bB]igg?[lrm]?|middle)(?=\s*(?:[\[\]()|./]|\\[{}|a-z]))\s*\.?", ""),
-    (r"\\(?:display|text|script|scriptscript)style" + _END, ""),
     (rf"\\(?:operatorname|mathop|mathrm|text)\*?\s*\{{\s*({_NAMES})\s*\}}", lambda m: _FUNCTIONS[m[1]]),
     (r"\\(?:operatorname|mathop)\*?\s*\{\s*(sec|min|max|floor|ceil)\s*\}", r"\\\1 "),  # as text, these are units
     (rf"\\({'|'.join(_FUNCTIONS)}){_END}", lambda m: _FUNCTIONS[m[1]]),
@@ -73,21 +79,9 @@ _REWRITES = [
     (rf"[\s,(]*(?:\\text\{{[\s,(]*for (?:{_EVERY})\s*\}}|\\forall{_END})\s*[a-z]?{_REAL}[\s).]*$", ""),
     (rf"(^|\\text\{{)\s*(?:{_LEAD_IN})", r"\1"),
     (r"\\text\{\s*\}", " "),
-    (rf"\\(?:{_SIZES}){_END}\s*", ""),
     (r"\\(?:textcolor|color)\s*\{[a-zA-Z]+\}|\\underline(?=\s*\{)", ""),
-    (r"\\lbrace" + _END, r"\\{"),
-    (r"\\rbrace" + _END, r"\\}"),
-    (r"\\[lr]?vert" + _END, "|"),
-    (r"\\lbrack" + _END, "["),
-    (r"\\rbrack" + _END, "]"),
-    (rf"\\(?:leqslant|leqq|le){_END}", r"\\leq "),
-    (rf"\\(?:geqslant|geqq|ge){_END}", r"\\geq "),
-    (rf"\\ne{_END}|\\not\s*=|!=", r"\\neq "),
-    (r"\\lt" + _END, "<"),
-    (r"\\gt" + _END, ">"),
-    (rf"\\(?:varnothing|O){_END}", r"\\emptyset "),
-    (rf"\\(?:dots|cdots|dotsc|ldots|dotsb){_END}|\.\.\.", r"\\ldots "),
-    (r"\\var(epsilon|phi|theta|rho)" + _END, r"\\\1"),
+    (r"\\not\s*=|!=", r"\\neq "),
+    (r"\.\.\.", r"\\ldots "),
     (r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}"),
     (r"\{\s*\\(?:circ|degree)\s*\}", r"\\circ "),
     (rf"\s*\^\s*\\circ(?:\s*\{{\s*\}}|{_END})|\\(?:text)?degree{_END}", r"^\\circ "),
@@ -98,19 +92,14 @@ _REWRITES = [
     (r"\\\$\s*(?=[0-9.]|\\frac)", "$"),  # dollars
     (r"\\\$", ""),
     (r"(?<=[0-9])\s*(?:(?<!\\)\\[,!;: ]|,\s*\\!)\s*(?=[0-9]{3}(?![0-9]))", ","),  # 1\,234\,567 and 11,\!111
-    (rf"(?<!\\)\\[,!;: ]|~|\\q?quad|\\(?:thin|med|thick)space{_END}", " "),
+    (r"(?<!\\)\\[,!;: ]|~|\\q?quad", " "),
     (r"\\(?:hspace|phantom)\s*(?:\{[^{}]*\}|.)", " "),
     (r"(?<!\\)\{\s*([0-9]{1,3}(?:,[0-9]{3})+)\s*\}", lambda m: "{" + m[1].replace(",", "") + "}"),  # \frac{1}{1,000}
     (r"\\(frac|binom)\s*(\\[a-zA-Z]+|[0-9a-zA-Z])\s*([0-9a-zA-Z])", r"\\\1{\2}{\3}"),  # \frac12, \binom 5 2
     (r"\\(frac|binom)\s*([0-9a-zA-Z])\s*(?=\{)", r"\\\1{\2}"),
     (r"(\\(?:frac|binom)\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}"),
     (r"\\(hat|bar|vec|tilde)\s+([a-zA-Z])" + _END, r"\\\1{\2}"),
-    (
-        r"(?<=[a-zA-Z])(\s*\^\s*(?:\{[^{}]*\}|[0-9a-zA-Z]))(\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|[0-9a-zA-Z]))",
-        r"\2\1",
-    ),  # x^2_1
-    (r"\\colon" + _END, ":"),
-    (r"\\surd" + _END, "√"),
+    (rf"(?<=[a-zA-Z])(\s*\^\s*{_GROUP})(\s*_\s*{_GROUP})", r"\2\1"),  # x^2_1
     (r"(?<![0-9a-zA-Z])\^\s*\{?([0-9]+)\}?\s*/\s*_\s*\{?([0-9]+)\}?", r"\\frac{\1}{\2}"),
     (r"\\(?:bmod|mod)\s*(?=[0-9])", r"\\mod "),
     (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
@@ -122,20 +111,13 @@ _REWRITES = [
     (r"(?<=[0-9])\s*(?:\\text\{\s*to\s*\}|(?<= )to )\s*(?=[0-9])", ":"),  # 3 to 5, a ratio
     (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
     (r"(?<![a-zA-Z])(?:\{\s*\})?[_^]\s*\{?([0-9]+)\}?\s*([CP])\s*_\s*\{?([0-9]+)\}?$", r"\2(\1,\3)"),  # {}_5C_2
-    (
-        r"^(?:\\text\{([CP])\}|([CP]))\s*_\s*\{?([0-9]+)\}?\s*\^\s*\{?([0-9]+)\}?$",
-        lambda m: f"{m[1] or m[2]}({m[3]},{m[4]})",
-    ),
+    (r"^(?:\\text\{)?([CP])\}?\s*_\s*\{?([0-9]+)\}?\s*\^\s*\{?([0-9]+)\}?$", r"\1(\2,\3)"),
     (r"(?:\\text\{\s*cis\s*\}|(?<![a-zA-Z])\\?cis(?![a-zA-Z]))([^+,;=]+)", r"(\\cos(\1)+i\\sin(\1))"),
-    (r"^([\[\]])([^\[\]()]+,[^\[\]()]+)([\[\]])$", lambda m: _interval(*m.groups())),
+    (r"^\](?=[^\[\]()]+,[^\[\]()]+[\[\])]$)", "("),  # ]1,3[ as (1,3)
+    (r"(?<=[^\[\]()])\[$", ")"),
     (r"\s+", " "),
 ]
 _REWRITES = [(re.compile(what), by) for what, by in _REWRITES]
-
-
-def _interval(left: str, inner: str, right: str) -> str:
-    """]1,3[ as (1,3)."""
-    return ("[" if left == "[" else "(") + inner + ("]" if right == "]" else ")")
 
 
 # What a program would print, as LaTeX. A letter before means that it is part of a word.

@@ -14,27 +14,12 @@ _MORE_UNITS = """
     radian = [angle] = rad; usd = [usd] = _ = dollar; cent = usd / 100;
     eur = [eur] = _ = euro; gbp = [gbp]; rupee = [rupee]; yen = [yen]
 """
-_OTHER_NAMES = {"$": "usd", "€": "eur", "£": "gbp", "₹": "rupee", "¥": "yen", "¢": "cent", "cms": "cm", "kms": "km"}
-_OTHER_NAMES |= {
-    "kmh": "kph",
-    "kmph": "kph",
-    "sq": "square",
-    "cu": "cubic",
-    "kwh": "kWh",
-    "radian": "rad",
-    "radians": "rad",
-}
-_OTHER_NAMES |= {
-    "毫米": "mm",
-    "厘米": "cm",
-    "米": "m",
-    "千米": "km",
-    "公里": "km",
-    "克": "g",
-    "千克": "kg",
-    "公斤": "kg",
-}
-_OTHER_NAMES |= {"秒": "s", "分钟": "min", "小时": "h", "天": "day", "升": "l", "平方": "square ", "立方": "cubic "}
+_OTHER_NAMES = """
+    $:usd €:eur £:gbp ₹:rupee ¥:yen ¢:cent cms:cm kms:km kmh:kph kmph:kph sq:square cu:cubic kwh:kWh radian:rad
+    radians:rad 毫米:mm 厘米:cm 米:m 千米:km 公里:km 克:g 千克:kg 公斤:kg 秒:s 分钟:min 小时:h 天:day 升:l
+    平方:square_ 立方:cubic_
+"""
+_OTHER_NAMES = dict(pair.replace("_", " ").split(":") for pair in _OTHER_NAMES.split())
 _CHINESE = re.compile("|".join(sorted((n for n in _OTHER_NAMES if n > "一"), key=len, reverse=True)))
 # units that are read without \\text; other letters behind a number are as likely variables
 _SHORT = "mm cm km in ft yd mi mg kg lb lbs min sec hr hrs ml mL mph kph kJ kW kWh Hz kHz MHz ohm mol nm usd cent"
@@ -99,9 +84,8 @@ def read(text: str) -> Quantity:
     if (match := _DEGREE_WORD.match(text)) and not _has_angle_function(match[1]):
         return Quantity(match[1], "°")
     if (match := _TAIL.search(text)) and match.start() > 0:
-        return _with_unit(
-            text, text[: match.start()], re.sub(r"\\text\{([^{}]*)\}", r" \1 ", match[1]), known_only=False
-        )
+        phrase = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", match[1])
+        return _with_unit(text, text[: match.start()], phrase, known_only=False)
     if match := _BARE.match(text):
         return _with_unit(text, match[1], match[3], known_only=not match[2] or len(match[3].split()[0]) < 3)
     return Quantity(text)

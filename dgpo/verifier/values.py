@@ -7,6 +7,7 @@ where a value needs a millisecond. Nothing is simplified or solved here.
 
 import hashlib
 import math
+import operator
 import random
 from fractions import Fraction
 
@@ -19,22 +20,18 @@ DIGITS, CONFIRM_DIGITS = 60, 320
 _BITS = 60_000  # of exact numbers; more are rounded to DIGITS
 _MAGNITUDE = 10**7  # largest exponent of ten of any value
 
-_FUNCTIONS = {
-    **{
-        name: getattr(mpmath, name)
-        for name in ("sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "exp")
-    },
-    **{
-        name: getattr(mpmath, name) for name in ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "gamma", "binomial")
-    },
-    **{"acot": mpmath.acot, "asec": mpmath.asec, "acsc": mpmath.acsc, "Abs": abs, "sign": mpmath.sign, "re": mpmath.re},
-    **{"im": mpmath.im, "conjugate": mpmath.conj, "arg": mpmath.arg, "floor": mpmath.floor, "ceiling": mpmath.ceil},
-    **{"Max": max, "Min": min, "UnevaluatedExpr": lambda x: x, "erf": mpmath.erf, "zeta": mpmath.zeta},
-}
+_FUNCTIONS = """
+    sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh asinh acosh atanh exp gamma binomial
+    sign re im arg floor erf zeta
+"""
+_FUNCTIONS = {name: getattr(mpmath, name) for name in _FUNCTIONS.split()}
+_FUNCTIONS |= {"Abs": abs, "Max": max, "Min": min, "conjugate": mpmath.conj, "ceiling": mpmath.ceil}
+_FUNCTIONS |= {"UnevaluatedExpr": lambda x: x, "factorial2": mpmath.fac2, "log": mpmath.log, "Mod": mpmath.fmod}
+_EXACT = {"floor": math.floor, "ceiling": math.ceil, "Max": max, "Min": min, "Abs": abs, "Mod": operator.mod}
 _LARGEST = dict.fromkeys(("exp", "sinh", "cosh", "tanh"), _MAGNITUDE)  # arguments worth computing
 _LARGEST |= dict.fromkeys(("sin", "cos", "tan", "cot", "sec", "csc"), 10**1000)
 _ROUNDED = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "tanh")
-_KNOWN = {*_FUNCTIONS, "factorial", "factorial2", "log", "Mod"}
+_KNOWN = {*_FUNCTIONS, "factorial"}
 
 
 class Unknown(Exception):
@@ -240,18 +237,8 @@ def _function(name, args):
     if name == "factorial":
         small = whole and 0 <= first < 3000
         return _exact(Fraction(math.factorial(int(first)))) if small else mpmath.factorial(_number(first))
-    if name == "factorial2":
-        return mpmath.fac2(_number(first))
-    if name == "log" and len(args) == 2:
-        return mpmath.log(_number(first)) / mpmath.log(_number(args[1]))
-    if name == "log":
-        return mpmath.log(_number(first))
-    if name == "Mod" and all(isinstance(a, Fraction) for a in args):
-        return args[0] % args[1]
-    if name in ("floor", "ceiling") and isinstance(first, Fraction):
-        return Fraction(first.__floor__() if name == "floor" else first.__ceil__())
-    if name in ("Max", "Min", "Abs") and all(isinstance(a, Fraction) for a in args):
-        return _FUNCTIONS[name](*args)
+    if name in _EXACT and all(isinstance(a, Fraction) for a in args):
+        return Fraction(_EXACT[name](*args))
     out = _FUNCTIONS[name](*(_number(a) for a in args))
     return Fraction(0) if 0 < abs(out) < mpmath.mpf(10) ** (5 - mp.dps) and name in _ROUNDED else out  # sin π
 
