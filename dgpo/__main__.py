@@ -19,7 +19,8 @@ from collections.abc import Collection
 
 from dgpo import errors, launcher
 from dgpo.errors import ConfigError
-from dgpo.plain import path_text, read_words
+from dgpo.plain import path_text
+from dgpo.written import read_words
 
 # What takes seconds to import (torch, transformers) is imported by the commands, after their settings are read.
 

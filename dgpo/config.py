@@ -22,7 +22,8 @@ from dgpo import methods
 from dgpo.data.files import text_encoding
 from dgpo.errors import ConfigError
 from dgpo.objective import ADVANTAGES, AGGREGATIONS, CORRECTIONS, KL_KINDS
-from dgpo.plain import has_boolean, path_text, plain, read_mapping
+from dgpo.plain import has_boolean, path_text, plain
+from dgpo.written import read_mapping
 
 ACCEPTABLE = ("data", "model", "prompts", "code", "metrics")
 RECIPES = Path(__file__).parent / "recipes"

@@ -22,9 +22,10 @@ from dgpo.config import Config, ConfigError
 from dgpo.evaluation import settings
 from dgpo.files import write_whole
 from dgpo.methods import base
-from dgpo.plain import path_text, read_mapping, read_words
+from dgpo.plain import path_text
 from dgpo.rollout.background import BackgroundSampler
 from dgpo.sweep import definition
+from dgpo.written import read_mapping, read_words
 
 
 @pytest.fixture

@@ -34,8 +34,9 @@ from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import Lock, file_hash, lock, remove, write_text, write_whole
 from dgpo.identity import Change, Identity, MadeOf, digest
-from dgpo.plain import path_text, read_mapping
+from dgpo.plain import path_text
 from dgpo.seeds import derive
+from dgpo.written import read_mapping
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
 _PLACE = ("index", "sample", "seed")

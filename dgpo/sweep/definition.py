@@ -28,7 +28,8 @@ from pydantic import Field
 from dgpo import config as configs
 from dgpo import methods
 from dgpo.config import Config, ConfigError, PathText, Seed, Settings
-from dgpo.plain import path_text, read_mapping
+from dgpo.plain import path_text
+from dgpo.written import read_mapping
 
 _RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
 # What may be another when a sweep goes on: none of these changes a number of a run.
