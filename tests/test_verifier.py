@@ -5,6 +5,8 @@ import random
 
 import pytest
 import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from running import DATA
 from verifier_cases import BLIND, COMPLETIONS, TABLE, boxed
 
@@ -149,7 +151,7 @@ def test_table_is_large_and_judging_some_of_it_raises_nothing():
 
 def test_equal_values_are_seen_and_close_ones_told_apart(verifier):
     rng, pairs, right = random.Random(0), [], []
-    for _ in range(150):
+    for _ in range(60):
         a, b, c = rng.randint(2, 40), rng.randint(2, 40), rng.randint(2, 9)
         pairs.append((rf"\frac{{{a}}}{{{b}}} + {c}\sqrt{{{a}}}", rf"\frac{{{c * b}\sqrt{{{a}}} + {a}}}{{{b}}}"))
         right.append(True)
@@ -178,6 +180,44 @@ def test_equal_values_are_seen_and_close_ones_told_apart(verifier):
 def test_a_zero_of_one_equation_tells_it_from_another(gold, given, parted):
     equations = (sympy.Eq(sympy.sympify(text), 0) for text in (gold, given))
     assert values.parted(*equations) is parted
+
+
+COMMANDS = r"""
+    \equiv \sim \approx \to \Rightarrow \iff \neq < \leq \mid \in \subset = \lor \cup \pm \cdot , ; : | \quad \text{or} \text{not}
+    or and but & \\ ( ) [ \{ ? ! / ^ _ \over \ldots \stackrel{?}{=} ≅ ⊕ 或 \phantom{x} \overline
+"""
+
+
+def test_nothing_between_a_wrong_value_and_the_right_one_makes_it_right(verifier):
+    """What math-verify cannot read as a whole, it would search for the last part that it can."""
+    values = [("5", "6"), (r"\frac{1}{2}", r"\frac{1}{3}"), ("x+1", "x+2"), ("(1,2)", "(2,1)"), ("[0,1]", "[0,2]")]
+    pairs = [(gold, boxed(f"{wrong} {c} {gold}")) for gold, wrong in values for c in COMMANDS.split()]
+    verdicts = verifier.verify_many(pairs)
+    assert [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict == Verdict.correct] == []
+
+
+@given(
+    st.lists(st.integers(0, 99), min_size=2, max_size=5, unique=True),
+    st.sampled_from([", ", " and ", " or ", "$, $", r" \quad ", "\n", r"\text{ and }", " or x = "]),
+)
+def test_boxes_side_by_side_are_one_list_and_none_of_them_the_answer(numbers, between):
+    completion = "So " + between.join(rf"\boxed{{{n}}}" for n in numbers)
+    assert final_answer(completion) == "; ".join(map(str, numbers))
+    assert final_answer(completion + r" Wait, it is \boxed{7}.") == "7"
+
+
+@given(st.tuples(*[st.integers(-9, 9).filter(bool)] * 3), st.integers(2, 5), st.sampled_from(["=", "<", r"\leq "]))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_an_equation_or_inequality_is_its_multiples_and_its_mirror_image_and_no_other(numbers, k, mark):
+    a, b, c = numbers
+    mirror = {"=": "=", "<": ">", r"\leq ": r"\geq "}[mark]
+    gold = f"{a}x+{b}y {mark} {c}".replace("+-", "-")
+    right = f"{c * k} {mirror} {b * k}y+{a * k}x".replace("+-", "-")
+    wrong = f"{c * k + 1} {mirror} {b * k}y+{a * k}x".replace("+-", "-")
+    assert judging.judge(gold, right) == judging.judge(right, gold) == Verdict.correct
+    assert judging.judge(gold, wrong) == judging.judge(wrong, gold) == Verdict.wrong
+    if mark != "=":
+        assert judging.judge(gold, right.replace(mirror, mark)) == Verdict.wrong
 
 
 def test_numbers_of_any_length_are_exact():
