@@ -183,8 +183,8 @@ def test_a_zero_of_one_equation_tells_it_from_another(gold, given, parted):
 
 
 COMMANDS = r"""
-    \equiv \sim \approx \to \Rightarrow \iff \neq < \leq \mid \in \subset = \lor \cup \pm \cdot , ; : | \quad \text{or} \text{not}
-    or and but & \\ ( ) [ \{ ? ! / ^ _ \over \ldots \stackrel{?}{=} ≅ ⊕ 或 \phantom{x} \overline
+    \equiv \sim \approx \to \Rightarrow \iff \neq < \leq \mid \in \subset = \lor \cup \pm \cdot , ; : | \quad
+    \text{or} \text{not} or and but & \\ ( ) [ \{ ? ! / ^ _ \over \ldots \stackrel{?}{=} ≅ ⊕ 或 \phantom{x} \overline
 """
 
 
