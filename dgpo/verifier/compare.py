@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 from dgpo.verifier import forms
+from dgpo.verifier.brackets import split
 from dgpo.verifier.forms import Atom, Equation, Many, Matrix, Named, Range, Ratio, Row, Union, Word
 
 _EMPTY = Atom(r"\emptyset")  # of which {∅} is not another way of writing
@@ -17,8 +18,10 @@ _VARIABLE = re.compile(
 )
 # what says that a side is one quantity: a sum, a limit, P(…), |A|; and the letters of a curve
 _QUANTITY = re.compile(
-    r"\\(?:sum|prod|i*int|oint|lim|det|frac\s*\{\s*(?:d|\\partial))(?![a-zA-Z])|[A-Z]+\s*[(\[]|\\?\||\\mathbb"
+    r"\\(?:sum|prod|i*int|oint|lim|det)(?![a-zA-Z])|\\frac\s*\{\s*(?:d|\\partial)"
+    r"|(?:P|E|Var|\\mathbb\{[EP]\}|\\text\{(?:Var|Pr)\})\s*[(\[][^()\[\]]*[A-Z][^()\[\]]*[)\]]$|\\?\|[A-Z\s\\a-z]*\|$"
 )
+_PHRASE = re.compile(r"(?<=.)\\text\{[^{}]*\}")
 _CURVE = re.compile(r"(?<![a-zA-Z\\])[xyzrt](?![a-zA-Z])|\\(?:theta|rho|phi)(?![a-zA-Z])")
 _LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 
@@ -140,7 +143,9 @@ def _ending(statement: Equation, eq):
     constant = not _VARIABLE.search(statement.sides[-1])
 
     def names_it(side):
-        return _VARIABLE.search(side) and (constant or _QUANTITY.match(side))
+        one = _QUANTITY.match(side) and len(split(side, "+")) == len(split(side, "-")) == 1
+        named = _VARIABLE.search(_PHRASE.sub("", side)) and not re.match(r"\\text\{[^{}]*[0-9]", side)  # 6 cm is not 5
+        return named and (constant or one)
 
     return value if all(names_it(side) or eq(value, forms.read(side)) for side in statement.sides[:-1]) else None
 

@@ -216,7 +216,7 @@ def _relation(text: str):
 
 
 def _equation(text: str, sides: list[str]):
-    if _NAME.fullmatch(sides[0]) or (sides[0].endswith("}") and re.match(r"^\\text\{[^{}]*\}$", sides[0])):
+    if _NAME.fullmatch(sides[0]) or (sides[0].endswith("}") and re.match(r"^\\text\{[^{}0-9]*\}$", sides[0])):
         values = sides[1:]
         if len(sides[0]) == 1 and re.search(rf"(?<![a-zA-Z\\]){sides[0]}(?![a-zA-Z])", values[-1]):
             return Equation(text, tuple(sides))  # x = 2x

@@ -4,6 +4,7 @@ Everything here changes how an answer is written and never what it says. Each st
 reason where it is not plain; `tests/test_verifier.py` has a case for every step.
 """
 
+import functools
 import re
 import unicodedata
 
@@ -140,11 +141,15 @@ _CODE_WORDS = [
     (re.compile(r"(?<=[0-9a-zA-Z)}])\s*\*\s*(?=[0-9a-zA-Z({\\])"), r" \\cdot "),
     (re.compile(r"(?<![0-9a-zA-Z])([0-9]+)\.(?=\s*[/*+)\-^]|$)"), r"\1"),  # -1./3
 ]
+_PLAIN = re.compile(r"-?[0-9]+")
 _TRAILING = re.compile(r"(?:\s|[.,;:!]|\\\\|\\(?=$))+$")
 
 
+@functools.lru_cache(maxsize=4096)  # the answers to one problem share its reference
 def normalise(text: str) -> str:
-    """`text` in the one way of writing. Linear in its length."""
+    """`text` in the one way of writing."""
+    if _PLAIN.fullmatch(text):
+        return text
     text = "".join(_character(c) for c in _scripts(_vulgar(text)))
     text = unicodedata.normalize("NFKC", text.translate(_SYMBOLS_TABLE))
     for what, by in _REWRITES:
