@@ -365,16 +365,24 @@ def _validate(config: Config) -> Config:
         raise ConfigError(f"offload='optimizer+params' needs zero_stage=3, not zero_stage={config.zero_stage}")
     if config.tiny.hidden % (2 * config.tiny.heads):
         raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device='cuda', but there is no CUDA device here: 'cpu' or 'auto'")
-    if config.liger and (config.device == "cpu" or not torch.cuda.is_available()):
-        raise ConfigError("liger=True: Liger's kernels need a CUDA device")
-    if config.liger and importlib.util.find_spec("liger_kernel") is None:
-        raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")
     aggregation = method.aggregation if config.aggregation == "method" else config.aggregation
     return config.model_copy(update={"method_params": method.params(), "aggregation": aggregation})
+
+
+def check_machine(config: Settings) -> None:
+    """Raise ConfigError where this machine lacks what a Config or EvalConfig asks for: before anything is loaded.
+
+    To read the settings of a run that another machine made, or to plan one, needs none of it.
+    """
+    liger, tensorboard = (getattr(config, name, False) for name in ("liger", "tensorboard"))
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device='cuda', but there is no CUDA device here: 'cpu' or 'auto'")
+    if liger and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("liger=True: Liger's kernels need a CUDA device")
+    if liger and importlib.util.find_spec("liger_kernel") is None:
+        raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")
 
 
 def _number(value):

@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 
 from dgpo import identity, mismatch, ranks, rollout, summary, tasks, tiny
 from dgpo.batch import Batch, concatenate
-from dgpo.config import Config, ConfigError
+from dgpo.config import Config, ConfigError, check_machine
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.evaluate import decode, encode, evaluate
 from dgpo.memory import out_of_memory
@@ -71,6 +71,7 @@ class Trainer:
 
     def __init__(self, config: Config):
         self.config, self.method = config, config.make_method()
+        check_machine(config)
         rollout.check(config)
         ranks.join(pick_device(config.device), config.timeout)
         ranks.check(config)

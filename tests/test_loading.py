@@ -323,13 +323,13 @@ class TestLiger:
 
     def test_it_needs_a_gpu_and_the_package(self, monkeypatch):
         with pytest.raises(ConfigError, match="liger=True: Liger's kernels need a CUDA device"):
-            configs.load("tiny", liger=True)
+            configs.check_machine(configs.load("tiny", liger=True))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         with pytest.raises(ConfigError, match="kernels need a CUDA device"):
-            configs.load("tiny", liger=True, device="cpu")
+            configs.check_machine(configs.load("tiny", liger=True, device="cpu"))
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ConfigError, match="liger=True needs the package liger-kernel"):
-            configs.load("tiny", liger=True)
+            configs.check_machine(configs.load("tiny", liger=True))
 
 
 def test_a_tokenizer_file_is_read_as_it_was_saved(folder):

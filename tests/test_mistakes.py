@@ -304,6 +304,16 @@ class TestValues:
         with pytest.raises(ConfigError, match=r"must be in \(0, "):
             plan.hardware_of(**given)
 
+    @pytest.mark.parametrize("command", ["train tiny run_dir=made", "eval eval_dir=made", "sweep s.yaml folder=made"])
+    def test_a_gpu_that_is_not_here(self, capsys, monkeypatch, tmp_path, command):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        Path("s.yaml").write_text("{name: s, factors: {lr: [0.1, 0.2]}, seeds: [0]}")
+        assert cli.main([*command.split(), "device=cuda"]) == 2
+        assert capsys.readouterr().err == "error: device='cuda', but there is no CUDA device here: 'cpu' or 'auto'\n"
+        assert not Path("made").exists()
+        configs.load("tiny", device="cuda", liger=True)  # to read and to plan need none
+
 
 class TestOwnCode:
     """Faults in a method of the user's own."""

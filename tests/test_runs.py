@@ -118,3 +118,11 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path, folder):
     (tmp_path / "metrics.jsonl").write_text('{"step"\n' + text)
     with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 1 is not as it was written"):
         runs.read(tmp_path)
+
+
+def test_a_run_of_a_machine_with_a_gpu_is_read_on_one_without(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text())
+    written = (folder / "config.yaml").read_text().replace("device: auto", "device: cuda")
+    (tmp_path / "config.yaml").write_text(written.replace("liger: false", "liger: true"))
+    assert runs.read(tmp_path).config.device == "cuda"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dgpo import identity, ranks, rollout, tiny
-from dgpo.config import ConfigError
+from dgpo.config import ConfigError, check_machine
 from dgpo.evaluate import decode, encode
 from dgpo.evaluation import benchmarks
 from dgpo.evaluation.benchmarks import Benchmark, Judge
@@ -31,6 +31,7 @@ def evaluate(config: EvalConfig) -> Path:
     if ranks.size() > 1:
         raise ConfigError(f"an evaluation is one process, and a launcher started {ranks.size()}")
     check_place(Path(config.eval_dir), f"eval_dir={config.eval_dir!r}")
+    check_machine(config)
     rollout.check(config)
     config = _dated(config)
     for name in config.benchmarks:

@@ -43,6 +43,8 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: 
     if jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1")
     runs = sweep.runs(shard, only)
+    for run in runs:
+        configs.check_machine(run.config)
     claim(sweep)
     part = f"{shard[0]}_of_{shard[1]}" + (f"_{only}" if only else "")
     with contextlib.closing(
