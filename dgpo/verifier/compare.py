@@ -60,7 +60,12 @@ def equal(
             return plain and same_equation(*(f"{n.name}={_text(n.form)}" for n in (gold, given)))  # x = y, y = x
         case Many(), Many():
             points = all(isinstance(item, Row) for item in gold.items + given.items)
-            return _match(gold.items, given.items, eq, loose=points or (gold.braces and given.braces))
+            return _match(
+                gold.items,
+                _otherwise(gold.items, given.items, eq) if points else given.items,
+                eq,
+                loose=points or (gold.braces and given.braces),
+            )
         case (Many(), Row()) | (Row(), Many()):
             many, row = (gold, given) if isinstance(gold, Many) else (given, gold)
             items = _by_name(many.items)
@@ -103,10 +108,14 @@ def equal(
             if flat is None or row.left + row.right not in _points(row is given):
                 return False
             return each(flat, row.items) if row is given else each(row.items, flat)
+        case ((Row() | Matrix()), Atom()) if vector := forms.unit_vectors(given.text):
+            return eq(gold, vector)
+        case Atom(), (Row() | Matrix()) if vector := forms.unit_vectors(gold.text):
+            return eq(vector, given)
         case Equation(), Equation():
             return same_equation(gold.text, given.text)
-        case Atom(), Named(("C" | "P") as what, Row(_, _, (Atom(n), Atom(k)))):
-            return same(gold.text, rf"\binom{{{n}}}{{{k}}}" + rf" \cdot ({k})!" * (what == "P"))
+        case Atom(), Named(("C" | "P" | "A") as what, Row(_, _, (Atom(n), Atom(k)))):
+            return same(gold.text, rf"\binom{{{n}}}{{{k}}}" + rf" \cdot ({k})!" * (what != "C"))
         case Named(), Equation():
             return isinstance(gold.form, Atom | Word) and same_equation(f"{gold.name}={_text(gold.form)}", given.text)
         case Equation(), Named():
@@ -121,6 +130,8 @@ def equal(
             return gold != _EMPTY and eq(gold, items[0])
         case Equation(_, (first, *_, last)), Atom() if not _VARIABLE.search(first):  # 0.56 = 56%
             return same(first, last) and eq(Atom(first), given)
+        case Equation(_, (*sides, "0")), _ if not any(map(_QUANTITY.match, sides)):  # a^2 + b = 0
+            return False
         case Equation(_, sides), _ if all(_QUANTITY.match(s) or not _CURVE.search(s) for s in sides[:-1]):
             value = _ending(gold, eq)
             return value is not None and eq(value, given)
@@ -213,6 +224,17 @@ def _match(gold, given, eq, loose: bool) -> bool:
             return loose and any(same(item, other) for other in given)
         left.pop(index)
     return not left or all(any(same(item, other) for item in gold) for other in left)
+
+
+def _otherwise(gold, given, eq):
+    """The rows of `given`, where "otherwise" is the one condition of `gold` that no other of them has."""
+    conditions = [row.items[-1] for row in given]
+    left = [row.items[-1] for row in gold if not any(eq(row.items[-1], c) for c in conditions)]
+    other = [i for i, c in enumerate(conditions) if isinstance(c, Word) and c.text in ("otherwise", "else")]
+    if len(left) != 1 or len(other) != 1:
+        return given
+    index = other[0]
+    return (*given[:index], given[index]._replace(items=(*given[index].items[:-1], left[0])), *given[index + 1 :])
 
 
 def _is_set(form) -> bool:

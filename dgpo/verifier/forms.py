@@ -19,7 +19,7 @@ _ONES = (_ONES + " seventeen eighteen nineteen").split()
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _NUMBER_WORDS = [*_ONES, *(f"{ten}-{one}".removesuffix("-zero") for ten in _TENS for one in _ONES[:10]), "hundred"]
 
-_OR = re.compile(r"\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z])or(?![a-zA-Z])")
+_OR = re.compile(r"\\text\{\s*,?\s*or\s*,?\s*\}|\\(?:lor|vee)(?![a-zA-Z])|(?<![a-zA-Z])or(?![a-zA-Z])")
 _NAME = re.compile(
     r"(?:\\text\{[a-zA-Z ]+\}|[a-zA-Z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi|rho|sigma|tau))"
     r"'*(?:_\s*(?:\{[^{}]*\}|[0-9a-zA-Z]))?"
@@ -36,12 +36,15 @@ _CASES = re.compile(r"^\\begin\{cases\}(.*)\\end\{cases\}$")
 _CONDITION = re.compile(r"^(?:\\text\{\s*(?:if|for|when|where)\s*\}|(?:if|for|when|where)(?![a-z]))\s*")
 _TRANSPOSED = re.compile(r"(?<=[)\]}])\s*\^\s*\{?\s*(?:T|\\top|\\text\{T\}|\\intercal)\s*\}?$")
 _POINT = re.compile(r"^[A-Z]\s*(?=\(.*,.*\)$)")
-_SIZE = re.compile(r"^\|\s*([a-z])\s*\|$")
+_SIZE = re.compile(r"^\|\s*([a-z])\s*((?:[+-][^|]*)?)\|$")
 _RELATION = {r"\leq": "<=", r"\geq": ">=", "<": "<", ">": ">"}
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _WORD = re.compile(r"^[a-zA-Z][a-zA-Z'\- ]*$")
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
-_REALS = re.compile(r"^(?:\\mathbb\s*\{?R\}?|\\text\{\s*(?:all )?(?:real numbers|reals)\s*\}|all real numbers)$")
+_HOLES = re.compile(r"^\\mathbb\s*\{?R\}?\s*(?:\\setminus|\\backslash|-)\s*\\\{(.*)\\\}$")
+_REALS = re.compile(
+    r"^(?:\\mathbb\s*\{?R\}?(?:\s*[\^_]\s*\{?([+-])\}?)?|(?:\\text\{)?\s*(?:all )?(?:real numbers|reals)\s*\}?)$"
+)
 
 
 # The shapes. Expressions in them are text (str), and all else in them is a shape.
@@ -62,8 +65,12 @@ Named = namedtuple("Named", "name form")  # name = form, or name ∈ form
 Equation = namedtuple("Equation", "text sides")  # sides that are claimed to be equal, the first no name
 
 _PLAIN_WORDS = {word: Atom(str(number)) for number, word in enumerate(_NUMBER_WORDS)}
-_NO_SOLUTION = re.compile(r"empty set|(?:there (?:i|are|exist) )?no (?:real )?(?:solution|root)(?: exist)?")
-_PLAIN_WORDS |= {"infinitely many": Atom(r"\infty"), "dne": Word("doe not exist", "does not exist", sure=True)}
+_NO_SOLUTION = re.compile(r"none|empty set|(?:there (?:i|are|exist) )?no (?:real )?(?:solution|root)(?: exist)?")
+_PLAIN_WORDS |= {
+    "infinitely many": Atom(r"\infty"),
+    "infinity": Atom(r"\infty"),
+    "dne": Word("doe not exist", "does not exist", sure=True),
+}
 
 
 def read(text: str):
@@ -71,8 +78,11 @@ def read(text: str):
     text = peel(text)
     if literals.value(text) is not None:
         return Atom(text)
-    if _REALS.match(text):
-        return Row("(", ")", (Atom(r"-\infty"), Atom(r"\infty")))
+    if reals := _REALS.match(text):
+        ends = Atom("0" if reals[1] == "+" else r"-\infty"), Atom("0" if reals[1] == "-" else r"\infty")
+        return Row("(", ")", ends)
+    if (holes := _HOLES.match(text)) and closes(text, holes.start(1), r"\}"):
+        return _without("", *map(read, split_list(holes[1])))
     if (word := as_word(text)) and len(names := re.split(r"\s+and\s+", word.raw)) > 1 and word.sure:
         return Many(tuple(as_word(rf"\text{{{name}}}") or Atom(name) for name in names))
     if word:
@@ -86,7 +96,9 @@ def read(text: str):
         return Union(tuple(read(p) for p in parts))
     if cases := _CASES.match(text):
         return _many([_case(row) for row in _rows(cases[1])])
-    if (rows := [split_list(part) for part in split(text, ";")]) and len(set(map(len, rows))) == 1 < len(rows[0]):
+    if (rows := [split_list(part) for part in split(_OR.sub(";", text), ";")]) and len(set(map(len, rows))) == 1 < len(
+        rows[0]
+    ):
         named = [[read(item) for item in row] for row in rows if len(rows) > 1]
         if named and all(isinstance(form, Named) for row in named for form in row):  # p=5, q=2; p=7, q=2
             return Many(tuple(Row("(", ")", tuple(sorted(row, key=lambda form: form.name))) for row in named))
@@ -102,6 +114,8 @@ def read(text: str):
         return relation
     if transposed := _TRANSPOSED.search(text):
         return _transpose(read(text[: transposed.start()])) or Atom(text)
+    if len(terms := _terms(text)) > 1 and r"\begin{" in text:
+        return _sum([read(term) for term in terms]) or Atom(text)
     if matrix := _MATRIX.match(text):
         return Matrix(tuple(tuple(read(cell) for cell in split(row, "&")) for row in _rows(matrix[1])))
     if (scaled := _SCALED.match(text)) and isinstance(matrix := read(scaled[2]), Matrix):
@@ -123,8 +137,42 @@ def read(text: str):
     return Atom(text)
 
 
+def _terms(text: str) -> list[str]:
+    """The text cut before every plus and minus outside all brackets; a minus stays."""
+    cuts = [position for token, position, depth in scan(text) if position and depth == 0 and token in ("+", "-")]
+    return [text[a:b].strip().removeprefix("+").strip() for a, b in itertools.pairwise([0, *cuts, len(text)])]
+
+
+def _sum(matrices: list) -> Matrix | None:
+    if not all(isinstance(m, Matrix) for m in matrices) or len({tuple(map(len, m.rows)) for m in matrices}) > 1:
+        return None
+    rows = zip(*(m.rows for m in matrices), strict=True)
+    return Matrix(
+        tuple(
+            tuple(Atom("+".join(f"({_inner(c)})" for c in cells)) for cells in zip(*row, strict=True)) for row in rows
+        )
+    )
+
+
+def unit_vectors(text: str) -> Row | None:
+    """2i − j as (2, −1); None for anything else."""
+    parts = dict.fromkeys("ijk", "")
+    for term in _terms(text):
+        match = re.fullmatch(r"([^ijk]*)\s*([ijk])", term)
+        if not match or parts[match[2]]:
+            return None
+        parts[match[2]] = match[1] + "1" if match[1] in ("", "-") else match[1]
+    if not parts["j"] and not parts["k"]:  # a complex number
+        return None
+    return Row("(", ")", tuple(Atom(parts[name] or "0") for name in ("ijk" if parts["k"] else "ij")))
+
+
+def _inner(cell) -> str:
+    return cell.raw if isinstance(cell, Word) else getattr(cell, "text", "")
+
+
 def _times(factor: str, cell) -> Atom:
-    return Atom(rf"({factor}) \cdot ({cell.raw if isinstance(cell, Word) else getattr(cell, 'text', '')})")
+    return Atom(rf"({factor}) \cdot ({_inner(cell)})")
 
 
 def as_word(text: str) -> Word | None:
@@ -208,8 +256,7 @@ def _relation(text: str):
     if kinds == {"="}:
         return _equation(text, sides)
     if kinds == {r"\neq"} and len(sides) == 2 and _NAME.fullmatch(sides[0]):
-        name, hole = _tight(sides[0]), read(sides[1])
-        return Union((Range(name, "(", ")", (Atom(r"-\infty"), hole)), Range(name, "(", ")", (hole, Atom(r"\infty")))))
+        return _without(_tight(sides[0]), read(sides[1]))
     if kinds <= set(_RELATION):
         return _range([_RELATION[t] for t, _ in marks], sides) or Atom(text)
     return Atom(text)
@@ -245,7 +292,7 @@ def _range(marks: list[str], sides: list[str]):
         if _SIZE.match(right):
             left, right, mark = right, left, _FLIPPED[mark]
         if size := _SIZE.match(left):
-            return _within(size[1], mark, right)
+            return _within(size[1], size[2], mark, right)
         if _NAME.fullmatch(right) and not _NAME.fullmatch(left):
             left, right, mark = right, left, _FLIPPED[mark]
         if _NAME.fullmatch(left):
@@ -257,9 +304,18 @@ def _range(marks: list[str], sides: list[str]):
     return None
 
 
-def _within(name: str, mark: str, bound: str):
-    """|x| < a as an interval, |x| > a as the union of two."""
-    low, high = read(f"-({bound})"), read(bound)
+def _without(name: str, *holes):
+    """All real numbers but these; in the order of their values, if they have any, else as they stand."""
+    values = [literals.value(getattr(hole, "text", "")) for hole in holes]
+    if all(isinstance(value, int | Fraction) for value in values):
+        holes = [hole for _, hole in sorted(zip(values, holes, strict=True), key=lambda pair: pair[0])]
+    ends = [Atom(r"-\infty"), *holes, Atom(r"\infty")]
+    return Union(tuple(Range(name, "(", ")", pair) for pair in itertools.pairwise(ends)))
+
+
+def _within(name: str, shift: str, mark: str, bound: str):
+    """|x - c| < a as an interval, |x - c| > a as the union of two."""
+    low, high = (read(f"{sign}({bound}) - ({shift})") for sign in "-+") if shift else (read(f"-({bound})"), read(bound))
     if mark[0] == "<":
         return Range(name, *(("[", "]") if "=" in mark else ("(", ")")), (low, high))
     below = Range(name, "(", "]" if "=" in mark else ")", (Atom(r"-\infty"), low))

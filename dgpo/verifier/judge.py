@@ -10,7 +10,7 @@ import re
 from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse
 from math_verify import verify as math_verify
-from sympy import Eq, Expr
+from sympy import Eq, Expr, factorial, factorial2
 from sympy.logic.boolalg import BooleanAtom
 
 from dgpo.verifier import compare, forms, literals, quantities, values
@@ -22,18 +22,19 @@ _READING = NormalizationConfig(basic_latex=True, units=False, malformed_operator
 # all of a text or nothing: without an anchor, it picks the last fraction out of what it cannot read
 _LATEX = [LatexExtractionConfig(normalization_config=_READING, try_extract_without_anchor=False)]
 _CHOICE = re.compile(
-    r"^(?:\\text\{)?\s*(?P<open>\(?)\s*(?P<letter>[A-Ja-j])\s*(?P<close>\)?)\s*[.:]?\s*\}?(?:\s*(?P<rest>\S.*))?$"
+    r"^(?:\\text\{)?\s*(?P<open>\(?)\s*(?P<letter>[A-Ja-j])\s*(?P<close>[).]?)\s*[.:]?\s*\}?(?:\s*(?P<rest>\S.*))?$"
 )
 # what follows the label of a choice is no plain answer
-_MORE = re.compile(r"^[-+*/^_=!,'(]|^\\(?:cdot|times)|\b(?:or|and)\b|\([A-J]\)")
+_MORE = re.compile(r"^[-+*/^_=!,'(]|^\\(?:cdot|times)|\b(?:or|and|[A-J])\b")
 _LOG = re.compile(r"\\log(?!\s*_)(?![a-z])")
-# math-verify reads 5 6 as 56, 5_2 as 5 and 6 ≡ 5 as 5, and leaves out signs beyond ASCII
-_NOT_READ = re.compile(r"[0-9]\s+[0-9]|[0-9]\s*_|\\(?:equiv|(?:long)?rightarrow|to)(?![a-zA-Z])|[^\x00-\x7f]")
+# math-verify reads 5 6 as 56, 5_2 as 5, 6 ≡ 5 as 5 and 4 R 3 as a product, and leaves out signs beyond ASCII
+_NOT_READ = re.compile(
+    r"[0-9]\s+[0-9]|\\text\{[^{}]*\}\s*[0-9]|[0-9]\s*_|\\(?:equiv|(?:long)?rightarrow|to)(?![a-zA-Z])|[^\x00-\x7f]"
+)
 _MISREAD = [  # names that math-verify takes for something else, or whose marks it drops, as names that it keeps apart
     (r"(?<![a-zA-Z\\])([EI])(?=\s*_)", r"\\hat{\1}"),  # E_1 is not read at all, I_1 and I_2 are both read as i
     (r"\\angle\s*([A-Z])\s*([A-Z])\s*([A-Z])(?![a-zA-Z])", lambda m: _angle(*m.groups())),
     (r"\\gamma(?![a-zA-Z])", r"\\hat{g}"),  # read as an infinite value of the gamma function
-    (r"\s*\^\s*\{\s*((?:\\prime\s*)+)\}|\s*\^\s*(\\prime)(?![a-z])", lambda m: "'" * m[0].count("prime")),
     (r"(?<=[a-zA-Z])'+", lambda m: f"_{{{'p' * len(m[0])}}}"),
 ]
 _ANGLE_FUNCTION = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
@@ -44,7 +45,7 @@ _INTEGER = re.compile(
     r"\s*(?:\\in\s*\\mathbb\s*\{?Z\}?|\\text\{\s*(?:is )?an(?:y)? integer\s*\})[\s).]*$"
 )
 _FAMILY = re.compile(
-    r"(?<![a-zA-Z\\])([kmnlj])\s*(?:\\cdot\s*)?\\pi(?![a-z])|(?:360|180)\s*\^\\circ\s*(?:\\cdot\s*)?([kmnlj])"
+    r"(?<![a-zA-Z\\])([kmnlj])\s*(?:\\cdot\s*)?\\pi(?![a-z])|(?:\\pi|(?:360|180)\s*\^\\circ)\s*(?:\\cdot\s*)?([kmnlj])"
 )
 _DENIED = re.compile(r"\b(?:not(?! exist)|wrong|incorrect|never|isn't)\b", re.IGNORECASE)
 _UNDONE = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-zA-Z])")  # the question once more, and no answer to it
@@ -114,6 +115,9 @@ def _one_parameter(gold: str, answer: str) -> tuple[str, str]:
 
     "k ∈ ℤ" is dropped, which the question says. Letters that occur elsewhere are left alone.
     """
+    for name, other in ("C_", "c_"), ("c_", "C_"):
+        if name in gold and name not in answer and other not in gold:
+            answer = answer.replace(other, name)
     texts = gold, answer
     if gold.endswith("C") and _CONSTANT.search(gold) and _CONSTANT.search(answer):
         rest = [_CONSTANT.sub("", text) for text in texts]
@@ -137,7 +141,7 @@ def _same(gold: str, answer: str) -> bool:
     """Whether two expressions are equal."""
     if _string(gold) == _string(answer):
         return True
-    left, right = quantities.read(gold), quantities.read(answer)
+    left, right = quantities.read_both(gold, answer)
     if left.number != gold or right.number != answer:
         return quantities.equal(left, right, _same_number)
     return _same_number(gold, answer)
@@ -224,7 +228,14 @@ def _read(text: str):
     for what, by in _MISREAD:
         text = re.sub(what, by, text)
     found = parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=None, fallback_mode="no_fallback")
-    return found[0] if found and not isinstance(found[0], str | BooleanAtom | bool) else None
+    if not found or isinstance(found[0], str | BooleanAtom | bool):
+        return None
+    return found[0].replace(_is_twice, lambda x: factorial2(x.args[0].args[0])) if "!!" in text else found[0]
+
+
+def _is_twice(x) -> bool:
+    """Whether it is (n!)!, as which n!! is read."""
+    return isinstance(x, factorial) and isinstance(x.args[0], factorial)
 
 
 def _angle(a: str, b: str, c: str) -> str:

@@ -69,7 +69,10 @@ _REWRITES = [
     (rf"\\({'|'.join(_FUNCTIONS)}){_END}", lambda m: _FUNCTIONS[m[1]]),
     (r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![a-zA-Z]))", r"\\ln "),
     (r"\\log\s*_\s*([0-9a-zA-Z])", r"\\log_{\1}"),
-    (r"\\(?:mathbf|boldsymbol|bm)\s*\{([a-zA-Z])\}", r"\1"),  # a vector
+    (
+        r"\\(?:mathbf|boldsymbol|bm)\s*\{([a-zA-Z])\}|\\(?:vec|hat)\s*\{?\s*(?:\\text\{)?\s*\\?([ijk])(?:math)?\s*\}*",
+        r"\1\2",
+    ),
     (rf"\\(?:{_TEXT})\s*\{{", r"\\text{"),
     (r"\{\s*\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}"),
     (r"\\text\{([eid])\}", r"\1"),
@@ -79,12 +82,20 @@ _REWRITES = [
     (rf"^(?:\s|\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow){_END})+", ""),
     (rf"[\s,(]*(?:\\text\{{[\s,(]*for (?:{_EVERY})\s*\}}|\\forall{_END})\s*[a-z]?{_REAL}[\s).]*$", ""),
     (rf"(^|\\text\{{)\s*(?:{_LEAD_IN})", r"\1"),
+    (
+        r"^\\text\{(?![^{}]*(?:\b(?:not|or|and|wrong)\b|n't|[0-9]))[^{}]* (?:is|are|equals|be)\s*:?\s*\}(?=.)",
+        "",
+    ),  # the area is
     (r"\\text\{\s*\}", " "),
     (r"\\(?:textcolor|color)\s*\{[a-zA-Z]+\}|\\underline(?=\s*\{)", ""),
     (r"\\not\s*=|!=", r"\\neq "),
+    (r"([<>])=", lambda m: r"\leq " if m[1] == "<" else r"\geq "),
     (r"\.\.\.", r"\\ldots "),
     (r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}"),
     (r"\{\s*\\(?:circ|degree)\s*\}", r"\\circ "),
+    (r"\^\s*\{?\s*\\text\{\s*o\s*\}\s*\}?", r"^\\circ "),
+    (r"(?<=[0-9])\s*(?:\^\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\s*\}?|(?:st|nd|rd|th)(?![a-zA-Z]))", ""),  # 5th
+    (r"\s*\^\s*\{\s*((?:\\prime\s*)+)\}|\s*\^\s*(\\prime)(?![a-z])", lambda m: "'" * m[0].count("prime")),
     (rf"\s*\^\s*\\circ(?:\s*\{{\s*\}}|{_END})|\\(?:text)?degree{_END}", r"^\\circ "),
     (r"\\%", "%"),
     (r"\\ldotp|\\mathpunct\{\.\}", "."),
@@ -107,12 +118,15 @@ _REWRITES = [
     (r"\\pmod\s*([0-9a-z])", r"\\pmod{\1}"),
     (r"\(\s*(?:\\text\{\s*)?\\?b?mod\s*\}?\s*([0-9a-z]+)\s*\)", r"\\pmod{\1}"),
     (r"\*\*([^*]+)\*\*$", r"\1"),
+    (r"\\text\{\s*(?:rem(?:ainder)?\.?|r)(?: of| is)?\s*\}(?=\s*[0-9])", r"\\text{ R }"),
+    (r"(?<=[0-9])\s*(?:\\text\{)?\s*\\Omega\s*\}?$", r"\\text{ ohm}"),
+    (r"\\mu\s*\}?\s*\\text\{\s*([mgsLFCAV])\s*\}$", r"\\text{ µ\1}"),
     (r"(?<=[0-9])\s*度$", r"^\\circ "),
     (rf"(?<=[0-9])\s*({_COUNTERS})$", r"\\text{ \1}"),
     (r"(?<=[0-9])\s*(?:\\text\{\s*to\s*\}|(?<= )to )\s*(?=[0-9])", ":"),  # 3 to 5, a ratio
     (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
     (r"(?<![a-zA-Z])(?:\{\s*\})?[_^]\s*\{?([0-9]+)\}?\s*([CP])\s*_\s*\{?([0-9]+)\}?$", r"\2(\1,\3)"),  # {}_5C_2
-    (r"^(?:\\text\{)?([CP])\}?\s*_\s*\{?([0-9]+)\}?\s*\^\s*\{?([0-9]+)\}?$", r"\1(\2,\3)"),
+    (r"^(?:\\text\{)?([CPA])\}?\s*_\s*\{?([0-9]+)\}?\s*\^\s*\{?([0-9]+)\}?$", r"\1(\2,\3)"),
     (r"(?:\\text\{\s*cis\s*\}|(?<![a-zA-Z])\\?cis(?![a-zA-Z]))([^+,;=]+)", r"(\\cos(\1)+i\\sin(\1))"),
     (r"^\](?=[^\[\]()]+,[^\[\]()]+[\[\])]$)", "("),  # ]1,3[ as (1,3)
     (r"(?<=[^\[\]()])\[$", ")"),
@@ -128,11 +142,18 @@ _CODE_FUNCTION = re.compile(
 )
 _CODE_NUMBER = re.compile(r"(?<![\\a-zA-Z0-9.])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([+-]?[0-9]{1,6})(?!\.?[0-9a-zA-Z])")
 _CODE_WRAP = re.compile(  # what encloses its argument, given in parentheses or as the next sign
-    rf"(?<![\\a-zA-Z]){_LIBRARY}(sqrt|floor|ceil)\s*(?=\()|\\(sqrt|floor|ceil)\s*(?=\()|\\(cbrt)\s*(?=[(0-9a-z])"
+    rf"(?<![\\a-zA-Z]){_LIBRARY}(sqrt|floor|ceil|abs|cbrt)\s*(?=\()|\\(sqrt|floor|ceil)\s*(?=\()|\\(cbrt)\s*(?=[(0-9a-z])"
     rf"|(√)\s*(?=[(0-9a-z\\])|(\^)\s*(?=\()|\\({'|'.join(_RECIPROCALS)})\s*(\^\s*(?:\{{[^{{}}]*\}}|[0-9a-z]))?\s*(?=[(0-9a-zA-Z\\])"
 )
-_WRAPPINGS = {"cbrt": r"\sqrt[3]{%s}", "floor": r"\lfloor %s\rfloor ", "ceil": r"\lceil %s\rceil ", "^": "^{%s}"}
+_WRAPPINGS = {
+    "abs": "|%s|",
+    "cbrt": r"\sqrt[3]{%s}",
+    "floor": r"\lfloor %s\rfloor ",
+    "ceil": r"\lceil %s\rceil ",
+    "^": "^{%s}",
+}
 _CODE_WORDS = [
+    (re.compile(r"(?<![\\a-zA-Z])(?:binom(?:ial)?|nCr|(?:math\.)?comb)\(([^(),]+),([^(),]+)\)"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?<![\\a-zA-Z])(?:np|numpy|math|sympy)\.(?=pi|e\b|inf)"), ""),
     (re.compile(r"(?<![\\a-zA-Z{])pi(?![a-zA-Z}])"), r"\\pi "),
     (re.compile(r"(?<![\\a-zA-Z{])(?:infinity|inf|oo)(?![a-zA-Z}])"), r"\\infty "),

@@ -31,7 +31,9 @@ _BLOCKED = re.compile(  # words that say more than a unit does
     re.IGNORECASE,
 )
 
-_UNIT_FRACTION = re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*\}")
+_UNIT_FRACTION = re.compile(
+    r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}(\s*\^\s*\{?[0-9]\}?)?\s*\}"
+)
 _UNIT_POWER = re.compile(r"\\text\{[^{}]*\^\{-?[0-9]\}(?:[^{}]|\^\{-?[0-9]\})*\}")
 _TAIL = re.compile(r"(?<=\S)\s*(\\text\{[^{}]*\}(?:\s|/|\\cdot|\*|\^\s*\{?\s*-?[0-9]\s*\}?|\\text\{[^{}]*\}|[.])*)$")
 _BARE = re.compile(
@@ -40,7 +42,7 @@ _BARE = re.compile(
 )
 _DEGREE = re.compile(r"^(.*?\S)\s*\^\\circ\s*(?:(?:\\text\{\s*)?([CFK])\s*\}?)?$")
 _DEGREE_WORD = re.compile(r"^(.*?\S)\s*(?:\\text\{\s*)?(?<![a-zA-Z])deg(?:ree)?s?\s*\}?$")
-_PERCENT = re.compile(r"^(.*?\S)\s*(?:%|(?:\\text\{\s*)?(?<![a-zA-Z])(?:percent|per cent|pct)\s*\}?)$")
+_PERCENT = re.compile(r"^(.*?\S)\s*(?:%|(?:\\text\{\s*)?(?<![a-zA-Z])(?:percent(?:age)?|per cent|pct)\s*\}?)$")
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _BASE_WORDS |= {"eleven": 11, "twelve": 12, "sixteen": 16}
 _BASE = re.compile(r"^(-?)([0-9A-Z]+|[0-9a-f]+)\s*_\s*(?:\{\s*(?:\\text\{)?\s*([0-9]+|[a-z]+)\s*\}?\s*\}|([0-9]))$")
@@ -51,6 +53,7 @@ _COMPOUND = re.compile(
     r"^([0-9]+(?:\.[0-9]+)?)\s*(?:\\text\{)?\s*([a-zA-Z]{1,9})\s*(?:and\s*)?\}?\s*(?:and )?"
     r"([0-9]+(?:\.[0-9]+)?)\s*(?:\\text\{)?\s*([a-zA-Z]{1,9})\s*\}?$"
 )
+_MINUTES = re.compile(r"^([0-9]+)\s*\^\\circ\s*([0-9]+)\s*'(?:\s*([0-9]+)\s*'')?$")
 _ARC = re.compile(r"^(.*[0-9])\s*('{1,2})$")  # minutes and seconds of an angle, or feet and inches
 
 
@@ -63,9 +66,16 @@ class Quantity:
     factor: Fraction = Fraction(1)
 
 
-def read(text: str) -> Quantity:
-    """The number of a text and what stands behind it."""
-    text = _UNIT_FRACTION.sub(r"\\text{\1/\2}", text.strip())
+def read_both(gold: str, given: str) -> tuple[Quantity, Quantity]:
+    """Both read; beside 5 cm, the m of 0.05m is a unit too, and no variable."""
+    quantities = read(gold), read(given)
+    known = [bool(_size(q.unit)) for q in quantities]
+    return quantities if known[0] == known[1] else (read(gold, known[1]), read(given, known[0]))
+
+
+def read(text: str, unit: bool = False) -> Quantity:
+    """The number of a text and what stands behind it; `unit` says that single letters there are units."""
+    text = _UNIT_FRACTION.sub(r"\\text{\1/\2}\3", text.strip())
     text = _UNIT_POWER.sub(lambda m: m[0].replace("^{", "^").replace("}", "") + "}", text)
     if match := _CURRENCY.match(text):
         rest = read(match[1] + text[match.end() :])
@@ -75,6 +85,8 @@ def read(text: str) -> Quantity:
         large, small = map(_size, units)
         if large and small and large[0] == small[0]:
             return Quantity(rf"{match[1]} + {match[3]} \cdot {_fraction(small[1] / large[1])}", units[0])
+    if match := _MINUTES.match(text):
+        return Quantity(rf"{match[1]} + \frac{{{match[2]}}}{{60}} + \frac{{{match[3] or 0}}}{{3600}}", "°")
     if match := _ARC.match(text):
         return Quantity(match[1], match[2])
     if match := _PERCENT.match(text):
@@ -87,7 +99,9 @@ def read(text: str) -> Quantity:
         phrase = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", match[1])
         return _with_unit(text, text[: match.start()], phrase, known_only=False)
     if match := _BARE.match(text):
-        return _with_unit(text, match[1], match[3], known_only=not match[2] or len(match[3].split()[0]) < 3)
+        return _with_unit(
+            text, match[1], match[3], known_only=not unit and (not match[2] or len(match[3].split()[0]) < 3)
+        )
     return Quantity(text)
 
 
