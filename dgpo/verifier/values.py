@@ -31,6 +31,7 @@ _EXACT = {"floor": math.floor, "ceiling": math.ceil, "Max": max, "Min": min, "Ab
 _LARGEST = dict.fromkeys(("exp", "sinh", "cosh", "tanh"), _MAGNITUDE)  # arguments worth computing
 _LARGEST |= dict.fromkeys(("sin", "cos", "tan", "cot", "sec", "csc"), 10**1000)
 _ROUNDED = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "tanh")
+_KINKED = sympy.Abs, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling, sympy.sign
 _KNOWN = {*_FUNCTIONS, "factorial"}
 
 
@@ -66,7 +67,12 @@ def equal(gold: sympy.Basic, given: sympy.Basic) -> bool:
     Raises Unknown if one of them has no value, TooBig if it would take too long to compute.
     """
     names = symbols(gold, given)
-    if _agree(gold, given, points(names), DIGITS):
+    places = points(names)
+    if any(e.has(*_KINKED) for e in (gold, given)):  # |x + 100| − 100 is x on one side of −100 only
+        places += [
+            {name: sign * (3 * 100**k + x) for name, x in places[k].items()} for k in range(9) for sign in (1, -1)
+        ]
+    if _agree(gold, given, places, DIGITS):
         return bool(names) or _agree(gold, given, [{}], CONFIRM_DIGITS)
     whole = bool(names) and set(names) <= set("nkmjNKM")
     return whole and _agree(gold, given, whole_points(names), DIGITS)
