@@ -12,7 +12,7 @@ from dgpo import config as configs
 from dgpo.config import Config
 from dgpo.methods import Method
 from dgpo.plain import path_text
-from dgpo.runfolder import read_rows
+from dgpo.rows import read_rows
 
 
 class RunError(ValueError):
@@ -75,7 +75,7 @@ def read(path: str | Path) -> Run:
     rows = read_rows(path / "metrics.jsonl")
     if not rows:
         raise RunError(f"{path}/metrics.jsonl has no rows yet")
-    return Run(path, configs.make(configs.read_recipe(path / "config.yaml")), pd.DataFrame(rows).apply(pd.to_numeric))
+    return Run(path, configs.read_run(path / "config.yaml"), pd.DataFrame(rows).apply(pd.to_numeric))
 
 
 def before_after(run: Run, count: int = 4) -> pd.DataFrame:

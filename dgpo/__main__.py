@@ -9,12 +9,10 @@ python -m dgpo methods                             the methods, their parameters
 """
 
 import argparse
-import contextlib
 import os
 import select
 import signal
 import sys
-import traceback
 from collections.abc import Collection
 
 from dgpo import errors, launcher
@@ -23,15 +21,6 @@ from dgpo.plain import path_text
 from dgpo.written import read_words
 
 # What takes seconds to import (torch, transformers) is imported by the commands, after their settings are read.
-
-_EXITS = """exit codes:
-  0    done
-  1    the plan does not fit; a run of the sweep failed; or a bug, with its traceback
-  2    the settings, the data or a folder are at fault
-  3    the run failed: it diverged, the disk is full, another rank died
-  130  interrupted (Ctrl-C)
-  141  the reader of its output went away
-DGPO_TRACEBACK=1 shows where an error came from."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,20 +34,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         _flush()
         return code
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (`report` raises a bug again)
         if isinstance(error, BrokenPipeError) and _reader_left():
             _drop_output()
             return 128 + signal.SIGPIPE
-        said = errors.explain(error, places)
-        if said is None:
-            raise
-        if os.environ.get("DGPO_TRACEBACK"):
-            traceback.print_exception(error)
-        message, code = said
-        if not getattr(error, "is_common", False) or launcher.rank() == 0:  # of ranks that all raise it, one tells
-            with contextlib.suppress(OSError, ValueError):  # a terminal that is gone changes no exit code
-                print("interrupted" if code == 130 else f"error: {message}", file=sys.stderr)
-        return code
+        common = getattr(error, "is_common", False)  # every rank raises it, and the first one prints it
+        return errors.report(error, places, silent=common and launcher.rank() != 0)
 
 
 def _run(words: list[str], places: dict[str, str]) -> int:
@@ -66,7 +47,7 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dgpo",
         description=__doc__,
-        epilog=_EXITS,
+        epilog=errors.EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher gives it; LOCAL_RANK is used

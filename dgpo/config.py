@@ -8,103 +8,37 @@ A name that is no setting but a parameter of the chosen method (`n`, `eps_low`, 
 import dataclasses
 import difflib
 import importlib.util
-from datetime import date
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from dgpo import methods
-from dgpo.data.files import text_encoding
 from dgpo.errors import ConfigError
 from dgpo.objective import ADVANTAGES, AGGREGATIONS, CORRECTIONS, KL_KINDS
-from dgpo.plain import has_boolean, path_text, plain
+from dgpo.plain import path_text, plain
+from dgpo.settings import (
+    Above0,
+    AnyNumber,
+    Count,
+    Day,
+    Encoding,
+    Fraction,
+    From0,
+    PathText,
+    Positive,
+    Seed,
+    Settings,
+    Threads,
+    line,
+)
 from dgpo.written import read_mapping
 
 ACCEPTABLE = ("data", "model", "prompts", "code", "metrics")
 RECIPES = Path(__file__).parent / "recipes"
-
-_LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
-_HUGE = 1e9  # of any other number: as good as without a limit, and no sum of a few overflows
-
-Positive = Annotated[int, Field(ge=1, le=_LARGEST)]
-Count = Annotated[int, Field(ge=0, le=_LARGEST)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Encoding = Annotated[str, AfterValidator(text_encoding)]  # of data files that are not UTF-8
-Above0 = Annotated[float, Field(gt=0, le=_HUGE)]
-From0 = Annotated[float, Field(ge=0, le=_HUGE)]
-Threads = Annotated[int, Field(ge=0, le=1024)]
-
-
-def _path(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool):  # a Slurm job's number
-        value = str(value)
-    try:
-        return path_text(value) if isinstance(value, str) else value
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-
-
-_IS_PATH = BeforeValidator(_path)
-PathText = Annotated[str, _IS_PATH]
-
-
-def _day(value: Any) -> Any:
-    """A day as text, which YAML may have read as a date."""
-    try:
-        return str(value if type(value) is date else date.fromisoformat(value))
-    except (TypeError, ValueError):
-        raise ValueError("must be a day as in 2026-01-31") from None
-
-
-Day = Annotated[str, BeforeValidator(_day)]
-
-
-class Settings(BaseModel):
-    """Settings that are typed, known by name and plain: numbers of numpy and paths become Python's own.
-
-    True and false are no numbers, and no number is infinite.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        value, kind = plain(value), cls.model_fields[info.field_name].annotation
-        if has_boolean(value) and kind is not bool:
-            raise ValueError("true and false are not allowed here")
-        if isinstance(value, float) and value.is_integer() and int in (kind, *get_args(kind)):
-            return int(value)  # else pydantic does not say what is allowed in place of 1e30
-        return value
-
-    @classmethod
-    def texts(cls) -> set[str]:
-        """The names of the settings that are text, and free."""
-        return {name for name, field in cls.model_fields.items() if _is_text(field.annotation)}
-
-    def paths(self) -> dict[str, str]:
-        """The settings that are paths: what errors are to call each, and the path."""
-        given = {name: getattr(self, name) for name, field in type(self).model_fields.items() if _is_path(field)}
-        return {f"{name}={value!r}": value for name, value in given.items() if value}
-
-
-def _is_path(field) -> bool:
-    return any(_IS_PATH in marks for marks in (field.metadata, *map(_marks, get_args(field.annotation))))
-
-
-def _marks(kind: Any) -> tuple:
-    return getattr(kind, "__metadata__", ())
-
-
-def _is_text(kind: Any) -> bool:
-    inner = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
-    return kind is str or (get_origin(kind) in (Annotated, UnionType, Union) and any(map(_is_text, inner)))
 
 
 class TinyPolicy(Settings):
@@ -122,7 +56,7 @@ class TinyPolicy(Settings):
     heads: Positive = 4
     max_difficulty: Positive = 4
     slip: Annotated[float, Field(ge=0, le=1)] = 0.3
-    steps: Annotated[int, Field(ge=20, le=_LARGEST)] = 1800
+    steps: Annotated[Positive, Field(ge=20)] = 1800
     batch: Positive = 32
     lr: Above0 = 3e-3
     init: Above0 = 0.08
@@ -177,7 +111,7 @@ class Config(Settings):
     aggregation: Literal["method", *AGGREGATIONS] = "method"
     kl: Literal[*KL_KINDS] = "k3"
     kl_coef: From0 = 0.0
-    entropy_coef: Annotated[float, Field(ge=-_HUGE, le=_HUGE)] = 0.0
+    entropy_coef: AnyNumber = 0.0
 
     # policy
     model: PathText = "tiny"
@@ -308,6 +242,17 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     return read_mapping(path, "recipe")
 
 
+def read_run(path: Path) -> Config:
+    """The Config in a run's config.yaml. Raises ConfigError, which names the file, for anything else."""
+    try:
+        settings = read_mapping(path, "settings")
+        if absent := {"run_dir", "seed", "method", "method_params"} - settings.keys():  # a run writes every setting
+            raise ConfigError(f"it has no {', '.join(sorted(absent))}")
+        return make(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{str(path)!r} is not the config.yaml of a run: {error}") from None
+
+
 def dump(config: Settings, path: Path) -> None:
     """Write resolved settings as YAML: every one, defaults included."""
     path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
@@ -400,11 +345,3 @@ def _unknown(name, value, key, own, known) -> str:
         f"unknown setting {name}={value!r}{hint}\n  known settings: {', '.join(Config.model_fields)}"
         f"\n  parameters of method {key!r}: {', '.join(own) or 'none'}"
     )
-
-
-def line(error) -> str:
-    """What an error of pydantic says: the setting, its value, what is allowed."""
-    name, said = ".".join(str(part) for part in error["loc"]), error["msg"].removeprefix("Value error, ")
-    value = error["input"]
-    shown = f"{value:g}" if type(value) is int and abs(value) > _HUGE**2 else repr(value)
-    return f"{name}={shown}: {said[0].lower()}{said[1:]}"

@@ -1,24 +1,27 @@
-"""Mistakes of the world: what each of them says, in one line, and the exit code that it ends the command line with.
-
-    0     done
-    1     the plan does not fit; a run of the sweep failed; a bug of dgpo's, with its traceback
-    2     the settings, the data or a folder are at fault
-    3     the run failed (diverged, disk full, another rank died): resume=true goes on from its newest checkpoint
-    130   Ctrl-C
+"""Mistakes of the world: what each of them says, in one line, and its exit code (EXIT_CODES).
 
 An exception whose own message says everything is an `Explained`. `explain` knows the others that a user's environment
 can cause: files and disks, memory, and the code of a method or task of the user's own.
 """
 
+import contextlib
 import errno
 import os
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
+EXIT_CODES = """exit codes:
+  0    done
+  1    the plan does not fit; a run of the sweep failed; or a bug, with its traceback
+  2    the settings, the data or a folder are at fault
+  3    the run failed: it diverged, the disk is full, another rank died; resume=true continues it
+  130  interrupted (Ctrl-C)
+  141  the reader of its output went away
+DGPO_TRACEBACK=1 shows where an error came from."""
 _FAILED, _MISTAKE = 3, 2
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _PLACE = (
@@ -66,11 +69,27 @@ def explain(error: BaseException, places: Mapping[str, str | Path] | None = None
     if isinstance(error, MemoryError):
         return f"out of memory: {error}", _FAILED
     if (own := _own_code(error)) is not None:
-        return f"{own}: {type(error).__name__}: {_first_line(error)}", _FAILED
+        return f"{own}: {type(error).__name__}: {first_line(error)}", _FAILED
     return None
 
 
-@contextmanager
+def report(error: BaseException, places: Mapping[str, str | Path] | None = None, silent: bool = False) -> int:
+    """Print on stderr what `explain` says, unless `silent`. Returns the exit code; raises a bug again.
+
+    With DGPO_TRACEBACK in the environment the traceback comes first.
+    """
+    if (explained := explain(error, places)) is None:
+        raise error
+    said, code = explained
+    if os.environ.get("DGPO_TRACEBACK"):
+        traceback.print_exception(error)
+    if not silent:
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal changes no exit code
+            print(said if code == 130 else f"error: {said}", file=sys.stderr, flush=True)
+    return code
+
+
+@contextlib.contextmanager
 def blaming(place: str, path: str | Path, way_out: str = "") -> Iterator[None]:
     """Turn an OSError into a PlaceError that blames `place`, which is at `path`, and ends in the way out."""
     try:
@@ -105,7 +124,7 @@ def _place(error: OSError, places: Mapping[str, str | Path], only: bool = False)
     how = "cannot be written to" if error.errno in _DISK else "cannot be used"
     named = isinstance(error.filename, str | bytes | os.PathLike)  # it can be the number of an open file
     path = os.path.abspath(os.fsdecode(error.filename)) if named else None
-    why = error.strerror or _first_line(error)
+    why = error.strerror or first_line(error)
     above = {name: os.path.abspath(place) for name, place in places.items()}
     if not only and path is not None:
         above = {name: place for name, place in above.items() if f"{path}/".startswith(f"{place.rstrip('/')}/")}
@@ -129,5 +148,6 @@ def _notes(error: BaseException) -> list[str]:
     return [note for note in getattr(error, "__notes__", ()) if note.startswith("rank ")]
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

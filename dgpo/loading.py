@@ -18,7 +18,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
-from dgpo.config import ConfigError
+from dgpo.errors import ConfigError, first_line
 
 _POINTER = b"version https://git-lfs.github.com/spec"  # how the file in place of a large one begins
 # a table of what does not fit, which is said here; and, with that quiet, layers that nobody asked to be sharded
@@ -138,9 +138,8 @@ def _named(path):
     except (torch.OutOfMemoryError, MemoryError, ConfigError):
         raise
     except Exception as error:  # KeyError, AttributeError, UnpicklingError ...: whatever a folder's contents lead to
-        said = str(error).partition("\n")[0] or type(error).__name__
         hint = "; trust_remote_code=true runs it" if "trust_remote_code" in str(error) else ""
-        raise ConfigError(f"model={str(path)!r}: {said}{hint}") from error
+        raise ConfigError(f"model={str(path)!r}: {first_line(error)}{hint}") from error
 
 
 @contextmanager

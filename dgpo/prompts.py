@@ -2,7 +2,7 @@
 
 from datetime import date, datetime
 
-from dgpo.errors import ConfigError
+from dgpo.errors import ConfigError, first_line
 
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
@@ -23,8 +23,7 @@ def prompt(problem: str, tokenizer, day: str | None = None) -> str:
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, **_dated(tokenizer, day)
         )
     except Exception as error:  # jinja2's own, and any that an expression in a template leads to
-        said = str(error).partition("\n")[0]
-        raise ConfigError(f"{_whose(tokenizer)} fails: {type(error).__name__}: {said}") from error
+        raise ConfigError(f"{_whose(tokenizer)} fails: {type(error).__name__}: {first_line(error)}") from error
     if " ".join(text.split()) not in " ".join(rendered.split()):  # a template may trim
         what = f"leaves out the problem and renders {rendered[:80]!r}" if rendered.strip() else "renders nothing"
         raise ConfigError(f"{_whose(tokenizer)} {what}")

@@ -25,9 +25,6 @@ from dgpo.config import Config, ConfigError
 from dgpo.files import Lock, check_place, lock, remove, sync_entry, write_text, write_whole
 from dgpo.identity import Identity, MadeOf
 from dgpo.progress import tell
-from dgpo.rows import read_metrics, read_rows
-
-__all__ = ["RunFolder", "differences", "read_metrics", "read_rows", "rounding"]
 
 _OWN = (
     "identity.json", "config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json",
@@ -299,15 +296,7 @@ class RunFolder:
     def _config(self) -> Config | None:
         """The settings of the run that is in the folder, or None. A config.yaml of something else is an error."""
         path = self.path / "config.yaml"
-        if not path.exists():
-            return None
-        try:
-            settings = configs.read_recipe(path)
-            if absent := {"run_dir", "method", "method_params"} - settings.keys():  # a run's config has every setting
-                raise ConfigError(f"it has no {', '.join(sorted(absent))}")
-            return configs.make(settings)
-        except ConfigError as error:
-            raise ConfigError(f"run_dir={str(self.path)!r}: its config.yaml is not that of a run: {error}") from None
+        return configs.read_run(path) if path.exists() else None
 
     def _tensorboard(self, row: dict) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgpo.config import ConfigError
+from dgpo.errors import ConfigError, first_line
 from dgpo.progress import tell
 from dgpo.rollout.base import Sampling
 from dgpo.rollout.transformers import TransformersSampler
@@ -176,7 +176,7 @@ def own_code(lm):
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        said = f"{type(error).__name__}: {first_line(error)}"
         raise ConfigError(f"model_type={lm.config.model_type!r} does not compute a plain batch: {said}") from error
 
 

@@ -9,7 +9,8 @@ import torch
 from dgpo import __version__, checkpoint, identity, ranks
 from dgpo.config import Config
 from dgpo.methods import Method
-from dgpo.runfolder import RunFolder, read_rows
+from dgpo.rows import read_rows
+from dgpo.runfolder import RunFolder
 
 
 def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, int]) -> dict:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dgpo.errors import ConfigError
+from dgpo.errors import ConfigError, first_line
 
 
 def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
@@ -86,4 +86,4 @@ for _tag, _pattern in _REPLACED.items():
 def _reason(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or str(error).partition(chr(10))[0]}{where}"
+    return f"{getattr(error, 'problem', None) or first_line(error)}{where}"

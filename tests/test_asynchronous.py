@@ -17,7 +17,7 @@ from dgpo import trainer
 from dgpo.config import ConfigError
 from dgpo.rollout import SamplerError
 from dgpo.rollout.background import BackgroundSampler
-from dgpo.runfolder import read_rows
+from dgpo.rows import read_rows
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from analysis import runs
 from dgpo import __main__ as cli
-from dgpo.runfolder import read_rows
+from dgpo.rows import read_rows
 
 
 def test_recipe_and_settings():

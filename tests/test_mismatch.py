@@ -11,7 +11,7 @@ from dgpo import __main__ as cli
 from dgpo import methods, mismatch, objective, trainer
 from dgpo.batch import Batch
 from dgpo.rollout import TransformersSampler
-from dgpo.runfolder import read_rows
+from dgpo.rows import read_rows
 
 SAMPLER = torch.tensor([0.5, 0.25, 0.125, 0.125])
 TRAINER = torch.tensor([0.4, 0.2, 0.3, 0.1])

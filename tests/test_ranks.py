@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dgpo import config as configs
 from dgpo import ranks, trainer
 from dgpo.config import ConfigError
-from dgpo.runfolder import read_rows
+from dgpo.rows import read_rows
 
 UNTIED = "a model whose output layer is not its embedding"
 

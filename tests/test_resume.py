@@ -191,7 +191,7 @@ def test_a_folder_with_other_things_is_not_touched(small):
             run(small, **flags)
     (precious.parent / "config.yaml").write_text("model: resnet\nepochs: 90\n")  # other projects have one too
     for flags in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(ConfigError, match=r"its config\.yaml is not that of a run"):
+        with pytest.raises(ConfigError, match=r"is not the config\.yaml of a run"):
             run(small, **flags)
     assert precious.read_text() == "x"
     with pytest.raises(ConfigError, match="is a file"):

@@ -224,6 +224,21 @@ class TestFolder:
             execute.claim(sweep_in(tmp_path / "s"))
         assert [p.name for p in (tmp_path / "s").iterdir()] == ["thesis.tex"]
 
+    def test_a_run_that_cannot_begin_says_why_in_one_line(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # file 2, as in a process that pytest does not capture
+        run = sweep_in(tmp_path / "s").runs()[0]
+        run.path.mkdir(parents=True)
+        (run.path / "thesis.tex").write_text("x")
+        process = multiprocessing.get_context("fork").Process(
+            target=execute._train, args=(run.config, execute._log(run))
+        )
+        process.start()
+        process.join()
+        execute._write_note(run, process.exitcode)
+        why = f"run_dir={str(run.path)!r} is not empty and not a run folder; nothing there was touched"
+        assert execute.status(run) == ("failed", why)
+        assert execute._log(run).read_text() == f"error: {why}\n"
+
     def test_a_run_of_other_settings_in_its_place(self, tmp_path):
         sweep = sweep_in(tmp_path / "s")
         run = sweep.runs()[0]

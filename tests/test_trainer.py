@@ -20,7 +20,7 @@ from dgpo import config as configs
 from dgpo import methods, trainer
 from dgpo.checkpoint import CheckpointError
 from dgpo.config import ConfigError
-from dgpo.runfolder import read_rows
+from dgpo.rows import read_rows
 from dgpo.trainer import TrainingDiverged, train
 
 

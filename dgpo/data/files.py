@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TextIO
 
-from dgpo.errors import Explained
+from dgpo.errors import Explained, first_line
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?::\w+)?")
@@ -253,7 +253,7 @@ def _parquet_rows(path: Path):
             read += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
         where = f"cannot be read beyond row {read}" if read else "not a Parquet file, or a spoilt one"
-        raise DataError(f"{path}: {where}: {_first_line(error)}") from None
+        raise DataError(f"{path}: {where}: {first_line(error)}") from None
 
 
 def _arrow_rows(batch) -> Iterable[dict | str]:
@@ -280,11 +280,5 @@ def _hub_rows(name: str):
     try:
         dataset = datasets.load_dataset(name, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"{name}: neither a file here nor a dataset that can be loaded: {_first_line(error)}"
-        ) from error
+        raise DataError(f"{name}: neither a file here nor a dataset that can be loaded: {first_line(error)}") from error
     yield from enumerate(dataset, start=1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

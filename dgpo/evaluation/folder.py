@@ -26,8 +26,8 @@ import pyarrow
 import pyarrow.parquet as parquet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from dgpo.config import ConfigError, Positive, dump
-from dgpo.errors import Explained
+from dgpo.config import dump
+from dgpo.errors import ConfigError, Explained
 from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
@@ -36,6 +36,7 @@ from dgpo.files import Lock, file_hash, lock, remove, write_text, write_whole
 from dgpo.identity import Change, Identity, MadeOf, digest
 from dgpo.plain import path_text
 from dgpo.seeds import derive
+from dgpo.settings import Positive
 from dgpo.written import read_mapping
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")

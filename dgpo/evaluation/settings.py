@@ -6,22 +6,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from dgpo.config import (
-    VLLM,
-    Above0,
-    ConfigError,
-    Count,
-    Day,
-    Encoding,
-    PathText,
-    Positive,
-    Seed,
-    Settings,
-    Threads,
-    TinyPolicy,
-    changes,
-    line,
-)
+from dgpo.config import VLLM, TinyPolicy, changes
+from dgpo.errors import ConfigError
+from dgpo.settings import Above0, Count, Day, Encoding, PathText, Positive, Seed, Settings, Threads, line
 
 ACCEPTABLE = ("code",)  # completions of two policies, or of other problems, make no one evaluation
 

@@ -27,8 +27,9 @@ from pydantic import Field
 
 from dgpo import config as configs
 from dgpo import methods
-from dgpo.config import Config, ConfigError, PathText, Seed, Settings
+from dgpo.config import Config, ConfigError
 from dgpo.plain import path_text
+from dgpo.settings import PathText, Seed, Settings, line
 from dgpo.written import read_mapping
 
 _RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
@@ -257,4 +258,4 @@ def _merge(sweep: Sweep, combination) -> dict[str, Any]:
 
 
 def _line(error) -> str:
-    return f"{error['loc'][0]} is missing" if error["type"] == "missing" else configs.line(error)
+    return f"{error['loc'][0]} is missing" if error["type"] == "missing" else line(error)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from dgpo import config as configs
-from dgpo import identity, ranks
+from dgpo import errors, identity, ranks
 from dgpo.config import Config, ConfigError
 from dgpo.files import Busy, check_place, lock, remove, write_text, write_whole
 from dgpo.progress import Progress, tell
-from dgpo.runfolder import read_rows
+from dgpo.rows import read_rows
 from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
 
 FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfinished"
@@ -130,14 +130,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def read_config(path: Path) -> Config:
-    """The settings that a run has kept. Raises ConfigError that names a file of anything else."""
-    settings = configs.read_recipe(path)
-    if not {"run_dir", "method", "seed"} <= settings.keys():  # a run keeps every setting
-        raise ConfigError(f"{path} is not as it was written: it lacks settings")
-    return configs.make(settings)
-
-
 def start_policies(sweep: Sweep) -> dict[str, str]:
     """The hashes of the policies that runs of this folder start from, by name, as recorded when the first one began."""
     path = sweep.path / "policies.json"
@@ -149,7 +141,7 @@ def _check(run: Run) -> None:
     if not path.exists():
         return
     try:
-        recorded = read_config(path)
+        recorded = configs.read_run(path)
     except ConfigError:
         return  # the run alone fails, and says so
     now = run.config.model_copy(update={"date": run.config.date or recorded.date})  # the run's own, unless one is given
@@ -276,9 +268,9 @@ class _Pool:
 def _write_note(run: Run, code: int) -> None:
     log = _log(run)
     lines = (log.read_text(errors="replace").strip().splitlines() if log.exists() else []) or [f"exit code {code}"]
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else lines[-1]
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else lines[-1].removeprefix("error: ")
     record = {"status": DIVERGED if code == _DIVERGED_EXIT else FAILED, "reason": how}
-    write_whole(_note(run), lambda scratch: scratch.write_text(json.dumps(record, indent=2) + "\n"))
+    write_text(_note(run), json.dumps(record, indent=2))
 
 
 def _note(run: Run) -> Path:
@@ -299,11 +291,11 @@ def _train(config: Config, log: Path) -> None:
 
     try:
         train(config)
-    except TrainingDiverged as error:
-        print(error, file=sys.stderr, flush=True)
-        sys.exit(_DIVERGED_EXIT)
     except Busy:
         sys.exit(_BUSY_EXIT)
+    except Exception as error:  # noqa: BLE001 (`report` raises what nothing explains again)
+        errors.report(error, config.paths())
+        sys.exit(_DIVERGED_EXIT if isinstance(error, TrainingDiverged) else 1)
 
 
 def _answer(sender: connection.Connection, function, argument) -> None:

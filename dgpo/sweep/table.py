@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from dgpo import config as configs
 from dgpo.config import ConfigError
 from dgpo.files import write_whole
 from dgpo.plain import path_text
-from dgpo.runfolder import read_metrics
+from dgpo.rows import read_metrics
 from dgpo.sweep.definition import Run, Sweep, load
-from dgpo.sweep.execute import DIVERGED, FAILED, FINISHED, locked, read_config, read_fields, status
+from dgpo.sweep.execute import DIVERGED, FAILED, FINISHED, locked, read_fields, status
 
 
 def collect(sweep: Sweep) -> pd.DataFrame:
@@ -60,7 +61,7 @@ def _read(run: Run) -> tuple[str, str, list[dict], dict]:
     if how not in (FINISHED, DIVERGED):
         return how, why, [], {}
     try:
-        read_config(run.path / "config.yaml")
+        configs.read_run(run.path / "config.yaml")
         cost = read_fields(run.path / "summary.json", "cpu_seconds", "peak_memory_gb") if how == FINISHED else {}
         metrics = read_metrics(run.path)
         steps = [row["step"] for row in metrics]

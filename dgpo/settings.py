@@ -1,0 +1,94 @@
+"""What the settings of runs, evaluations and sweeps have in common: their types and what a refusal says."""
+
+from datetime import date
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from dgpo.data.files import text_encoding
+from dgpo.plain import has_boolean, path_text, plain
+
+_LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
+_HUGE = 1e9  # of any other number: as good as without a limit, and no sum of a few overflows
+
+Positive = Annotated[int, Field(ge=1, le=_LARGEST)]
+Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Encoding = Annotated[str, AfterValidator(text_encoding)]  # of data files that are not UTF-8
+Above0 = Annotated[float, Field(gt=0, le=_HUGE)]
+AnyNumber = Annotated[float, Field(ge=-_HUGE, le=_HUGE)]
+From0 = Annotated[float, Field(ge=0, le=_HUGE)]
+Threads = Annotated[int, Field(ge=0, le=1024)]
+
+
+def _path(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):  # a Slurm job's number
+        value = str(value)
+    return path_text(value) if isinstance(value, str) else value
+
+
+_IS_PATH = BeforeValidator(_path)
+PathText = Annotated[str, _IS_PATH]
+
+
+def _day(value: Any) -> Any:
+    """A day as text, which YAML may have read as a date."""
+    try:
+        return str(value if type(value) is date else date.fromisoformat(value))
+    except (TypeError, ValueError):
+        raise ValueError("must be a day as in 2026-01-31") from None
+
+
+Day = Annotated[str, BeforeValidator(_day)]
+
+
+class Settings(BaseModel):
+    """Settings that are typed, known by name and plain: numbers of numpy and paths become Python's own.
+
+    True and false are no numbers, and no number is infinite.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        value, kind = plain(value), cls.model_fields[info.field_name].annotation
+        if has_boolean(value) and kind is not bool:
+            raise ValueError("true and false are not allowed here")
+        if isinstance(value, float) and value.is_integer() and int in (kind, *get_args(kind)):
+            return int(value)  # else pydantic does not say what is allowed in place of 1e30
+        return value
+
+    @classmethod
+    def texts(cls) -> set[str]:
+        """The names of the settings that are text, and free."""
+        return {name for name, field in cls.model_fields.items() if _is_text(field.annotation)}
+
+    def paths(self) -> dict[str, str]:
+        """The settings that are paths: what errors are to call each, and the path."""
+        given = {name: getattr(self, name) for name, field in type(self).model_fields.items() if _is_path(field)}
+        return {f"{name}={value!r}": value for name, value in given.items() if value}
+
+
+def _is_path(field) -> bool:
+    return any(_IS_PATH in marks for marks in (field.metadata, *map(_marks, get_args(field.annotation))))
+
+
+def _marks(kind: Any) -> tuple:
+    return getattr(kind, "__metadata__", ())
+
+
+def _is_text(kind: Any) -> bool:
+    inner = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
+    return kind is str or (get_origin(kind) in (Annotated, UnionType, Union) and any(map(_is_text, inner)))
+
+
+def line(error) -> str:
+    """What an error of pydantic says: the setting, its value, what is allowed."""
+    name, said = ".".join(str(part) for part in error["loc"]), error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    shown = f"{value:g}" if type(value) is int and abs(value) > _HUGE**2 else repr(value)
+    return f"{name}={shown}: {said[0].lower()}{said[1:]}"
