@@ -15,11 +15,11 @@ from dgpo.errors import ConfigError, Explained, os_error
 
 
 class FolderLost(Explained):
-    """A folder that is no longer the one this process took: what is written there now would be another's."""
+    """A folder that is no longer the one this process locked: a write would now land in another process's files."""
 
 
 class Busy(ConfigError):
-    """A folder that another process has."""
+    """A folder that another process has locked."""
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
@@ -69,7 +69,7 @@ def check_place(folder: Path, name: str) -> None:
             if not path.is_dir():
                 raise ConfigError(f"{name} is a file" if path == folder else f"{name}: {str(path)!r} is a file")
             if not os.access(path, os.W_OK | os.X_OK):
-                raise ConfigError(f"{name} cannot be written to: {str(path)!r} does not permit it")
+                raise ConfigError(f"{name} cannot be written to: no permission for {str(path)!r}")
             return
 
 
@@ -94,7 +94,7 @@ def sync_entry(path: Path) -> None:
 
 
 def partial(target: Path) -> Path:
-    """Under what name `target` is made."""
+    """The name under which `target` is made."""
     return target.parent / f".{target.name}.partial"
 
 
@@ -125,9 +125,9 @@ class Lock:
         self._handle = os.open(folder, os.O_RDONLY)  # while it is open, no new folder can get its inode
 
     def check(self) -> None:
-        """Raise FolderLost if the folder, or its .lock, is no longer the one that was taken.
+        """Raise FolderLost if the folder, or its .lock, is no longer the one that was locked.
 
-        To be called before each write: those that go by path would land in a folder that another process made there.
+        Call it before each write: a write by path would land in a folder that another process has since made there.
         """
         try:
             same = os.path.samestat(os.stat(self.folder), os.fstat(self._handle))
@@ -138,8 +138,8 @@ class Lock:
             same = False
         if not same:
             raise FolderLost(
-                f"{self.name} was moved, removed or made anew while this process had it; it stops here and writes "
-                "nothing more there"
+                f"{self.name} was moved, removed or replaced while this process was using it; the process stops and "
+                "writes nothing more there"
             )
 
     def close(self) -> None:
@@ -155,9 +155,9 @@ class Lock:
 
 
 def lock(folder: Path, name: str) -> Lock:
-    """Make a folder, and take it for this process until the returned lock is closed.
+    """Make a folder, and lock it for this process until the returned lock is closed.
 
-    Raises Busy if another process has it, and ConfigError where the file system knows no locks.
+    Raises Busy if another process has it, and ConfigError where the file system does not support locks.
     """
     make_folder(folder)
     file = (folder / ".lock").open("w")
@@ -165,10 +165,10 @@ def lock(folder: Path, name: str) -> Lock:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise Busy(f"{name}: another process is running there") from None
+        raise Busy(f"{name}: another process is using it") from None
     except OSError as error:
         file.close()
-        raise ConfigError(f"{name}: its file system cannot lock a file ({error.strerror})") from None
+        raise ConfigError(f"{name}: its file system does not support locks ({error.strerror})") from None
     held = Lock(folder, name, file)
     held.check()  # it may have been removed in between
     return held

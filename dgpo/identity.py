@@ -1,4 +1,4 @@
-"""What a run, a sweep or an evaluation was made of: written when it begins, compared whenever it goes on.
+"""What a run, a sweep or an evaluation was made of: written when it begins, compared whenever it continues.
 
     data         SHA-256 of each file of problems; of a hub dataset that of its rows
     model        SHA-256 of each file of the policy that it began from; of a hub model the revision
@@ -6,8 +6,8 @@
     code         dgpo's version, and the SHA-256 of the source of a method from elsewhere
     parameters   the shape of each parameter
 
-What is another is an error that names it. The setting `accept_changes` goes on with the kinds it lists, and the record
-keeps what was accepted. Another version of a library only makes sums round otherwise, and is said.
+A change is an error that names it. The setting `accept_changes` lists the kinds that may change, and the record keeps
+what was accepted. A library of another version only makes sums round differently, which is printed.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Change(NamedTuple):
-    """One item that is another than it was; None where there was, or is, none."""
+    """One item that has changed; None where it was, or is now, absent."""
 
     kind: str
     item: str
@@ -48,7 +48,7 @@ class Change(NamedTuple):
 
 
 class Identity(BaseModel):
-    """The record. `id` is random: a copy of a folder keeps it, and no other run has it."""
+    """The record. `id` is random: a copy of a folder keeps it, no other run has it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,7 +84,7 @@ class Identity(BaseModel):
         acceptable    the kinds that the setting accept_changes may list, for the way out
         names         what the error calls an item
 
-        Raises ConfigError that names each kind whose items are others and that `accept` does not list.
+        Raises ConfigError, which names each kind that has changed and that `accept` does not list.
         """
         found = changes(self.made_of, made_of)
         if refused := [change for change in found if change.kind not in accept]:
@@ -92,26 +92,26 @@ class Identity(BaseModel):
         return found
 
     def going_on(self, made_of: MadeOf, accepted: Iterable[Change], where: str, **place) -> "Identity":
-        """The record of what goes on with `made_of`; each accepted change is kept with its place, such as `step=10`.
+        """The record of a run that continues with `made_of`; each accepted change has its place, such as `step=10`.
 
-        Tells of libraries that have another version than before.
+        Prints which libraries have another version than before.
         """
         libraries = changes({"versions": self.versions}, {"versions": versions()})
         if libraries:
             others = ", ".join(f"{c.item} {c.before} → {c.now}" for c in libraries)
-            tell(f"{where}: sums may round otherwise from here on: {others}")
+            tell(f"{where}: from here on, sums may round differently: {others}")
         kept = [
             {**place, "what": c.kind, "item": c.item, "from": c.before, "to": c.now} for c in (*accepted, *libraries)
         ]
         return self.model_copy(update={"made_of": made_of, "versions": versions()}).noting(*kept)
 
     def noting(self, *accepted: dict[str, Any]) -> "Identity":
-        """The record with more that was accepted."""
+        """The record with more accepted changes."""
         return self.model_copy(update={"accepted": [*self.accepted, *accepted]})
 
 
 def changes(before: MadeOf, now: MadeOf) -> list[Change]:
-    """The items that are others in `now` than in `before`, kind by kind."""
+    """The items that differ between `before` and `now`, kind by kind."""
     return [
         Change(kind, item, old.get(item), new.get(item))
         for kind in before | now
@@ -195,7 +195,7 @@ def _sha256(text: str) -> str:
 
 
 def _told(found: Sequence[Change], names: Mapping[str, str]) -> str:
-    """`model: config.json changed since it began (sha256 12ab34cd… → 56ef78ab…), and so did 2 more`, kind by kind."""
+    """`model: config.json changed since the start (sha256 12ab34cd… → 56ef78ab…), and so did 2 more`, kind by kind."""
     parts = []
     for kind in dict.fromkeys(change.kind for change in found):
         first, *more = (change for change in found if change.kind == kind)
@@ -203,7 +203,7 @@ def _told(found: Sequence[Change], names: Mapping[str, str]) -> str:
         hashed = "sha256 " if any(map(_SHA256.fullmatch, both)) else ""
         before, now = (f"{value[:8]}…" if _SHA256.fullmatch(value) else value for value in both)
         others = f", and so did {len(more)} more" if more else ""
-        parts.append(f"{kind}: {name} changed since it began ({hashed}{before} → {now}){others}")
+        parts.append(f"{kind}: {name} changed since the start ({hashed}{before} → {now}){others}")
     return "; ".join(parts)
 
 
@@ -211,5 +211,5 @@ def _way_out(refused: Sequence[Change], accept: Sequence[str], acceptable: Seque
     kinds = [*dict.fromkeys(change.kind for change in refused)]
     afresh = "overwrite=True starts afresh"
     if {*kinds} <= {*acceptable}:
-        return f"accept_changes=[{', '.join([*accept, *kinds])}] goes on with that, {afresh}"
+        return f"accept_changes=[{', '.join([*accept, *kinds])}] accepts that, {afresh}"
     return afresh

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 from dgpo.errors import ConfigError
 
-_WAY_OUT = "without a launcher: unset RANK WORLD_SIZE LOCAL_RANK"
+_WAY_OUT = "without a launcher, unset RANK WORLD_SIZE LOCAL_RANK"
 
 
 def rank(environ: Mapping[str, str] = os.environ) -> int:
-    """RANK; 0 without a launcher, and where it is no number, so that what `check` says of it is told."""
+    """RANK; 0 without a launcher, and where it is not a number: that process prints what `check` says."""
     return _number(environ.get("RANK", "0")) or 0
 
 
@@ -32,7 +32,7 @@ def check(environ: Mapping[str, str] = os.environ) -> None:
     for name, least in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)):
         number = _number(environ.get(name, "1"))
         if number is None or number < least:
-            raise ConfigError(f"{name}={environ[name]!r} must be a whole number from {least} on; {_WAY_OUT}")
+            raise ConfigError(f"{name}={environ[name]!r} must be a whole number of at least {least}; {_WAY_OUT}")
     told = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name in environ]
     said = " ".join(f"{name}={environ[name]}" for name in told)
     if not started(environ):
@@ -42,7 +42,7 @@ def check(environ: Mapping[str, str] = os.environ) -> None:
     if missing := [n for n in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not environ.get(n)]:
         raise ConfigError(f"{said}, but no {' or '.join(missing)}: a launcher sets them all; {_WAY_OUT}")
     if not _number(environ["MASTER_PORT"]):
-        raise ConfigError(f"{said}: MASTER_PORT must be the number of a port; {_WAY_OUT}")
+        raise ConfigError(f"{said}: MASTER_PORT must be a port number; {_WAY_OUT}")
     if rank(environ) >= size(environ):
         raise ConfigError(f"{said}: RANK must be below WORLD_SIZE; {_WAY_OUT}")
 

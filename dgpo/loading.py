@@ -1,4 +1,4 @@
-"""A checkpoint folder becomes a causal LM and its tokenizer, or an error of one line says why it does not."""
+"""Load a checkpoint folder as a causal LM and its tokenizer, or say in one line what is wrong with it."""
 
 import logging
 import os
@@ -75,19 +75,21 @@ def _check_files(path) -> None:
             continue
         with file.open("rb") as opened:
             if opened.read(len(_POINTER)) == _POINTER:
-                raise ConfigError(f"model={str(path)!r}: {file.name} is a pointer of git-lfs: `git lfs pull` there")
+                raise ConfigError(f"model={str(path)!r}: {file.name} is a git-lfs pointer: run `git lfs pull` there")
         try:
             if file.suffix == ".safetensors":
                 safe_open(file, "pt")
         except SafetensorError as error:
-            raise ConfigError(f"model={str(path)!r}: {file.name} is cut or damaged, copy it again: {error}") from None
+            raise ConfigError(
+                f"model={str(path)!r}: {file.name} is cut short or damaged: copy it again ({error})"
+            ) from None
 
 
 def _check_weights(path, lm, report) -> None:
     """Raise ConfigError unless the weights are those of the architecture; transformers makes up what is missing."""
     if found := sorted(report["mismatched_keys"]):
         name, given, expected = found[0]
-        what = f"have another shape than config.json gives: {name} is {[*given]} and should be {[*expected]}"
+        what = f"do not have the shapes that config.json gives: {name} is {[*given]} and should be {[*expected]}"
     elif found := sorted(report["missing_keys"]):
         what = f"lack {', '.join(found[:3])}"
     elif found := sorted(report["unexpected_keys"]):
@@ -112,8 +114,8 @@ def _check_tokens(path, lm, tokenizer) -> None:
         token, name = beyond[0]
         more = f" and {len(beyond) - 1} more are" if beyond[1:] else " is"
         raise ConfigError(
-            f"model={str(path)!r}: token {token}, {name!r},{more} outside the model's {rows} rows: take its "
-            "own tokenizer, or give the model the rows with lm.resize_token_embeddings(len(tokenizer))"
+            f"model={str(path)!r}: token {token}, {name!r},{more} outside the model's {rows} rows: use its "
+            "own tokenizer, or add the rows with lm.resize_token_embeddings(len(tokenizer))"
         )
 
 

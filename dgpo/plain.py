@@ -33,9 +33,9 @@ def path_text(value: str | os.PathLike) -> str:
     text = os.fspath(value)
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
-        raise ConfigError(f"{text!r} begins with a home folder that is not there; ./{text} is below this one")
+        raise ConfigError(f"{text!r} names a home folder that does not exist; ./{text} is a path in the current folder")
     if "\0" in text or not _is_utf8(text):
-        raise ConfigError(f"{text!r} is no path: it is not UTF-8, or has a NUL")
+        raise ConfigError(f"{text!r} cannot be a path: it is not valid UTF-8 or contains NUL")
     return expanded
 
 

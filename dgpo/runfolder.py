@@ -98,7 +98,7 @@ class RunFolder:
 
     @_by_rank_0
     def _date(self) -> str:
-        """The config's, that of the run it goes on with, or today's."""
+        """The config's, that of the run to be resumed, or today's."""
         before = self._config() if self.config.resume else None
         return self.config.date or (before and before.date) or str(date.today())
 
@@ -121,14 +121,14 @@ class RunFolder:
         if changed := differences(before, config):
             raise ConfigError(f"resume=True: {config.run_dir!r} was started with other settings: {'; '.join(changed)}")
         if changed := rounding(before, config):
-            tell(f"{self.path}: sums round otherwise from here on: {'; '.join(changed)}")
+            tell(f"{self.path}: from here on, sums round differently: {'; '.join(changed)}")
 
     def open(self, made_of: Callable[[], MadeOf]) -> dict | None:
         """Make the folder, or bring it back to its newest whole checkpoint. Returns that checkpoint's state, or None.
 
-        `made_of` tells what the run is made of now (rank 0 asks). The folder is this run's until `close`. Raises
-        ConfigError when another one has it, when the run was made of something else or its metrics are not whole, and
-        CheckpointError when there are checkpoints and none is whole, or the newest one is of another run.
+        `made_of` returns what the run is made of now (rank 0 calls it). The folder is this run's until `close`. Raises
+        ConfigError when another process has it, when the run was made of something else or its metrics are not whole,
+        and CheckpointError when there are checkpoints and none is whole, or the newest one is of another run.
         """
         state, self.identity = self._open(made_of)
         return state
@@ -173,8 +173,8 @@ class RunFolder:
             faults = "; ".join(history.faults)
             if "metrics" not in config.accept_changes:
                 raise ConfigError(
-                    f"{self.path / 'metrics.jsonl'}, {faults}: it should have the rows of steps 0–{step} once and in "
-                    "order. Put the file back; or accept_changes=[metrics] goes on without what is lost, "
+                    f"{self.path / 'metrics.jsonl'}, {faults}: each of the steps 0–{step} should have one row, in "
+                    "order. Restore the file; or accept_changes=[metrics] continues without the lost rows, "
                     "overwrite=True starts afresh"
                 )
             identity = identity.noting({"step": step, "what": "metrics", "lost": history.missing, "found": faults})
@@ -188,7 +188,7 @@ class RunFolder:
             self._lock.close()
 
     def held(self) -> None:
-        """Raise FolderLost unless the folder is still the one that was opened. To be called by rank 0."""
+        """Raise FolderLost unless the folder is still the one that was opened. Rank 0 calls it."""
         if self._lock:
             self._lock.check()
 
@@ -250,14 +250,14 @@ class RunFolder:
         if folder is None:
             if (self.path / "summary.json").exists():  # to begin again would cost the policy that is there
                 raise CheckpointError(
-                    f"{self._name} has ended and has no checkpoint to go on from; overwrite=True starts afresh"
+                    f"{self._name} has finished and has no checkpoint to continue from; overwrite=True starts afresh"
                 )
             return None
         state, own = checkpoint.load_state(folder), self._run(identity)
         if changed := configs.changes(own, {**dict.fromkeys(own), **state.get("run", {})}):
             raise CheckpointError(
-                f"{folder} is a checkpoint of another run ({'; '.join(changed)}): remove it to go on from the one "
-                "before it, or overwrite=True starts afresh"
+                f"{folder} is a checkpoint of another run ({'; '.join(changed)}): remove it to continue from the "
+                "one before it, or overwrite=True starts afresh"
             )
         return state
 
@@ -277,7 +277,7 @@ class RunFolder:
     def _refuse_a_run(self, exists: bool) -> None:
         if exists and not (self.config.resume or self.config.overwrite):
             raise ConfigError(
-                f"{self._name} holds a run already: resume=True continues it, overwrite=True starts it afresh"
+                f"{self._name} already holds a run: resume=True continues it, overwrite=True starts it afresh"
             )
 
     @property
@@ -290,7 +290,7 @@ class RunFolder:
         except FileNotFoundError:
             raise ConfigError(
                 f"{self._name} has no identity.json, which says what the run was made of: an earlier dgpo kept none. "
-                "It cannot be resumed; overwrite=True starts afresh"
+                "It cannot be resumed: overwrite=True starts afresh"
             ) from None
 
     def _config(self) -> Config | None:
@@ -311,9 +311,9 @@ class RunFolder:
     def _rewind(self, step: int, history: list[dict]) -> None:
         """Drop what was recorded after `step`, `history` being the metrics until then; and what a kill left."""
         examples, unreadable = rows.readable(self.path / "completions.jsonl", step)
-        if unreadable:  # they are for reading alone: no reason not to go on
+        if unreadable:  # they are only for people to read: no reason to stop
             lines = ", ".join(map(str, unreadable))
-            tell(f"{self.path}/completions.jsonl: line {lines} cannot be read and is dropped")
+            tell(f"{self.path}/completions.jsonl: dropped unreadable line {lines}")
         for name, kept in (("metrics.jsonl", history), ("completions.jsonl", examples)):
             write_whole(self.path / name, lambda scratch, kept=kept: rows.append(scratch, kept))
         for made, path in _steps(self.path / "tokens", ".parquet"):

@@ -1,4 +1,4 @@
-"""Whether a model computes what a run takes it to compute, asked before anything is trained or sampled.
+"""Whether a model computes what a run assumes, checked before anything is trained or sampled.
 
 check_output_layer(lm)                              log π is log softmax of the output layer, and nothing else
 check_model(config, policy, tokenizer, length)      log π of a sequence depends on nothing but the sequence
@@ -29,7 +29,7 @@ def check_model(config, policy, tokenizer, length: int) -> None:
     length      the most tokens of a prompt and its completion in this run
 
     It takes some forty forward passes over two short sequences: 0.1 s for a small model, about a second for 7 B on a
-    GPU. No random state but its own is used, and the policy stays as it is.
+    GPU. It uses no random state but its own and leaves the policy as it is.
     """
     sampled = config.rollout == "transformers"
     fault = _switch(policy.lm.config, length) or _difference(policy, tokenizer, length, sampled)
@@ -37,7 +37,7 @@ def check_model(config, policy, tokenizer, length: int) -> None:
         return
     said = f"model_type={policy.lm.config.model_type!r}: {fault}"
     if config.self_check == "refuse":
-        raise ConfigError(f"{said}; self_check=warn trains or evaluates it all the same")
+        raise ConfigError(f"{said}; self_check=warn continues anyway")
     tell(f"warning: {said}")
 
 
@@ -48,8 +48,8 @@ def _switch(shape, length: int) -> str | None:
         original = rope.get("original_max_position_embeddings")
         if rope.get("rope_type") == "longrope" and original and length > original:
             return (
-                f"its rotary embedding (longrope) is another one for sequences of more than {original} tokens, and "
-                f"those of this run have up to {length}: log-probabilities would change with the batch, and the "
+                f"its rotary embedding (longrope) changes for sequences of more than {original} tokens, and this "
+                f"run's have up to {length}: log-probabilities would change with the batch, and the "
                 "sampler's cache keeps the old ones"
             )
     return None
@@ -57,20 +57,18 @@ def _switch(shape, length: int) -> str | None:
 
 @torch.no_grad()
 def _difference(policy, tokenizer, length: int, sampled: bool) -> str | None:
-    """What log π of two sampled sequences depends on, besides the sequence; None where all is within rounding.
+    """What log π of two sampled sequences depends on besides the sequence; None where it differs by rounding alone.
 
-    The limit is measured on the model itself: every module's output is moved by one rounding of its dtype, up or down
-    or not at all, and the mean change of log π is taken four times; with eight roundings of log π in float32 for what
-    is computed behind the last module.
+    The limit is measured on the model: move every module's output by one rounding of its dtype, up, down or not at all,
+    and take four times the mean change of log π; plus eight roundings of log π in float32, for what follows the last
+    module.
     """
     lm, new = policy.lm, max(1, min(_NEW, length // 2))
     tokens = ordinary_tokens(lm, 24).tolist()
     long = tokens[: max(1, min(len(tokens), length - new))]
     short = long[::-1][: max(1, len(long) // 4)]
     sampler, sampling = TransformersSampler(policy, tokenizer, rows=2), Sampling(new, policy.temperature)
-    sampler.stop = [
-        len(lm.get_output_embeddings().weight)
-    ]  # no word: a completion that ended at once would show nothing
+    sampler.stop = [len(lm.get_output_embeddings().weight)]  # never sampled: a completion of one token shows nothing
 
     def together(batch) -> Tensor:
         return policy(batch.to(policy.device))[0].cpu()
@@ -94,7 +92,7 @@ def _difference(policy, tokenizer, length: int, sampled: bool) -> str | None:
     for what, left, right in pairs:
         if not (off := _mean_distance(left, right)) <= limit:
             return (
-                f"log-probabilities {what} differ by {off:.2g} nats on average, and rounding makes {limit:.1g} at most"
+                f"log-probabilities {what} differ by {off:.2g} nats on average; rounding explains {limit:.1g} at most"
             )
     return None
 
@@ -126,7 +124,7 @@ def _rounded(lm) -> Iterator[None]:
 def check_output_layer(lm) -> None:
     """Raise ConfigError unless log π is log softmax of the output layer's product with the base model's hidden states.
 
-    Some architectures scale or cap their logits, behind that layer or before it. Compared are all words at eight
+    Some architectures scale or cap their logits, before or after that layer. The comparison is over all words at eight
     positions, with hidden states that make the largest logit 100. The limit is the rounding of such a logit, twice on
     either side.
     """

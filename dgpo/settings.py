@@ -38,7 +38,7 @@ def _day(value: Any) -> Any:
     try:
         return str(value if type(value) is date else date.fromisoformat(value))
     except (TypeError, ValueError):
-        raise ValueError("must be a day as in 2026-01-31") from None
+        raise ValueError("must be a date such as 2026-01-31") from None
 
 
 Day = Annotated[str, BeforeValidator(_day)]
@@ -47,7 +47,7 @@ Day = Annotated[str, BeforeValidator(_day)]
 class Settings(BaseModel):
     """Settings that are typed, known by name and plain: numbers of numpy and paths become Python's own.
 
-    True and false are no numbers, and no number is infinite.
+    True and false are not numbers, and every number is finite.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

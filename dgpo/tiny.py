@@ -61,7 +61,7 @@ def load_policy(config):
 def checkpoint(settings: TinyPolicy, root: Path | None = None) -> Path:
     """The folder of the warmed-up policy; made on first use, whole or not at all."""
     root = root or cache_root()
-    with blaming(f"the cache {str(root)!r}", root, "; set DGPO_CACHE to a folder that can be written"):
+    with blaming(f"the cache {str(root)!r}", root, "; set DGPO_CACHE to a writable folder"):
         return _checkpoint(settings, root)
 
 

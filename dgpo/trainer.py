@@ -108,8 +108,8 @@ class Trainer:
         if state["ranks"] != ranks.size() and ranks.rank() == 0:
             ahead = "; the batch sampled ahead is sampled anew" if self.config.asynchronous else ""
             tell(
-                f"{self.run.path}: ranks={state['ranks']} wrote step {state['step']}, {ranks.size()} go on: the same "
-                f"weights, optimizer, batches and seeds, but sums round otherwise from here on{ahead}"
+                f"{self.run.path}: ranks={state['ranks']} wrote step {state['step']}, {ranks.size()} continue: the "
+                f"same weights, optimizer, batches and seeds, but from here on sums round differently{ahead}"
             )
         folder = self.run.checkpoint(state["step"])
         self.engine.load(folder, state["updates"])

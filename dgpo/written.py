@@ -1,7 +1,7 @@
 """Settings as they are written: in YAML files, and in words `key=value` of the command line.
 
-YAML is read as people write settings: 010 is ten, 1:30 and 2024-05-01 are text, a key stands once in a mapping. All
-else is YAML 1.1, so what `yaml.safe_dump` writes is read as it was.
+YAML is read as people write settings: 010 is ten, 1:30 and 2024-05-01 are text, a key may occur once in a mapping.
+Everything else is YAML 1.1, so what `yaml.safe_dump` writes is read back unchanged.
 """
 
 import re
@@ -35,7 +35,7 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
 def read_words(words: list[str], texts: Collection[str] = ()) -> dict[str, Any]:
     """Settings from words `key=value`, values read as YAML; those of `texts` stay as typed, without quotes around them.
 
-    Raises ConfigError for other words, for values that are not YAML, and for a key that stands twice.
+    Raises ConfigError for other words, for values that are not YAML, and for a key given twice.
     """
     values: dict[str, Any] = {}
     for word in words:
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
             name = str(self.construct_object(key, deep=True))
             if name in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{name!r} stands twice in one mapping", key.start_mark
+                    None, None, f"{name!r} occurs twice in one mapping", key.start_mark
                 )
             seen.add(name)
         return super().construct_mapping(node, deep)

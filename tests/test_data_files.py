@@ -67,10 +67,10 @@ def flipped(tmp_path) -> bytes:
         ("a.csv", "probl\xe8me,answer\n".encode("cp1252"), "the header is not UTF-8 at byte 0xe8 after 'probl'"),
         ("a.json", DEEP.encode(), "not JSON: nested too deep"),
         ("a.jsonl", gzip.compress(GOOD.encode()), "compressed by gzip: unpack it first"),
-        ("a.parquet", spoilt, "not a Parquet file, or a spoilt one: "),
+        ("a.parquet", spoilt, "not a Parquet file, or a corrupt one: "),
         ("a.parquet", flipped, "CRC checksum verification failed"),
         ("a.csv", "folder", "a folder, not a file of problems"),
-        ("a.csv", "link", "a link to nowhere, which is not there"),
+        ("a.csv", "link", "a link to nowhere, which does not exist"),
         ("n" * 300 + ".csv", None, "File name too long"),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 80 else "",
@@ -104,7 +104,7 @@ def test_a_file_that_may_not_be_opened(tmp_path, monkeypatch):
 
 
 BAD_ROWS = [
-    ("a.csv", TEXT.encode("cp1252"), 2, "not UTF-8 at byte 0x80 after 'Cost is 5 '; encoding= says what it is"),
+    ("a.csv", TEXT.encode("cp1252"), 2, "not UTF-8 at byte 0x80 after 'Cost is 5 '; set encoding= to what it is"),
     ("a.csv", f"problem,answer\n{'x' * (2**24 + 1)},1\nb,2\n".encode(), 2, "field larger than field limit (16777216)"),
     ("a.jsonl", DEEP.encode() + GOOD.encode(), 1, "not a JSON object: nested too deep"),
     ("a.jsonl", b'"text"\n' + GOOD.encode(), 1, "not a JSON object but str"),

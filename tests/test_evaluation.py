@@ -140,7 +140,7 @@ class TestFolder:
         run.evaluate(config)
         with lock(Path(given["eval_dir"]), "here"):
             for again in (lambda: run.evaluate(config), lambda: run.rescore(given["eval_dir"])):
-                with pytest.raises(ConfigError, match="another process is running there"):
+                with pytest.raises(ConfigError, match="another process is using it"):
                     again()
             assert len(list(run.read(given["eval_dir"]))) == 1, "reading is free"
         run.rescore(given["eval_dir"])
@@ -200,7 +200,7 @@ class TestRefusals:
             run.evaluate(settings.load(**{**done, "temperature": 1.0}))
         (data_dir / "math500.jsonl").write_text((data_dir / "math500.jsonl").read_text() + "\n")
         for again in (lambda: run.evaluate(settings.load(**done)), lambda: run.rescore(done["eval_dir"])):
-            with pytest.raises(EvaluationError, match="data: math500 changed since it began"):
+            with pytest.raises(EvaluationError, match="data: math500 changed since the start"):
                 again()
 
     def test_spoilt_completion_files(self, done, tmp_path):
@@ -267,7 +267,7 @@ class TestRefusals:
                 lambda: folder.write("math500", chunk, columns),
                 lambda: folder.write_results([], pd.DataFrame()),
             ):
-                with pytest.raises(FolderLost, match=r"eval_dir='.*/eval' was moved, removed or made anew"):
+                with pytest.raises(FolderLost, match=r"eval_dir='.*/eval' was moved, removed or replaced"):
                     write()
             assert not list(path.iterdir())
 

@@ -39,17 +39,32 @@ class TestIdentity:
     @pytest.mark.parametrize(
         ("kind", "item", "now", "said"),
         [
-            ("data", "data", 64 * "f", r"data: train\.jsonl changed since it began \(sha256 aaaaaaaa… → ffffffff…\)"),
-            ("data", "eval_data", None, r"data: eval_data changed since it began \(sha256 bbbbbbbb… → none\)"),
+            (
+                "data",
+                "data",
+                64 * "f",
+                r"data: train\.jsonl changed since the start \(sha256 aaaaaaaa… → ffffffff…\)",
+            ),
+            ("data", "eval_data", None, r"data: eval_data changed since the start \(sha256 bbbbbbbb… → none\)"),
             (
                 "model",
                 "tokenizer.json",
                 64 * "f",
-                r"model: tokenizer\.json changed since it began \(sha256 none →",
+                r"model: tokenizer\.json changed since the start \(sha256 none →",
             ),
-            ("prompts", "the held-out problems", 64 * "f", r"prompts: the held-out problems changed since it began"),
-            ("code", "dgpo", "0.2.0", r"code: dgpo changed since it began \(0\.1\.0 → 0\.2\.0\)"),
-            ("parameters", "lm.norm", "[64]", r"parameters: lm\.norm changed since it began \(\[32\] → \[64\]\); over"),
+            (
+                "prompts",
+                "the held-out problems",
+                64 * "f",
+                r"prompts: the held-out problems changed since the start",
+            ),
+            ("code", "dgpo", "0.2.0", r"code: dgpo changed since the start \(0\.1\.0 → 0\.2\.0\)"),
+            (
+                "parameters",
+                "lm.norm",
+                "[64]",
+                r"parameters: lm\.norm changed since the start \(\[32\] → \[64\]\); over",
+            ),
         ],
     )
     def test_what_is_another_is_named_and_can_be_accepted_and_is_then_recorded(self, kind, item, now, said):
@@ -77,7 +92,7 @@ class TestIdentity:
         before = Identity.new(MADE_OF)
         before = before.model_copy(update={"versions": before.versions | {"torch": "1.0"}})
         after = before.going_on(MADE_OF, [], "here", step=2)
-        assert f"here: sums may round otherwise from here on: torch 1.0 → {torch.__version__.partition('+')[0]}" in (
+        assert f"here: from here on, sums may round differently: torch 1.0 → {torch.__version__.partition('+')[0]}" in (
             capsys.readouterr().err
         )
         assert after.going_on(MADE_OF, [], "here", step=2) == after
@@ -238,7 +253,7 @@ class TestMetrics:
     def test_lost_doubled_and_garbled_rows_are_named_and_can_be_accepted(self, run, damage, said):
         damage(run / "metrics.jsonl")
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-        with pytest.raises(ConfigError, match=rf"metrics\.jsonl, {said}.* the rows of steps 0–4 once and in order\."):
+        with pytest.raises(ConfigError, match=rf"metrics\.jsonl, {said}.* steps 0–4 should have one row, in order\."):
             opened(run)
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
         opened(run, accept_changes=["metrics"]).close()
@@ -272,7 +287,7 @@ class TestMetrics:
         opened(run).close()
         assert all(path.exists() for path in strangers)
         assert (run / "completions.jsonl").read_text() == text
-        assert "completions.jsonl: line 1 cannot be read and is dropped" in capsys.readouterr().err
+        assert "completions.jsonl: dropped unreadable line 1" in capsys.readouterr().err
 
 
 class TestRuns:
@@ -296,7 +311,7 @@ class TestRuns:
 
     def test_a_run_that_has_ended_and_lost_its_checkpoints_keeps_its_policy(self, run):
         shutil.rmtree(run / "checkpoints")
-        with pytest.raises(CheckpointError, match="has ended and has no checkpoint to go on from; overwrite=True"):
+        with pytest.raises(CheckpointError, match="has finished and has no checkpoint to continue from; overwrite"):
             opened(run, steps=8)
         assert (run / "policy" / "model.safetensors").exists()
         assert len(rows(run)) == 5
@@ -344,7 +359,7 @@ class TestRuns:
         capsys.readouterr()
         assert cli.main([*words, "steps=5"]) == 2
         said = capsys.readouterr().err
-        assert "model: model.safetensors changed since it began (sha256 " in said
+        assert "model: model.safetensors changed since the start (sha256 " in said
         assert cli.main([*words, "steps=5", "accept_changes=[model]"]) == 0
         (entry,) = Identity.read(run / "identity.json").accepted
         assert (entry["step"], entry["what"], entry["item"]) == (4, "model", "model.safetensors")
@@ -369,7 +384,7 @@ class TestOneRunAFolder:
         new.open(lambda: MADE_OF)
         new.append_metrics({"step": 0})
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-        with pytest.raises(FolderLost, match=r"^run_dir='.*/run' was moved, removed or made anew while"):
+        with pytest.raises(FolderLost, match=r"^run_dir='.*/run' was moved, removed or replaced while"):
             write(old)
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
         new.append_metrics({"step": 1})

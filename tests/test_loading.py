@@ -96,7 +96,7 @@ class TestWeights:
     def test_of_another_shape(self, folder):
         words = len(chain.tokenizer())
         edit(folder, vocab_size=words + 8)
-        expected = rf"another shape than config\.json gives: \S+ is \[{words}, 32\] and should be \[{words + 8}, 32\]"
+        expected = rf"the shapes that config\.json gives: \S+ is \[{words}, 32\] and should be \[{words + 8}, 32\]"
         with pytest.raises(ConfigError, match=expected):
             load_lm(folder)
 
@@ -113,13 +113,15 @@ class TestWeights:
         whole = file.read_bytes()
         for rest in (whole[:9000], whole[:4], b""):
             file.write_bytes(rest)
-            with pytest.raises(ConfigError, match=r"model=.*: model\.safetensors is cut or damaged, copy it again: "):
+            with pytest.raises(
+                ConfigError, match=r"model=.*: model\.safetensors is cut short or damaged: copy it again "
+            ):
                 load_lm(folder)
 
     @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
     def test_that_git_lfs_did_not_fetch(self, folder, name):
         (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n")
-        with pytest.raises(ConfigError, match=f"model=.*: {name} is a pointer of git-lfs: `git lfs pull` there"):
+        with pytest.raises(ConfigError, match=f"model=.*: {name} is a git-lfs pointer: run `git lfs pull` there"):
             load_lm(folder)
 
     def test_that_would_run_code_when_they_are_read(self, folder, tmp_path):

@@ -70,7 +70,7 @@ class TestFiles:
             ("utf16", "is not UTF-8 text: invalid start byte at byte 0"),
             ("list", "must be a mapping of settings, not list"),
             ("scalar", "must be a mapping of settings, not str"),
-            ("twice", "'steps' stands twice in one mapping, line 3, column 1"),
+            ("twice", "'steps' occurs twice in one mapping, line 3, column 1"),
             ("broken", "is not valid YAML: "),
             ("deep", "is not valid YAML: "),
             ("digits", "is not valid YAML: "),
@@ -149,7 +149,7 @@ class TestPlaces:
             ("file/x", "file' is a file"),
             ("a" * 300, "cannot be used: File name too long"),
             ("round/x", "round' is a link to nothing"),
-            ("closed/x", "closed' does not permit it"),
+            ("closed/x", "no permission for '"),
         ],
     )
     def test_a_run_folder_that_cannot_be(self, capsys, monkeypatch, tmp_path, run_dir, how):
@@ -173,7 +173,7 @@ class TestPlaces:
         assert cli.main(["train", "tiny", f"run_dir={tmp_path}/run"]) == 2
         line = capsys.readouterr().err
         assert line.startswith("error: the cache '/dev/null")
-        assert "set DGPO_CACHE to a folder that can be written" in line
+        assert "set DGPO_CACHE to a writable folder" in line
         assert "run_dir" not in line
 
     def test_an_error_of_one_rank_says_which(self):
@@ -220,7 +220,7 @@ class TestHome:
                       ["eval", "--rescore", "~nobody-here"]):  # fmt: skip
             code, line = said(*words)
             assert code == 2
-            assert "begins with a home folder that is not there" in line
+            assert "names a home folder that does not exist" in line
 
 
 class TestValues:
@@ -293,7 +293,7 @@ class TestValues:
 
     @pytest.mark.parametrize("text", ["a\0b", "a\udcff"])
     def test_what_no_path_can_be(self, text):
-        with pytest.raises(ConfigError, match="is no path"):
+        with pytest.raises(ConfigError, match="cannot be a path"):
             path_text(text)
 
     @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ class TestLauncher:
             ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' must be a whole number from 1 on"),
             ({"LOCAL_RANK": "3"}, "LOCAL_RANK=3, but no RANK"),
             ({**WHOLE, "RANK": "2"}, "RANK must be below WORLD_SIZE"),
-            ({**WHOLE, "MASTER_PORT": "x"}, "MASTER_PORT must be the number of a port"),
+            ({**WHOLE, "MASTER_PORT": "x"}, "MASTER_PORT must be a port number"),
             ({**WHOLE, "MASTER_ADDR": ""}, "but no MASTER_ADDR"),
         ],
     )

@@ -79,7 +79,7 @@ class TestDay:
         for value in ("2026-02-03", date(2026, 2, 3)):  # as quoted in YAML, and plain
             assert make({"date": value}).date == "2026-02-03"
         for value in ("tomorrow", 20260203, "2026-02-30"):
-            with pytest.raises(ConfigError, match=f"date={value!r}: must be a day as in 2026-01-31"):
+            with pytest.raises(ConfigError, match=f"date={value!r}: must be a date such as 2026-01-31"):
                 make({"date": value})
 
     def test_a_run_keeps_its_own(self, small, monkeypatch, tmp_path):

@@ -92,7 +92,7 @@ def test_one_process_at_a_time_has_the_folder(small):
     first = trainer.Trainer(configs.make(small))
     second = trainer.Trainer(configs.make({**small, "resume": True}))
     first.restore()
-    with pytest.raises(ConfigError, match="another process is running there"):
+    with pytest.raises(ConfigError, match="another process is using it"):
         second.restore()
     first.run.close()
     second.restore()
@@ -102,7 +102,7 @@ def test_one_process_at_a_time_has_the_folder(small):
 def test_a_run_that_came_while_this_one_was_loading_is_not_overwritten(small):
     late = trainer.Trainer(configs.make(small))
     folder = run(small, steps=1)
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         late.restore()
     assert len(rows(folder)) == 2
 
@@ -112,7 +112,7 @@ def test_a_run_goes_on_in_smaller_pieces_and_says_that_they_round_otherwise(smal
     undisturbed = run(small, run_dir=small["run_dir"] + "_whole")
     run(small, steps=2)
     joined = run(small, resume=True, micro_batch=2, gradient_checkpointing=True, rollout_rows=8)
-    assert "sums round otherwise from here on: gradient_checkpointing: False → True" in capsys.readouterr().err
+    assert "from here on, sums round differently: gradient_checkpointing: False → True" in capsys.readouterr().err
     assert_alike(undisturbed, joined, checkpoint)
 
 
@@ -162,7 +162,7 @@ def test_a_file_system_without_locks_is_named(small, monkeypatch):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr("fcntl.flock", unable)
-    with pytest.raises(ConfigError, match=r"run_dir='.*': its file system cannot lock a file \(Function not implem"):
+    with pytest.raises(ConfigError, match=r"run_dir='.*': its file system does not support locks \(Function not"):
         run(small, steps=1)
 
 

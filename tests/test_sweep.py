@@ -270,7 +270,7 @@ class TestFolder:
         execute.claim(sweep)
         with (
             contextlib.closing(lock(sweep.path / ".running" / "1_of_2", "")),
-            pytest.raises(ConfigError, match="shard 1/2: another process is running there"),
+            pytest.raises(ConfigError, match="shard 1/2: another process is using it"),
         ):
             execute.execute(sweep, shard=(1, 2))
 

@@ -50,7 +50,7 @@ def test_shards_part_the_runs(tmp_path):
         *[
             (
                 {"factors": {"method": {name: {"method": "grpo"}}}},
-                f"factor 'method': level {name!r} must have another name",
+                f"factor 'method': level {name!r} needs another name",
             )
             for name in (
                 ".",
@@ -85,7 +85,7 @@ def test_mistakes_are_named_before_anything_runs(tmp_path, changes, said):
 def test_a_cell_named_twice_in_the_file_is_not_dropped_in_silence(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("name: s\nfolder: f\nfactors:\n  lr:\n    a: {lr: 1}\n    a: {lr: 2}\nseeds: [0]\n")
-    with pytest.raises(ConfigError, match="'a' stands twice in one mapping"):
+    with pytest.raises(ConfigError, match="'a' occurs twice in one mapping"):
         definition.load(path)
 
 

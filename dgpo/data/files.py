@@ -82,7 +82,7 @@ def row_fault(row: dict | str, problem_field: str, answer_field: str) -> str:
             return f"field {field!r} is {type(value).__name__} {value!r}, not {wanted}"
     for field in (problem_field, answer_field, "id"):
         if found := _SURROGATE.search(str(row.get(field, ""))):
-            return f"field {field!r} holds the lone surrogate \\u{ord(found[0]):04x}, which is half of a character"
+            return f"field {field!r} holds the lone surrogate \\u{ord(found[0]):04x}, half of a character"
     from dgpo.verifier.answer import (
         MAX_ANSWER,
     )  # here, since settings import this file and the verifier is slow to load
@@ -118,7 +118,7 @@ def _is_file(path: Path) -> bool:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise DataError(f"{path}: a link to {os.readlink(path)}, which is not there") from None
+            raise DataError(f"{path}: a link to {os.readlink(path)}, which does not exist") from None
         return False
     except (OSError, ValueError) as error:  # no permission, a name too long, a zero byte in it
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
@@ -238,7 +238,7 @@ def _undecoded(text: str, encoding: str) -> str:
     before = text[max(0, found.start() - 20) : found.start()]
     return (
         f"not {name} at byte 0x{ord(found[0]) - 0xDC00:02x} after {before!r}; "
-        "encoding= says what it is, such as cp1252 of Windows"
+        "set encoding= to what it is, such as cp1252 (Windows)"
     )
 
 
@@ -252,7 +252,7 @@ def _parquet_rows(path: Path):
             yield from enumerate(_arrow_rows(batch), start=read + 1)
             read += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
-        where = f"cannot be read beyond row {read}" if read else "not a Parquet file, or a spoilt one"
+        where = f"cannot be read beyond row {read}" if read else "not a Parquet file, or a corrupt one"
         raise DataError(f"{path}: {where}: {first_line(error)}") from None
 
 
@@ -262,7 +262,7 @@ def _arrow_rows(batch) -> Iterable[dict | str]:
 
     try:
         rows = batch.to_pylist()
-    except ValueError as error:  # bytes that are no UTF-8, a date beyond Python's: a row at a time
+    except ValueError as error:  # bytes that are not UTF-8, a date beyond Python's: a row at a time
         if len(batch) == 1:
             return [f"not readable: {error}"]
         return (row for i in range(len(batch)) for row in _arrow_rows(batch.slice(i, 1)))

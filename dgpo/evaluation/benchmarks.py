@@ -76,7 +76,7 @@ def _chain(config: EvalConfig) -> Benchmark:
     if config.chain_max_new_tokens < needed:
         raise ConfigError(
             f"chain_max_new_tokens={config.chain_max_new_tokens} must be at least {needed}: "
-            f"that many tokens has a chain of difficulty={config.difficulty}"
+            f"a chain of difficulty={config.difficulty} needs {needed} tokens"
         )
     problems = chain.ChainTask(config.difficulty, 0, config.chain_problems).heldout
     return Benchmark("chain", of_problems(problems), problems, config.chain_max_new_tokens)

@@ -222,8 +222,8 @@ def _validate(sweep: Sweep) -> None:
             )
         if bad := [level for level in levels if level.startswith(".") or level.lower() in _OWN]:
             raise ConfigError(
-                f"factor {name!r}: level {bad[0]!r} must have another name: those that begin with a full stop and "
-                f"{', '.join(_OWN)} are the sweep's own in its folder"
+                f"factor {name!r}: level {bad[0]!r} needs another name: the sweep keeps those that begin with a full "
+                f"stop, and {', '.join(_OWN)}, for its own files"
             )
     for where, settings in [("settings", sweep.settings), *((c.name, c.settings) for c in sweep.cells)]:
         if taken := [name for name in settings if name in _RESERVED]:
@@ -232,7 +232,7 @@ def _validate(sweep: Sweep) -> None:
     if long := [cell for cell in cells if len(cell.name) > _LONGEST]:
         factor, level = max(long[0].levels.items(), key=lambda item: len(item[1]))
         raise ConfigError(
-            f"a cell's name has {len(long[0].name)} characters and may have {_LONGEST}, since it names a folder; the "
+            f"a cell's name has {len(long[0].name)} characters and may have {_LONGEST}, as it names a folder; the "
             f"longest level in it is {level[:30]!r}…, {len(level)} characters, of factor {factor!r}"
         )
     if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:

@@ -34,6 +34,6 @@ def make(config: Config, tokenizer) -> Task:
         if getattr(config, name) < needed:
             raise ConfigError(
                 f"{name}={getattr(config, name)} must be at least {needed}: "
-                f"that many tokens has a chain of difficulty={config.difficulty}"
+                f"a chain of difficulty={config.difficulty} needs {needed} tokens"
             )
     return chain.ChainTask(config.difficulty, config.seed, config.eval_problems)
