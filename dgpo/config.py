@@ -82,11 +82,14 @@ class Config(Settings):
     A micro-batch is `micro_batch` sequences or, with micro_tokens, as many as keep sequences × longest within it.
     attention="auto" takes flash-attn where it is installed and the policy is in bfloat16 on a GPU, else SDPA. Code that
     comes with a checkpoint runs only with trust_remote_code.
-    self_check: what a run does where log π depends on the batch or the sampler's cache (dgpo.selfcheck).
+    self_check="refuse" ends a run at its start where log π depends on the batch or on the sampler's cache
+    (dgpo.selfcheck); "warn" prints that and continues.
     threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
     rank waits for the others, in any one place. ranks: how many there must be; 0 takes what the launcher started.
-    accept_changes lists what of a run may be another when it goes on (dgpo.identity), or lost of its metrics.
-    date is the day that a chat template writes which asks for today's; None is the day on which the run began.
+    accept_changes lists what may differ from what a resumed run was made of (dgpo.identity); "metrics" accepts that
+    rows of its metrics are lost. By default nothing may.
+    encoding is that of text files of problems that are not UTF-8. date is what a chat template gets as today's; None is
+    the day on which the run began.
     keep_best keeps, beside the newest keep_checkpoints, the one of the highest avg@k.
     asynchronous samples the next step's completions in another process while this step is learned from, one step
     off-policy: old_logp is then the sampler's, so that a method's ratio carries the step, and mismatch/* measures it.

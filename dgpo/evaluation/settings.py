@@ -10,7 +10,7 @@ from dgpo.config import VLLM, TinyPolicy, changes
 from dgpo.errors import ConfigError
 from dgpo.settings import Above0, Count, Day, Encoding, PathText, Positive, Seed, Settings, Threads, line
 
-ACCEPTABLE = ("code",)  # completions of two policies, or of other problems, make no one evaluation
+ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
 
 class EvalConfig(Settings):
@@ -20,10 +20,13 @@ class EvalConfig(Settings):
     k                     the k of pass@k and maj@k in the tables; none means powers of two and n
     benchmarks            `chain`, and names of files in `data_dir` (`math500`) or their short names (`aime24`)
     limit                 the first problems of each file; 0 for all
-    date                  that a chat template writes which asks for today's; none means the day it began
+    encoding              of text files of problems that are not UTF-8
+    date                  what a chat template gets as today's; None means the day on which the evaluation began
+    self_check            "refuse" ends it at the start where log π depends on the batch or on the sampler's cache
+                          (dgpo.selfcheck); "warn" prints that and continues
     chain_problems        held-out chains, of `difficulty`; `chain_max_new_tokens` is their limit
     chunk_rows            completions in one file: what a kill can lose
-    accept_changes        [code] goes on with another version of dgpo than it began with
+    accept_changes        [code] continues with another version of dgpo; by default that is refused
     """
 
     eval_dir: PathText = "runs/eval"
