@@ -25,7 +25,7 @@ def read_rows(path: Path) -> list[dict]:
     if not path.exists():
         raise ConfigError(f"{path} is missing")
     rows = []
-    for line, row in enumerate(_lines(path), 1):
+    for line, row in _lines(path):
         if isinstance(row, str):
             raise ConfigError(f"{path}, line {line} {row}")
         rows.append(row)
@@ -48,7 +48,7 @@ def history(path: Path, step: int, lost: Iterable[int] = ()) -> History:
 
     Lines after the row of `step` do not count: a run that continues makes them again.
     """
-    lines = [*enumerate(_lines(path) if path.exists() else [], 1)]
+    lines = _lines(path)
     expected = [s for s in range(step + 1) if s not in {*lost}]
     found = dict.fromkeys(expected)
     for place, (_, row) in enumerate(lines, 1):
@@ -70,14 +70,15 @@ def history(path: Path, step: int, lost: Iterable[int] = ()) -> History:
 
 def readable(path: Path, step: int) -> tuple[list[dict], list[int]]:
     """The rows of steps up to `step`, and the numbers of the lines that are no rows."""
-    lines = [*enumerate(_lines(path) if path.exists() else [], 1)]
+    lines = _lines(path)
     rows = [row for _, row in lines if isinstance(row, dict) and row["step"] <= step]
     return rows, [number for number, row in lines if isinstance(row, str)]
 
 
-def _lines(path: Path) -> list[dict | str]:
-    """Each whole line as a row, or what is wrong with it."""
-    return [_row(line) for line in path.read_bytes().split(b"\n")[:-1]]  # the rest is no whole line
+def _lines(path: Path) -> list[tuple[int, dict | str]]:
+    """The number of each whole line, and its row or what is wrong with it; none of a file that is missing."""
+    whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # the rest was cut off
+    return [*enumerate(map(_row, whole), 1)]
 
 
 def _row(line: bytes) -> dict | str:

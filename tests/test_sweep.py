@@ -21,6 +21,7 @@ from watching import children, ignores_ctrl_c, stopped, until
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo.config import ConfigError
+from dgpo.errors import explain
 from dgpo.files import lock, remove
 from dgpo.sweep import definition, execute, report, table
 
@@ -344,6 +345,19 @@ def test_the_shard_that_came_second_to_a_run_says_nothing_of_it(tmp_path):
             pool.wait()
     assert execute.status(run) == ("unfinished", "")
     assert "another process" not in execute._log(run).read_text()
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "said"),
+    [
+        (os.listdir, "/nowhere", "'/nowhere' cannot be used: No such file or directory"),
+        (os._exit, 3, "the process of _exit ended without an answer"),
+    ],
+)
+def test_what_ends_the_process_that_makes_policies_is_told(function, argument, said):
+    with execute._Pool(1) as pool, pytest.raises(Exception) as error:
+        pool.call(function, argument)
+    assert explain(error.value)[0] == said
 
 
 def test_a_launcher_is_not_needed(tmp_path, monkeypatch):

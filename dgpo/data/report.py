@@ -1,14 +1,6 @@
-"""What is in a file of problems, and which of them another file holds too.
+"""What is in a file of problems, and which of them another file holds too (dgpo.data.overlap).
 
-    python -m dgpo data check FILE [--against TEST ...]
-
-Three ways for a row of FILE to be the same problem as a row of TEST, each wider than the one before:
-
-    exact    the same text once runs of whitespace are one space
-    loose    the same letters and digits, in any case: punctuation, signs and LaTeX braces do not count
-    gram10   at least half of the test problem's different 10-grams of words occur in the one training problem
-
-A word is a run of a-z and 0-9 or a single CJK character; a text of fewer than ten words has no 10-grams.
+python -m dgpo data check FILE [--against TEST ...]
 """
 
 import argparse
@@ -20,6 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from dgpo.data import overlap
 from dgpo.data.files import DataError, answer_text, is_empty, read_rows, row_fault
 from dgpo.data.overlap import CJK, KINDS, Row, contamination, exact_key, matched
 from dgpo.plain import path_text
@@ -146,7 +139,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dgpo data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    check = parser.add_subparsers(dest="command", required=True).add_parser("check", help="report on a file")
+    check = parser.add_subparsers(dest="command", required=True).add_parser(
+        "check", help="report on a file", epilog=overlap.__doc__, formatter_class=parser.formatter_class
+    )
     check.add_argument("file", metavar="FILE", help="a .jsonl, .json, .parquet or .csv file, or owner/name[:split]")
     check.add_argument("--against", nargs="+", default=[], metavar="TEST", help="files that FILE should not overlap")
     check.add_argument("--problem-field", default="problem")

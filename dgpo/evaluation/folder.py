@@ -200,12 +200,12 @@ class EvaluationFolder:
         except (pyarrow.ArrowInvalid, OSError) as error:
             what = "is empty" if path.stat().st_size == 0 else f"is not a whole Parquet file ({error})"
             raise EvaluationError(f"{path} {what}; {remedy}") from None
-        stamp, found = self._stamp(benchmark), table.schema.metadata or {}
+        stamp, given = self._stamp(benchmark), table.schema.metadata or {}
         kinds = ((b"model", "model"), (b"benchmark", f"revision of {benchmark}"), (b"evaluation", "evaluation"))
         for name, what in kinds:
-            if found.get(name) != stamp[name]:
+            if given.get(name) != stamp[name]:
                 raise EvaluationError(
-                    f"{path} holds completions of another {what}: hash {found.get(name, b'none').decode()[:16]}, "
+                    f"{path} holds completions of another {what}: hash {given.get(name, b'none').decode()[:16]}, "
                     f"and this evaluation has {stamp[name].decode()[:16]}; {remedy}"
                 )
         if len(table) != len(places):
@@ -214,14 +214,12 @@ class EvaluationFolder:
             raise EvaluationError(f"{path} has no column {absent[0]}; {remedy}")
         held = table.to_pydict()
         for row, (index, sample) in enumerate(places):
-            here, there = (
-                (index, sample, self.seed(benchmark, index, sample)),
-                tuple(held[name][row] for name in _PLACE),
-            )
-            if here != there:
+            belongs = index, sample, self.seed(benchmark, index, sample)
+            found = tuple(held[name][row] for name in _PLACE)
+            if found != belongs:
                 raise EvaluationError(
-                    f"{path} holds the completions of another file: its row {row} has {', '.join(_PLACE)} = {there}, "
-                    f"and {here} belongs there; {remedy}"
+                    f"{path} holds the completions of another file: its row {row} has {', '.join(_PLACE)} = {found}, "
+                    f"and {belongs} belongs there; {remedy}"
                 )
         return {name: held[name] for name in columns}
 

@@ -7,7 +7,7 @@
 The completions of step k+1 are by the policy before the updates of step k: one step off-policy.
 
 Requests are JSON, tensors are safetensors, both over a socket that only the two processes have. A process that fails
-sends its traceback, one that dies closes the socket, one that is silent for `timeout` seconds is ended: each is a
+sends its error, one that dies closes the socket, one that is silent for `timeout` seconds is ended: each is a
 SamplerError. The process ends with the trainer (`lifetimes.py`).
 """
 
@@ -28,7 +28,7 @@ from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from dgpo import lifetimes
+from dgpo import errors, lifetimes
 from dgpo.batch import Batch
 from dgpo.config import Config
 from dgpo.rollout.base import SamplerError, Sampling
@@ -132,7 +132,7 @@ class BackgroundSampler:
         return there
 
     def _receive(self, doing: str) -> bytes:
-        """The answer. A first byte of `!` marks a traceback."""
+        """The answer. A first byte of `!` marks an error's text."""
         who = f"the sampler's process {self._process.pid}"
         try:
             if not self._answers():
@@ -144,7 +144,7 @@ class BackgroundSampler:
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             raise SamplerError(f"{who} ended {how} while {doing}") from None
         if answer[:1] == b"!":
-            raise SamplerError(f"{who} failed while {doing}:\n{answer[1:].decode()}")
+            raise SamplerError(f"{who} failed while {doing}:{answer[1:].decode()}")
         return answer[1:]
 
 
@@ -199,7 +199,8 @@ def main(descriptor: str) -> int:
         _serve(pipe)
     except (BrokenPipeError, ConnectionResetError):  # the trainer is gone
         return 1
-    except Exception:  # noqa: BLE001 (raised again, over there)
-        pipe.send_bytes(b"!" + traceback.format_exc().encode())
+    except Exception as error:  # noqa: BLE001 (raised again, over there)
+        explained = None if os.environ.get("DGPO_TRACEBACK") else errors.explain(error)
+        pipe.send_bytes(b"!" + (f" {explained[0]}" if explained else f"\n{traceback.format_exc()}").encode())
         return 1
     return 0

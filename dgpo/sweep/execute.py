@@ -47,9 +47,7 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: 
         configs.check_machine(run.config)
     claim(sweep)
     part = f"{shard[0]}_of_{shard[1]}" + (f"_{only}" if only else "")
-    with contextlib.closing(
-        lock(sweep.path / ".running" / part, f"folder={sweep.folder!r}, shard {shard[0]}/{shard[1]}")
-    ):
+    with lock(sweep.path / ".running" / part, f"folder={sweep.folder!r}, shard {shard[0]}/{shard[1]}"):
         _run(runs, sweep, jobs)
     return {run.name: status(run)[0] for run in runs}
 
@@ -230,7 +228,7 @@ class _Pool:
         return len(self) < self.jobs
 
     def call(self, function, argument):
-        """What `function(argument)` returns, in a process that has the trainer loaded; ConfigErrors come through."""
+        """What `function(argument)` returns in a process that has the trainer loaded; errors of the world come back."""
         receiver, sender = self.context.Pipe(duplex=False)
         process = self.context.Process(target=_answer, args=(sender, function, argument))
         process.start()
@@ -239,10 +237,10 @@ class _Pool:
         try:
             answer = receiver.recv()
         except EOFError:
-            raise RuntimeError(f"the process of {function.__name__} ended without an answer") from None
+            answer = errors.Explained(f"the process of {function.__name__} ended without an answer")
         process.join()  # not after Ctrl-C, when it may still have a minute's work
         del self.running[process.sentinel]
-        if isinstance(answer, ConfigError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -302,7 +300,7 @@ def _answer(sender: connection.Connection, function, argument) -> None:
     _end_with_parent()
     try:
         sender.send(function(argument))
-    except ConfigError as error:
+    except (errors.Explained, OSError, MemoryError) as error:
         sender.send(error)
 
 
