@@ -13,6 +13,7 @@ import pytest
 import yaml
 from launch import environment
 from safetensors import SafetensorError
+from watching import WATCHDOG
 
 from analysis import runs
 from dgpo import __main__ as cli
@@ -444,13 +445,14 @@ class TestSignals:
 
     def test_ctrl_c_while_libraries_are_imported(self):
         code = (
-            "import sys\nfrom dgpo import __main__ as cli, launcher\n"
+            "import signal, sys\nfrom dgpo import __main__ as cli, launcher\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
             "launcher.check = lambda: print('here', flush=True)\nsys.exit(cli.main(['train']))"
         )
         process = self.start("-c", code)
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=100)[1] == "interrupted\n"
+        assert process.communicate(timeout=WATCHDOG)[1] == "interrupted\n"
         assert process.returncode == 130
 
     def test_a_reader_that_leaves(self):
@@ -458,11 +460,11 @@ class TestSignals:
         os.close(reading)
         process = self.start("-m", "dgpo", "--help", stdout=writing)
         os.close(writing)
-        assert process.communicate(timeout=100)[1] == ""
+        assert process.communicate(timeout=WATCHDOG)[1] == ""
         assert process.returncode == 141
 
     def test_a_full_standard_output(self):
         with open("/dev/full", "w") as full:
             process = self.start("-m", "dgpo", "--help", stdout=full)
-            assert "standard output cannot be written to: No space left" in process.communicate(timeout=100)[1]
+            assert "standard output cannot be written to: No space left" in process.communicate(timeout=WATCHDOG)[1]
         assert process.returncode == 3
