@@ -6,7 +6,6 @@ A name that is no setting but a parameter of the chosen method (`n`, `eps_low`, 
 """
 
 import dataclasses
-import difflib
 import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +32,8 @@ from dgpo.settings import (
     Seed,
     Settings,
     Threads,
-    line,
+    refusal,
+    unknown,
 )
 from dgpo.written import read_mapping
 
@@ -223,14 +223,13 @@ def make(settings: dict[str, Any]) -> Config:
         raise ConfigError(f"method={key!r}: {error}") from None
     by_name = {name: settings.pop(name) for name in [*settings] if name in own and name not in Config.model_fields}
     settings["method_params"] = {name: _number(value) for name, value in {**params, **by_name}.items()}
-    known = [*Config.model_fields, *own]
-    unknown = [name for name in settings if name not in Config.model_fields]
-    if unknown:
-        raise ConfigError("\n".join(_unknown(name, settings[name], key, own, known) for name in unknown))
+    if strange := [name for name in settings if name not in Config.model_fields]:
+        also = f"\n  parameters of method {key!r}: {', '.join(own) or 'none'}"
+        raise ConfigError("\n".join(unknown(n, settings[n], Config.model_fields, own) + also for n in strange))
     try:
         config = Config(**settings)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(line(e) for e in error.errors())) from None
+        raise refusal(error) from None
     return _validate(config)
 
 
@@ -339,12 +338,3 @@ def _number(value):
         return float(value) if isinstance(value, str) else plain(value)
     except ValueError:
         return value
-
-
-def _unknown(name, value, key, own, known) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return (
-        f"unknown setting {name}={value!r}{hint}\n  known settings: {', '.join(Config.model_fields)}"
-        f"\n  parameters of method {key!r}: {', '.join(own) or 'none'}"
-    )

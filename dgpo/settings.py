@@ -1,12 +1,24 @@
 """What the settings of runs, evaluations and sweeps have in common: their types and what a refusal says."""
 
+import difflib
+from collections.abc import Collection
 from datetime import date
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from dgpo.data.files import text_encoding
+from dgpo.errors import ConfigError
 from dgpo.plain import has_boolean, path_text, plain
 
 _LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
@@ -84,6 +96,18 @@ def _marks(kind: Any) -> tuple:
 def _is_text(kind: Any) -> bool:
     inner = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
     return kind is str or (get_origin(kind) in (Annotated, UnionType, Union) and any(map(_is_text, inner)))
+
+
+def unknown(name: str, value: Any, known: Collection[str], others: Collection[str] = ()) -> str:
+    """What an error says of a setting that is not among the `known`; it may have been meant for one of `others`."""
+    close = difflib.get_close_matches(name, [*known, *others], n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown setting {name}={value!r}{hint}\n  known settings: {', '.join(known)}"
+
+
+def refusal(error: ValidationError) -> ConfigError:
+    """The ConfigError for what pydantic refuses, a line for each setting."""
+    return ConfigError("\n".join(map(line, error.errors())))
 
 
 def line(error) -> str:

@@ -1,6 +1,5 @@
 """Every setting of an evaluation, typed and validated. They are separate from training's."""
 
-import difflib
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -8,7 +7,7 @@ from pydantic import Field
 
 from dgpo.config import VLLM, TinyPolicy, changes
 from dgpo.errors import ConfigError
-from dgpo.settings import Above0, Count, Day, Encoding, PathText, Positive, Seed, Settings, Threads, line
+from dgpo.settings import Above0, Count, Day, Encoding, PathText, Positive, Seed, Settings, Threads, refusal, unknown
 
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
@@ -90,13 +89,11 @@ def load(**settings: Any) -> EvalConfig:
     known = EvalConfig.model_fields
     for name in settings:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ConfigError(f"unknown setting {name}={settings[name]!r}{hint}\n  known settings: {', '.join(known)}")
+            raise ConfigError(unknown(name, settings[name], known))
     try:
         config = EvalConfig(**settings)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(line(e) for e in error.errors())) from None
+        raise refusal(error) from None
     if beyond := [k for k in config.k if k > config.n]:
         raise ConfigError(f"k={config.k}: pass@k and maj@k need k ≤ n, and {beyond[0]} > n={config.n}")
     if config.model == "tiny" and (files := [name for name in config.benchmarks if name != "chain"]):
