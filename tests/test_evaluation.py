@@ -234,7 +234,7 @@ class TestRefusals:
             EvaluationError, match=r"prompts: math500 changed since .*\); overwrite=True starts afresh$"
         ):
             go_on(prompts={"math500": 64 * "0"})
-        with pytest.raises(EvaluationError, match=r"code: dgpo changed since .*accept_changes=\[code\] goes on"):
+        with pytest.raises(EvaluationError, match=r"code: dgpo changed since .*accept_changes=\[code\] accepts"):
             go_on(code={"dgpo": "0.0.1"})
         config = before.config.model_copy(update={"accept_changes": ["code"]})
         with EvaluationFolder.create(config, made_of | {"code": {"dgpo": "0.0.1"}}, []) as folder:

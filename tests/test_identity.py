@@ -74,7 +74,7 @@ class TestIdentity:
         with pytest.raises(ConfigError, match=rf"^here: {said}") as refused:
             check()
         assert "\n" not in str(refused.value)
-        assert (f"accept_changes=[{kind}] goes on" in str(refused.value)) == (kind != "parameters")
+        assert (f"accept_changes=[{kind}] accepts that" in str(refused.value)) == (kind != "parameters")
         with pytest.raises(ConfigError, match=said):
             check(accept=["metrics"])
         after = before.going_on(changed, check(accept=[kind]), "here", step=3)
@@ -433,5 +433,5 @@ class TestOneRunAFolder:
         monkeypatch.setattr(trainer.Trainer, "update", lost)
         assert cli.main(["train", *(f"{k}={json.dumps(v)}" for k, v in small.items())]) == 3
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert "it stops here and writes nothing more there" in line
+        assert "the process stops and writes nothing more there" in line
         assert not Path(small["run_dir"]).exists()

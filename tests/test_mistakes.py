@@ -390,7 +390,7 @@ class TestLauncher:
             ({"LOCAL_RANK": ""}, "LOCAL_RANK='' must be a whole number"),
             ({"LOCAL_RANK": "x"}, "LOCAL_RANK='x' must be a whole number"),
             ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2, but no RANK"),
-            ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' must be a whole number from 1 on"),
+            ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' must be a whole number of at least 1"),
             ({"LOCAL_RANK": "3"}, "LOCAL_RANK=3, but no RANK"),
             ({**WHOLE, "RANK": "2"}, "RANK must be below WORLD_SIZE"),
             ({**WHOLE, "MASTER_PORT": "x"}, "MASTER_PORT must be a port number"),
