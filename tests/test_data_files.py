@@ -1,4 +1,4 @@
-"""Files and rows that cannot be read, in training, evaluation and `data check` alike; encodings; numbers."""
+"""Files and rows that cannot be read, in training, evaluation and `data check` alike; set encodings; numbers."""
 
 import gzip
 import json
@@ -62,7 +62,7 @@ def flipped(tmp_path) -> bytes:
         (
             "a.json",
             '[{"problem": "café"}]'.encode("cp1252"),
-            'not UTF-8 at byte 0xe9 after \'[{"problem": "caf\'; encod',
+            'not UTF-8 at byte 0xe9 after \'[{"problem": "caf\'; set encod',
         ),
         ("a.csv", "probl\xe8me,answer\n".encode("cp1252"), "the header is not UTF-8 at byte 0xe8 after 'probl'"),
         ("a.json", DEEP.encode(), "not JSON: nested too deep"),

@@ -297,7 +297,7 @@ class TestRuns:
             with pytest.raises(ConfigError, match=rf"identity\.json {said}"):
                 opened(run)
         (run / "identity.json").unlink()
-        with pytest.raises(ConfigError, match=r"has no identity\.json.*It cannot be resumed; overwrite=True starts"):
+        with pytest.raises(ConfigError, match=r"has no identity\.json.*It cannot be resumed: overwrite=True starts"):
             opened(run)
 
     def test_a_kill_while_it_is_overwritten_leaves_a_folder_that_can_be_used(self, run):
