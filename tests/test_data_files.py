@@ -1,4 +1,4 @@
-"""Files and rows that cannot be read, in training, evaluation and `data check` alike; set encodings; numbers."""
+"""Files and rows that cannot be read, in training, evaluation and `data check` alike; encodings; numbers."""
 
 import gzip
 import json
