@@ -109,7 +109,7 @@ def test_what_two_ranks_leave_is_whole(launched, folder):
 
 def test_two_ranks_go_on_with_what_one_began(launched, folder, undisturbed, checkpoint):
     assert_alike(undisturbed, folder / "begun_by_one", checkpoint)
-    assert launched.stderr.count("ranks=1 wrote step 2, 2 go on") == 1
+    assert launched.stderr.count("ranks=1 wrote step 2, 2 continue") == 1
 
 
 @pytest.mark.parametrize("name", ["zero_2", "zero_3"])
@@ -121,7 +121,7 @@ def test_one_rank_takes_over_exactly_what_two_had(
     settings = {**base, **PAIRS[name][0], "run_dir": str(folder / name), "zero_stage": 1, "resume": True, "steps": 4}
     taken = trainer.Trainer(configs.make(settings))
     assert taken.restore() == 2
-    assert "ranks=2 wrote step 2, 1 go on" in capsys.readouterr().err
+    assert "ranks=2 wrote step 2, 1 continue" in capsys.readouterr().err
     taken.engine.save(tmp_path)
     taken.run.close()
     ours, theirs = flat(tmp_path), flat(saved)
