@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from torch import nn
 
 from dgpo import __version__
@@ -57,6 +57,15 @@ class Identity(BaseModel):
     versions: dict[str, str]
     accepted: list[dict[str, Any]] = []
 
+    @field_validator("accepted")
+    @classmethod
+    def _whole(cls, accepted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for entry in accepted:
+            lost = entry.get("lost") if entry.get("what") == "metrics" else []
+            if "what" not in entry or not isinstance(lost, list):
+                raise ValueError(f"{entry} lacks what was accepted, or the list of steps that were lost")
+        return accepted
+
     @classmethod
     def new(cls, made_of: MadeOf) -> "Identity":
         return cls(id=uuid.uuid4().hex, made_of=made_of, versions=versions())
@@ -67,7 +76,11 @@ class Identity(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise ConfigError(f"{path} is not as it was written: {error.errors()[0]['msg']}") from None
+            first = error.errors()[0]
+            place = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+            raise ConfigError(
+                f"{path} is not as it was written: {place}{first['msg']}; overwrite=True starts afresh"
+            ) from None
 
     def check(
         self,

@@ -254,6 +254,10 @@ class RunFolder:
                 )
             return None
         state, own = checkpoint.load_state(folder), self._run(identity)
+        if folder != (its := self.checkpoint(state["step"])):
+            raise CheckpointError(
+                f"{folder} is the checkpoint of step {state['step']}: remove it, or name it {its.name}"
+            )
         if changed := configs.changes(own, {**dict.fromkeys(own), **state.get("run", {})}):
             raise CheckpointError(
                 f"{folder} is a checkpoint of another run ({'; '.join(changed)}): remove it to continue from the "

@@ -111,6 +111,10 @@ class Trainer:
                 f"{self.run.path}: ranks={state['ranks']} wrote step {state['step']}, {ranks.size()} continue: the "
                 f"same weights, optimizer, batches and seeds, but from here on sums round differently{ahead}"
             )
+        if state["step"] > self.config.steps and ranks.rank() == 0:
+            tell(
+                f"{self.run.path} has made {state['step']} steps: steps={self.config.steps} makes none and undoes none"
+            )
         folder = self.run.checkpoint(state["step"])
         self.engine.load(folder, state["updates"])
         self.load_sampler()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -65,6 +66,10 @@ def flipped(tmp_path) -> bytes:
             'not UTF-8 at byte 0xe9 after \'[{"problem": "caf\'; set encod',
         ),
         ("a.csv", "probl\xe8me,answer\n".encode("cp1252"), "the header is not UTF-8 at byte 0xe8 after 'probl'"),
+        ("a.csv", b"problem,problem,answer\na,b,1\n", "the header names 'problem' twice"),
+        ("a.csv", "problem,answer\ncaf\xe9,1\n".encode("cp1252"), "line 2: not UTF-8 at byte 0xe9 after 'caf'"),
+        ("a.jsonl", GOOD.replace("\n", "\r").encode() * 2, "line 1: not a JSON object: Extra data"),
+        ("a.csv", "pipe", "a pipe or device"),
         ("a.json", DEEP.encode(), "not JSON: nested too deep"),
         ("a.jsonl", gzip.compress(GOOD.encode()), "compressed by gzip: unpack it first"),
         ("a.parquet", spoilt, "not a Parquet file, or a corrupt one: "),
@@ -81,6 +86,8 @@ def test_a_file_that_cannot_be_read_is_one_line_that_names_it(tmp_path, capsys, 
         path.mkdir()
     elif content == "link":
         path.symlink_to("nowhere")
+    elif content == "pipe":
+        os.mkfifo(path)
     elif content:
         path.write_bytes(content(tmp_path) if callable(content) else content)
     with pytest.raises(DataError) as error:

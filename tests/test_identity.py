@@ -292,9 +292,13 @@ class TestMetrics:
 
 class TestRuns:
     def test_a_run_of_before_is_refused_and_a_spoilt_record_too(self, run):
-        for content, said in ((b"5", "is not as it was written"), (b"\xff", "is not as it was written")):
+        whole = json.loads((run / "identity.json").read_text())
+        no_steps, no_kind = (json.dumps(whole | {"accepted": [entry]}) for entry in ({"what": "metrics"}, {"step": 1}))
+        for content, said in ((b"5", ""), (b"\xff", ""), (b"{}", "id: Field required; overwrite=True starts afresh"),
+                              (no_steps.encode(), "accepted: .* the list of steps"),
+                              (no_kind.encode(), "accepted: .* lacks what was accepted")):  # fmt: skip
             (run / "identity.json").write_bytes(content)
-            with pytest.raises(ConfigError, match=rf"identity\.json {said}"):
+            with pytest.raises(ConfigError, match=rf"identity\.json is not as it was written: {said}"):
                 opened(run)
         (run / "identity.json").unlink()
         with pytest.raises(ConfigError, match=r"has no identity\.json.*It cannot be resumed: overwrite=True starts"):
@@ -308,6 +312,12 @@ class TestRuns:
         made = opened(run)
         made.close()
         assert made.identity.id != before
+
+    def test_a_checkpoint_under_another_name_is_refused_and_nothing_is_lost(self, run):
+        (run / "checkpoints" / "step_000004").rename(run / "checkpoints" / "step_000009")
+        with pytest.raises(CheckpointError, match=r"step_000009 is the checkpoint of step 4: .* name it step_000004"):
+            opened(run, steps=12)
+        assert (run / "policy").exists()
 
     def test_a_run_that_has_ended_and_lost_its_checkpoints_keeps_its_policy(self, run):
         shutil.rmtree(run / "checkpoints")

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -124,6 +125,8 @@ def _is_file(path: Path) -> bool:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISDIR(mode) and not _HUB_NAME.fullmatch(str(path)):
         raise DataError(f"{path}: a folder, not a file of problems")
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise DataError(f"{path}: a pipe or device; problems are read more than once, from a file")
     return stat.S_ISREG(mode)
 
 
@@ -175,6 +178,8 @@ def _csv_rows(path: Path, encoding: str):
             raise DataError(f"{path}: the header is not CSV: {error}") from None
         if fault := _undecoded(header, encoding):
             raise DataError(f"{path}: the header is {fault}")
+        if twice := [name for name, count in Counter(reader.fieldnames or ()).items() if name and count > 1]:
+            raise DataError(f"{path}: the header names {twice[0]!r} twice")
         while True:
             try:
                 row = next(reader)

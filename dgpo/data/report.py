@@ -84,6 +84,8 @@ def load(
         types.update([] if is_empty(answer) else ["float" if isinstance(answer, Decimal) else type(answer).__name__])
     if not rows and not unreadable:
         raise DataError(f"{data}: the file is empty")
+    if not rows:
+        raise DataError(f"{data}: none of {len(unreadable)} rows can be read; {faults[0]}")
     for wanted in (problem_field, answer_field):
         if wanted not in fields:
             raise DataError(f"{data}: no row has a field {wanted!r}; there are: {', '.join(fields) or 'none'}")

@@ -104,13 +104,14 @@ class MathTask:
 
     def _load(self, data, tokenizer, fields, encoding, skip_bad_rows, limit, prefix) -> list[tuple[str, Problem]]:
         """The usable rows as (text, problem), what was left out counted under `prefix`."""
-        rows, skipped = [], 0
+        rows, faults = [], []
         for number, row in read_rows(data, encoding):
             fault = row_fault(row, *fields)
             if fault and not skip_bad_rows:
                 raise DataError(f"{data}, line {number}: {fault}; skip_bad_rows=true leaves such rows out")
-            skipped += bool(fault)
-            if not fault:
+            if fault:
+                faults.append(f"line {number}: {fault}")
+            else:
                 text, name = row[fields[0]], str(row.get("id", f"{Path(data).stem}:{number}"))
                 rows.append(
                     (
@@ -119,7 +120,8 @@ class MathTask:
                     )
                 )
         if not rows:
-            raise DataError(f"{data}: no usable row, {f'{skipped} skipped' if skipped else 'the file is empty'}")
+            why = f"{len(faults)} skipped, such as {faults[0]}" if faults else "the file is empty"
+            raise DataError(f"{data}: no usable row, {why}")
         lengths = [len(ids) for ids in tokenizer([p.prompt for _, p in rows], add_special_tokens=False)["input_ids"]]
         kept = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
         if not kept:
@@ -130,7 +132,7 @@ class MathTask:
         for text, problem in kept:
             answers.setdefault(text, set()).add(problem.answer)
         self.notes |= {
-            f"{prefix}skipped_rows": skipped,
+            f"{prefix}skipped_rows": len(faults),
             f"{prefix}long_prompts": len(rows) - len(kept),
             f"{prefix}duplicate_rows": len(kept) - len(answers),
             f"{prefix}conflicting_answers": sum(len(a) > 1 for a in answers.values()),
