@@ -74,9 +74,12 @@ def test_after_kill_9_the_joined_run_equals_the_undisturbed_one(small, tmp_path,
     assert not list(Path(small["run_dir"]).glob("**/.*.partial"))
 
 
-def test_a_finished_run_can_be_resumed_without_harm(small):
-    before = rows(run(small))
-    assert rows(run(small, resume=True)) == before
+def test_a_finished_run_can_be_resumed_without_harm(small, capsys):
+    before = rows(run(small, steps=2))
+    assert rows(run(small, steps=2, resume=True)) == before
+    assert "has made" not in capsys.readouterr().err
+    assert rows(run(small, steps=1, resume=True)) == before
+    assert "has made 2 steps: steps=1 makes none and undoes none" in capsys.readouterr().err
 
 
 def test_what_a_shorter_end_left_is_gone_while_the_run_goes_on(small, monkeypatch):
