@@ -60,8 +60,9 @@ def _difference(policy, tokenizer, length: int, sampled: bool) -> str | None:
     """What log π of two sampled sequences depends on besides the sequence; None where it differs by rounding alone.
 
     The limit is measured on the model: move every module's output by one rounding of its dtype, up, down or not at all,
-    and take four times the mean change of log π; plus eight roundings of log π in float32, for what follows the last
-    module.
+    and take four times the mean change of log π; plus eight roundings in float32 of the largest logit and log π, for
+    what follows the last module. (Where a token is all but certain, log π is a small difference of large logits and has
+    their rounding, not its own.)
     """
     lm, new = policy.lm, max(1, min(_NEW, length // 2))
     tokens = ordinary_tokens(lm, 24).tolist()
@@ -88,7 +89,9 @@ def _difference(policy, tokenizer, length: int, sampled: bool) -> str | None:
             ]
         with _rounded(lm):
             rounding = _mean_distance(apart(pair), alone)
-    limit = _ROUNDINGS * rounding + 8 * torch.finfo(torch.float32).eps * float(alone.abs().max())
+        logits = lm(input_ids=torch.tensor([long], device=policy.device), use_cache=False).logits / policy.temperature
+    largest = float(logits.abs().max()) + float(alone.abs().max())
+    limit = _ROUNDINGS * rounding + 8 * torch.finfo(torch.float32).eps * largest
     for what, left, right in pairs:
         if not (off := _mean_distance(left, right)) <= limit:
             return (

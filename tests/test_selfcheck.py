@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from dgpo.config import ConfigError
+from dgpo.loading import load_lm
 from dgpo.model import Policy
 from dgpo.selfcheck import check_model, check_output_layer, ordinary_tokens
 from dgpo.tasks import chain
@@ -125,6 +126,13 @@ class TestSequences:
 
     def test_bfloat16_rounds_more_and_is_taken(self):
         self.check(build("Qwen2", torch.bfloat16))
+
+    def test_a_policy_that_is_all_but_certain_is_taken(self, checkpoint):
+        """Its log π are small differences of large logits, and have the rounding of those."""
+        lm, tokenizer = load_lm(checkpoint)
+        config = SimpleNamespace(rollout="transformers", self_check="refuse")
+        for length in (11, 14, 17, 20):
+            check_model(config, Policy(lm, temperature=0.6), tokenizer, length)
 
     def test_padding_that_is_computed_with(self):
         lm = build("Rwkv", attention_hidden_size=32)
