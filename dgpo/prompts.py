@@ -24,7 +24,7 @@ def prompt(problem: str, tokenizer, day: str | None = None) -> str:
         )
     except Exception as error:  # jinja2's own, and any that an expression in a template leads to
         raise ConfigError(f"{_whose(tokenizer)} fails: {type(error).__name__}: {first_line(error)}") from error
-    if " ".join(text.split()) not in " ".join(rendered.split()):  # a template may trim
+    if " ".join(problem.split()) not in " ".join(rendered.split()):  # a template may trim
         what = f"leaves out the problem and renders {rendered[:80]!r}" if rendered.strip() else "renders nothing"
         raise ConfigError(f"{_whose(tokenizer)} {what}")
     return rendered

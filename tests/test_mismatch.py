@@ -112,7 +112,7 @@ def test_the_correction_scales_the_policy_gradient_and_nothing_else():
 
 
 def shifted(monkeypatch, by):
-    """A sampler whose log-probabilities are off by `by` nats."""
+    """A sampler whose log-probabilities are off by `by` nats, which the comparison at the start would refuse."""
     true = TransformersSampler.generate
 
     def generate(self, *args):
@@ -123,7 +123,7 @@ def shifted(monkeypatch, by):
 
 
 def run(small, **overrides):
-    folder = running.run({**small, "steps": 1, "updates": 1, "overwrite": True}, **overrides)
+    folder = running.run({**small, "steps": 1, "updates": 1, "overwrite": True, "self_check": "warn"}, **overrides)
     return read_rows(folder / "metrics.jsonl")
 
 
@@ -160,7 +160,10 @@ def test_the_bound_stops_a_run_before_its_update(small, monkeypatch, capsys):
         assert words in str(error.value)
     assert not updates
     assert [row["step"] for row in read_rows(Path(small["run_dir"]) / "metrics.jsonl")] == [0]
-    words = [f"{name}={value}" for name, value in {**small, "max_mismatch": 0.1, "overwrite": True}.items()]
+    words = [
+        f"{name}={value}"
+        for name, value in {**small, "max_mismatch": 0.1, "overwrite": True, "self_check": "warn"}.items()
+    ]
     assert cli.main(["train", *words]) == 3
     assert "max_mismatch=0.1" in capsys.readouterr().err
 

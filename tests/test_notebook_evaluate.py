@@ -53,7 +53,7 @@ def test_an_unknown_parameter_stops_it(tmp_path):
 
 
 def test_settings_of_the_evaluation_are_checked_before_the_training(tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="n=0: Input should be greater than"):
+    with pytest.raises(papermill.PapermillExecutionError, match="n=0: input should be greater than"):
         execute("evaluate", tmp_path / "out.ipynb", {"folder": str(tmp_path / "e"), "n": 0, "training": {"steps": 1}})
     assert not (tmp_path / "e").exists()
 

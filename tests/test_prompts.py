@@ -49,9 +49,11 @@ def test_a_template_that_does_not_serve_is_named_with_its_model(tokenizer, templ
         prompt("What is 1+1?", tokenizer)
 
 
-def test_a_template_may_trim(tokenizer):
+def test_a_template_may_trim_and_leave_out_the_instruction(tokenizer):
     tokenizer.chat_template = "{{ messages[0].content | trim | replace('\n', ' ') }}"
     assert prompt("One\n\n  line", tokenizer).startswith("One    line Please")
+    tokenizer.chat_template = "{{ messages[0].content.split('\n')[0] }}"
+    assert prompt("One line", tokenizer) == "One line"
 
 
 class TestDay:

@@ -206,7 +206,8 @@ def test_shares_are_everything_once_and_even(monkeypatch, count):
 def test_a_world_of_another_size_than_the_launcher_started_is_refused(monkeypatch):
     """As when another library has made a world of one before: each rank would train alone."""
     ranks.join("cpu", 60)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ranks.RanksError, match="has 1 ranks, the launcher started 2"):
         ranks.join("cpu", 60)
 
