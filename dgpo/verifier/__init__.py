@@ -10,9 +10,6 @@ worker (`pool.py`, `worker.py`), where lists, intervals and units are taken apar
 `quantities.py`) and the expressions in them are read by math-verify and compared by value (`judge.py`, `values.py`).
 
 `python -m dgpo.verifier FILE` lists where math-verify alone would decide otherwise.
-
-Equal means equal: 0.333333 is not 1/3, 1010_3 is not 1010_2, 5 m is not 5 cm. Forgiven is what the question
-usually says itself: a missing unit, `x =` in front, a missing per cent sign.
 """
 
 from dgpo.verifier.answer import Verdict, final_answer

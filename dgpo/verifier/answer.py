@@ -33,10 +33,8 @@ class Verdict(StrEnum):
 def final_answer(completion: str) -> str | None:
     """The content of the last closed `\\boxed{}` or `\\fbox{}` after `</think>`, if that occurs; None without a box.
 
-    Boxes with nothing but commas, "and", "or" and names between them are one list, so that a hedge earns nothing.
-    One pass with a stack of open braces, so that thousands of unclosed boxes cost no more than as many letters.
-    `\\{` and `\\}` are not braces. Of boxes within one another the outermost closed one counts, its marks removed.
-    Braces left open by the dozen are garbage and no truncated answer; then the rest of the text is returned as it is.
+    Boxes with nothing but commas, "and", "or" and names between them are one list, so that a hedge earns nothing. Of
+    boxes within one another the outermost counts. Braces left open by the dozen are garbage, and returned as they are.
     """
     text = completion.rpartition("</think>")[2]
     open_boxes: list[tuple[int, int] | None] = []  # for every open brace: where its box begins and its content

@@ -218,9 +218,7 @@ def _case(row: str):
 def _transpose(form):
     if isinstance(form, Row):
         return Matrix(tuple((item,) for item in form.items))
-    if isinstance(form, Matrix) and len(set(map(len, form.rows))) == 1:
-        return Matrix(tuple(zip(*form.rows, strict=True)))
-    return None
+    return Matrix(tuple(zip(*form.rows, strict=False))) if isinstance(form, Matrix) else None
 
 
 def _signs(text: str) -> list[str]:

@@ -105,8 +105,6 @@ def _equal(gold: str, answer: str) -> bool:
     if _both_sets(right, given):
         left, right = _read(gold), _read(answer)
         return left is not None and right is not None and math_verify([left], [right], timeout_seconds=None)
-    if isinstance(right, forms.Atom) and not isinstance(given, forms.Atom | forms.Word):
-        return _listed_thousands(right, given)
     return False
 
 
@@ -255,14 +253,6 @@ def _choice(gold: str, answer: str) -> bool | None:
         marked = r"\text" in gold or right["close"] or given["open"]
         return given["letter"] == right["letter"] or bool(marked and given["letter"].upper() == right["letter"].upper())
     return _equal(gold, given["rest"]) if given["rest"] else None
-
-
-def _listed_thousands(gold: forms.Atom, given) -> bool:
-    """The reference 100,200 may also be a list; it is one if the answer is written as one."""
-    if not re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", gold.text) or not isinstance(given, forms.Many):
-        return False
-    items = forms.Many(tuple(map(forms.Atom, gold.text.split(","))))
-    return compare.equal(items, given, _same, _same_equation, _same_order)
 
 
 def _both_sets(gold, given) -> bool:

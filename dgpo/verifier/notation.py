@@ -98,7 +98,6 @@ _REWRITES = [
     (r"\s*\^\s*\{\s*((?:\\prime\s*)+)\}|\s*\^\s*(\\prime)(?![a-z])", lambda m: "'" * m[0].count("prime")),
     (rf"\s*\^\s*\\circ(?:\s*\{{\s*\}}|{_END})|\\(?:text)?degree{_END}", r"^\\circ "),
     (r"\\%", "%"),
-    (r"\\ldotp|\\mathpunct\{\.\}", "."),
     (r"\{\s*([,:])\s*\}|\\text\{\s*,\s*\}(?=[0-9]{3})", lambda m: m[1] or ","),
     (r"(?<!\\)\$|\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", ""),  # math mode; `\\[` is a line break of a matrix
     (r"\\\$\s*(?=[0-9.]|\\frac)", "$"),  # dollars
@@ -156,8 +155,7 @@ _CODE_WORDS = [
     (re.compile(r"(?<![\\a-zA-Z])(?:binom(?:ial)?|nCr|(?:math\.)?comb)\(([^(),]+),([^(),]+)\)"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?<![\\a-zA-Z])(?:np|numpy|math|sympy)\.(?=pi|e\b|inf)"), ""),
     (re.compile(r"(?<![\\a-zA-Z{])pi(?![a-zA-Z}])"), r"\\pi "),
-    (re.compile(r"(?<![\\a-zA-Z{])(?:infinity|inf|oo)(?![a-zA-Z}])"), r"\\infty "),
-    (re.compile(r"(?<![\\a-zA-Z])infty(?![a-zA-Z])"), r"\\infty "),
+    (re.compile(r"(?<![\\a-zA-Z{])(?:infinity|infty|inf|oo)(?![a-zA-Z}])"), r"\\infty "),
     (re.compile(r"\^\s*(-\s*(?:[0-9]+|[a-zA-Z]))"), r"^{\1}"),
     (re.compile(r"(?<=[0-9a-zA-Z)}])\s*\*\s*(?=[0-9a-zA-Z({\\])"), r" \\cdot "),
     (re.compile(r"(?<![0-9a-zA-Z])([0-9]+)\.(?=\s*[/*+)\-^]|$)"), r"\1"),  # -1./3

@@ -1,17 +1,12 @@
 """A judging process, which `pool.py` starts and talks to over its pipes.
 
-Two processes. The outer one imports math-verify once and warms it up, then forks the inner one, which judges; when
-that one dies of a hostile answer, the next is forked in milliseconds instead of imported in a second.
+The outer process imports math-verify once, then forks the inner one, which judges; when that one dies of a hostile
+answer, the next is forked in milliseconds. A job that the inner one's own limits end is judged `timeout`; one whose
+inner process was killed from outside, idle or busy, is tried again. The limits, CPU time and memory, are the kernel's,
+also inside long C calls, and a busy machine changes no verdict.
 
     stdin    a job a line: its number and a JSON array [function of judge.py, gold, answer]
     stdout   "ready" once, then for every job a line with its number and the verdict
-
-The outer process passes one job at a time on, so it knows which one an inner process died of. One that its own limits
-end is judged `timeout`. An inner process that was killed from outside, idle or busy, is replaced, and the job is tried
-again.
-
-The inner process is under a timer and a memory limit that the kernel enforces, also inside long C calls: nothing here
-relies on Python getting a turn. The timer counts the CPU time of this process, so a busy machine changes no verdict.
 """
 
 import gc
