@@ -243,6 +243,18 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="accept_changes"):
             settings.load(**done, accept_changes=["model"])
 
+    @pytest.mark.parametrize(("name", "value"), [("verdict", None), ("text", 7), ("length", "x"), ("finished", None)])
+    def test_a_page_with_another_kind_of_value_is_not_read(self, done, name, value):
+        path = next(Path(done["eval_dir"]).glob("completions/math500/*.parquet"))
+        written, table = path.read_bytes(), parquet.read_table(path)
+        spoilt = table.set_column(table.column_names.index(name), name, [[value] * len(table)])
+        parquet.write_table(spoilt.replace_schema_metadata(table.schema.metadata), path)
+        try:
+            with pytest.raises(EvaluationError, match=f"{name} must be .*, not {value!r}; remove it"):
+                run.rescore(done["eval_dir"])
+        finally:
+            path.write_bytes(written)
+
     def test_a_page_that_was_moved_or_copied_is_not_read(self, done, tmp_path):
         first, second, _ = sorted(Path(done["eval_dir"]).glob("completions/math500/*.parquet"))
         pages = {path: path.read_bytes() for path in (first, second)}

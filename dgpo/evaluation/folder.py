@@ -41,6 +41,7 @@ from dgpo.written import read_mapping
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
 _PLACE = ("index", "sample", "seed")
+_KINDS = {"text": str, "verdict": str, "length": int, "finished": bool}
 COLUMNS = ("index", "sample", "seed", "text", "tokens", "length", "finished", "verdict", "answer")
 
 
@@ -213,6 +214,9 @@ class EvaluationFolder:
         if absent := [name for name in names if name not in table.column_names]:
             raise EvaluationError(f"{path} has no column {absent[0]}; {remedy}")
         held = table.to_pydict()
+        for name in {*names} & _KINDS.keys():
+            if bad := [value for value in held[name] if type(value) is not _KINDS[name]]:
+                raise EvaluationError(f"{path}: {name} must be {_KINDS[name].__name__}, not {bad[0]!r}; {remedy}")
         for row, (index, sample) in enumerate(places):
             belongs = index, sample, self.seed(benchmark, index, sample)
             found = tuple(held[name][row] for name in _PLACE)
