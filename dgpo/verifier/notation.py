@@ -94,7 +94,8 @@ _REWRITES = [
     (r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}"),
     (r"\{\s*\\(?:circ|degree)\s*\}", r"\\circ "),
     (r"\^\s*\{?\s*\\text\{\s*o\s*\}\s*\}?", r"^\\circ "),
-    (r"(?<=[0-9])\s*(?:\^\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\s*\}?|(?:st|nd|rd|th)(?![a-zA-Z]))", ""),  # 5th
+    (r"(?<=[0-9])\s*\^\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),  # 5th
+    (r"(\\text\{[^{}]*[0-9]|[a-zA-Z]{3} [0-9]+)(?:st|nd|rd|th)(?![a-zA-Z])", r"\1"),  # 2nd alone may be a product
     (r"\s*\^\s*\{\s*((?:\\prime\s*)+)\}|\s*\^\s*(\\prime)(?![a-z])", lambda m: "'" * m[0].count("prime")),
     (rf"\s*\^\s*\\circ(?:\s*\{{\s*\}}|{_END})|\\(?:text)?degree{_END}", r"^\\circ "),
     (r"\\%", "%"),
