@@ -27,6 +27,7 @@ from dgpo.config import Config, ConfigError
 from dgpo.errors import Explained
 
 _places: list[str] = []
+_failing = False  # whether an error is leaving the places
 _host_group: dist.ProcessGroup | None = None  # for numbers and objects of the host; None is the default group
 
 
@@ -116,10 +117,13 @@ def join(device: str, timeout: float) -> None:
 @contextmanager
 def place(name: str) -> Iterator[None]:
     """What this rank is doing. An error that leaves it carries a note with the rank and its place."""
+    global _failing
+    _failing = _failing and bool(_places)
     _places.append(name)
     try:
         yield
     except BaseException as error:
+        _failing = True
         noted = isinstance(error, RanksError) or any(n.startswith("rank ") for n in getattr(error, "__notes__", ()))
         if size() > 1 and not noted:
             error.add_note(f"{_me()}, in {here()}")
@@ -233,6 +237,8 @@ def _network(alone: dict):
 
 
 def _told_to_stop(*_) -> None:
+    if _failing:  # the error on its way out says more: to end here would lose it
+        return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not _places:  # starting, or ending already
         signal.raise_signal(signal.SIGTERM)

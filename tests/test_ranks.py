@@ -192,6 +192,16 @@ class TestAWorldOfOne:
         assert ranks.here() == "no named place"
 
 
+def test_being_told_to_stop_loses_no_error_that_is_on_its_way_out():
+    with pytest.raises(SystemExit, match="told to stop"), ranks.place("step 1"):
+        ranks._told_to_stop()
+    with pytest.raises(ZeroDivisionError), ranks.place("step 1"):
+        _fail_after([])
+    ranks._told_to_stop()  # as when a launcher ends this rank before the error is printed
+    with pytest.raises(SystemExit, match="told to stop"), ranks.place("step 1"):
+        ranks._told_to_stop()
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_are_everything_once_and_even(monkeypatch, count):
     monkeypatch.setattr(ranks, "size", lambda: count)
