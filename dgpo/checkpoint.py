@@ -91,7 +91,7 @@ def damage(folder: Path) -> str:
 def newest_whole(folders: list[Path], run: Path, where: str) -> Path | None:
     """The newest of a run's checkpoints, given oldest first, that is whole; None if there are none.
 
-    Damaged ones after it are moved to failed/ in the run's folder, which is said. Raises CheckpointError that begins
+    Damaged ones after it are moved to failed/ in the run's folder, with a message. Raises CheckpointError that begins
     with `where` if none is whole.
     """
     damaged = {}

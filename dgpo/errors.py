@@ -38,7 +38,7 @@ _RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell
 
 
 class Explained(Exception):
-    """An error whose message names the culprit and the way out: it is told in one line, without a traceback."""
+    """An error whose message names the culprit and the way out: one line, no traceback."""
 
     exit_code = _FAILED
 

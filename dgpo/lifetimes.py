@@ -65,7 +65,7 @@ def end_with(parent: int) -> None:
 def _make_and_stay(made: Future, command: list[str], options: dict) -> None:
     try:
         process = subprocess.Popen(command, **options)
-    except Exception as error:  # noqa: BLE001 (raised again where it was asked for)
+    except Exception as error:  # noqa: BLE001 (raised again in the caller)
         made.set_exception(error)
         return
     made.set_result(process)

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from dgpo.errors import ConfigError, first_line
 
 _POINTER = b"version https://git-lfs.github.com/spec"  # how the file in place of a large one begins
-# a table of what does not fit, which is said here; and, with that quiet, layers that nobody asked to be sharded
+# print tables of tensors that do not fit (our error names them) and warnings of layers that are not sharded
 _TALKATIVE = ("transformers.modeling_utils", "transformers.distributed.tensor_parallel")
 _AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")  # tokenizer.json says all there is
 

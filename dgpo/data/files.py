@@ -60,7 +60,7 @@ def read_rows(data: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
 
 
 def text_encoding(name: str) -> str:
-    """The name of a codec for text, as it was given. Raises ValueError for any other name."""
+    """`name` unchanged, if it names a text codec. Raises ValueError for any other name."""
     try:
         "a".encode(name)
     except (LookupError, ValueError):

@@ -51,7 +51,7 @@ def evaluate(config: EvalConfig) -> Path:
 
 
 def _dated(config: EvalConfig) -> EvalConfig:
-    """The config with its date: that of the evaluation it goes on with, or today's."""
+    """The config with a date: its own, that of the evaluation it continues, or today's."""
     exists = (Path(config.eval_dir) / "manifest.json").exists() and not config.overwrite
     before = EvaluationFolder(config.eval_dir).config.date if exists else None
     return config.model_copy(update={"date": config.date or before or str(date.today())})
