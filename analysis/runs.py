@@ -12,7 +12,7 @@ from dgpo import config as configs
 from dgpo.config import Config
 from dgpo.methods import Method
 from dgpo.plain import path_text
-from dgpo.rows import read_rows
+from dgpo.run.rows import read_rows
 
 
 class RunError(ValueError):
@@ -49,7 +49,7 @@ class Run:
         return json.loads(path.read_text())
 
     def tokens(self, steps: int | None = None, required: bool = True) -> pd.DataFrame:
-        """The sampled token records of the first `steps` steps, or of all: see `dgpo.telemetry.TokenTelemetry`.
+        """The sampled token records of the first `steps` steps, or of all: see `dgpo.run.telemetry.TokenTelemetry`.
 
         Raises RunError where there is none; or else, without `required`, the frame is empty.
         """

@@ -24,9 +24,11 @@ from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
 from dgpo import config as configs
-from dgpo import plan, tiny
+from dgpo import plan
 from dgpo.batch import Batch
-from dgpo.model import Policy, recompute_layers, token_logprobs
+from dgpo.model import tiny
+from dgpo.model.logprobs import token_logprobs
+from dgpo.model.policy import Policy, recompute_layers
 from dgpo.rollout import Sampling, TransformersSampler
 
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
@@ -104,10 +106,10 @@ class PlainEngine:
 def make_engine(policy: Policy, config: configs.Config):
     if not HAS_DEEPSPEED:
         return PlainEngine(policy)
-    from dgpo import ranks
+    from dgpo.distributed import process_group
     from dgpo.engine import Engine
 
-    ranks.join(config.device, config.timeout)
+    process_group.init(config.device, config.timeout)
     return Engine(policy, config)
 
 

@@ -14,7 +14,7 @@ import time
 import torch
 from torch.nn import functional as F
 
-from dgpo.model import token_logprobs
+from dgpo.model.logprobs import token_logprobs
 
 TOKENS, WORDS, HIDDEN = 2048, 151_936, 1536
 

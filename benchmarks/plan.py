@@ -11,10 +11,11 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dgpo import config as configs
-from dgpo import plan, ranks
+from dgpo import plan
 from dgpo.batch import Batch
+from dgpo.distributed import process_group
 from dgpo.engine import Engine
-from dgpo.model import Policy
+from dgpo.model.policy import Policy
 
 PARTS = ("weights", "optimizer", "gradients", "buckets")
 
@@ -22,7 +23,7 @@ PARTS = ("weights", "optimizer", "gradients", "buckets")
 def measure(stage: int, dtype: str) -> dict[str, tuple[float, dict[str, float]]]:
     """Phase of the plan → (bytes that are there, predicted bytes by part) on this rank."""
     config = configs.load("tiny", zero_stage=stage, dtype=dtype, kl_to_start=False)
-    ranks.join("cpu", config.timeout)
+    process_group.init("cpu", config.timeout)
     shape = Qwen2Config(
         vocab_size=2000, hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, tie_word_embeddings=False,
@@ -48,7 +49,7 @@ def measure(stage: int, dtype: str) -> dict[str, tuple[float, dict[str, float]]]
     engine.update(losses(), 2)
     engine.deepspeed.step = lambda: (note("optimizer step"), step())
     engine.update(losses(), 2)
-    work = plan.Work(config, plan.Shape.of(shape), ranks.size(), length=2, hardware=plan.Hardware())
+    work = plan.Work(config, plan.Shape.of(shape), process_group.world_size(), length=2, hardware=plan.Hardware())
     memory = plan.memory(work)
     if stage == 2:  # it has its bucket during a backward pass alone
         memory["update"].pop("buckets")
@@ -70,11 +71,12 @@ def main() -> None:
             for phase, (measured, parts) in measure(stage, dtype).items():
                 predicted = sum(parts.values())
                 split = ", ".join(f"{part} {b / 1e6:.2f}" for part, b in parts.items() if b)
+                ranks = process_group.world_size()
                 rows.append(
-                    f"| {ranks.size()} | {stage} | {dtype} | {phase} | {measured / 1e6:.2f} | {predicted / 1e6:.2f} "
+                    f"| {ranks} | {stage} | {dtype} | {phase} | {measured / 1e6:.2f} | {predicted / 1e6:.2f} "
                     f"({split}) | {predicted / measured - 1:+.1%} |"
                 )
-    if ranks.rank() == 0:
+    if process_group.rank() == 0:
         print("| ranks | ZeRO | precision | before | held (MB) | plan (MB) | error |\n|---|---|---|---|---|---|---|")
         print("\n".join(rows))
 

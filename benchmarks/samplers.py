@@ -29,9 +29,10 @@ def main(rounds: int = 5) -> None:
     import torch
 
     from dgpo import config as configs
-    from dgpo import rollout, tiny
-    from dgpo.evaluate import encode
-    from dgpo.model import Policy
+    from dgpo import rollout
+    from dgpo.evaluation.heldout import encode
+    from dgpo.model import tiny
+    from dgpo.model.policy import Policy
 
     torch.set_num_threads(1)
     print("| policy | completions | embedded, CPU s | vLLM, CPU s | vLLM / embedded |\n|---|---|---|---|---|")

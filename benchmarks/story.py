@@ -30,9 +30,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from dgpo import __main__ as cli
-from dgpo import tiny
 from dgpo.config import ConfigError
 from dgpo.files import write_whole
+from dgpo.model import tiny
 from dgpo.progress import Progress
 from dgpo.seeds import derive
 

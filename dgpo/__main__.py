@@ -15,7 +15,8 @@ import signal
 import sys
 from collections.abc import Collection
 
-from dgpo import errors, launcher
+from dgpo import errors
+from dgpo.distributed import launcher
 from dgpo.errors import ConfigError
 from dgpo.plain import path_text
 from dgpo.written import read_words
@@ -124,13 +125,13 @@ def _train(args, places) -> int:
         error.is_common = True  # all ranks were given the same words
         raise
     places |= config.paths()
-    from dgpo import ranks  # after validation: these imports take seconds
+    from dgpo.distributed import process_group  # after validation: these imports take seconds
     from dgpo.trainer import train
 
     folder = train(config)
-    if ranks.rank() == 0:
+    if process_group.rank() == 0:
         print(folder)
-    ranks.leave()
+    process_group.destroy()
     return 0
 
 

@@ -83,10 +83,10 @@ class Config(Settings):
     attention="auto" takes flash-attn where it is installed and the policy is in bfloat16 on a GPU, else SDPA. Code that
     comes with a checkpoint runs only with trust_remote_code.
     self_check="refuse" ends a run at its start where log π depends on the batch or on the sampler's cache
-    (dgpo.selfcheck); "warn" prints that and continues.
+    (dgpo.rollout.selfcheck); "warn" prints that and continues.
     threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
     rank waits for the others, in any one place. ranks: how many there must be; 0 takes what the launcher started.
-    accept_changes lists what may differ from what a resumed run was made of (dgpo.identity); "metrics" accepts that
+    accept_changes lists what may differ from what a resumed run was made of (dgpo.run.identity); "metrics" accepts that
     rows of its metrics are lost. By default nothing may.
     encoding is that of text files of problems that are not UTF-8. date is what a chat template gets as today's; None is
     the day on which the run began.

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dgpo import ranks, shards
 from dgpo.config import Config, ConfigError
-from dgpo.model import Policy
+from dgpo.distributed import process_group
+from dgpo.model.policy import Policy
+from dgpo.run import zero_state
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -70,7 +71,7 @@ class Engine:
 
     def shard(self, policy: Policy) -> Policy:
         """Spread a policy that is not trained over the ranks, as the stage spreads the trained one."""
-        if self.config.zero_stage == 3 and ranks.size() > 1:
+        if self.config.zero_stage == 3 and process_group.world_size() > 1:
             deepspeed.initialize(model=policy, config=self.settings)
             _own_head(policy)
         return policy
@@ -93,11 +94,11 @@ class Engine:
             logp[rows, :T], entropy[rows, :T] = (x.cpu() for x in part)
         for _ in range(self.spare(micro_batches)):
             (policy or self.policy)(batch.nothing().to(self.policy.device))
-        return ranks.total(logp), ranks.total(entropy)
+        return process_group.all_reduce_sum(logp), process_group.all_reduce_sum(entropy)
 
     def spare(self, micro_batches: list) -> int:
         """How many micro-batches this rank must run beyond its own: under ZeRO every one is a meeting of all ranks."""
-        return int(ranks.largest(torch.tensor(len(micro_batches)))) - len(micro_batches)
+        return int(process_group.all_reduce_max(torch.tensor(len(micro_batches)))) - len(micro_batches)
 
     def update(self, losses: Iterable[Tensor], count: int) -> dict[str, float]:
         """One optimizer step on the sum of `count` losses, each of a micro-batch and made when it is asked for.
@@ -111,8 +112,8 @@ class Engine:
             self._sizes.append(loss.detach().float())
             self.deepspeed.set_gradient_accumulation_boundary(i == count - 1)
             # DeepSpeed averages over ranks; the losses of the ranks are parts of one sum.
-            self.deepspeed.backward(loss * ranks.size(), scale_wrt_gas=False)
-        if ranks.total((~torch.stack(self._sizes).isfinite()).sum()) > 0:
+            self.deepspeed.backward(loss * process_group.world_size(), scale_wrt_gas=False)
+        if process_group.all_reduce_sum((~torch.stack(self._sizes).isfinite()).sum()) > 0:
             self.deepspeed.optimizer.zero_grad()
             raise NonFiniteError("the loss or a gradient is NaN or infinite")
         self.deepspeed.step()
@@ -135,19 +136,19 @@ class Engine:
 
         To be called by all ranks.
         """
-        own = {name: tensor.detach().cpu().clone() for name, tensor in self.weights() if ranks.rank() == 0}
-        if ranks.rank() == 0:
+        own = {name: tensor.detach().cpu().clone() for name, tensor in self.weights() if process_group.rank() == 0}
+        if process_group.rank() == 0:
             saved = self.policy.lm.state_dict()
             own |= {k: v.cpu().clone() for k, v in self.policy.lm.named_buffers() if k in saved}
         return own
 
     def save(self, folder: Path) -> None:
         """Write this rank's shard of the weights and the optimizer into `folder`."""
-        shards.save(folder, self.policy, self.deepspeed.optimizer)
+        zero_state.save(folder, self.policy, self.deepspeed.optimizer)
 
     def load(self, folder: Path, updates: int) -> None:
         """Go on from the shards in `folder`, written after `updates` optimizer steps, whatever the number of ranks."""
-        shards.load(folder, self.policy, self.deepspeed.optimizer, updates)
+        zero_state.load(folder, self.policy, self.deepspeed.optimizer, updates)
         self.schedule.load_state_dict(self.schedule.state_dict() | {"last_epoch": updates, "_step_count": updates + 1})
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = self.config.lr * lr_factor(self.config)(updates)

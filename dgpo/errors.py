@@ -144,7 +144,7 @@ def _own_code(error: BaseException) -> str | None:
 
 
 def _notes(error: BaseException) -> list[str]:
-    """Of which rank an error is, and where it was (dgpo.ranks.place)."""
+    """Of which rank an error is, and where it was (dgpo.distributed.process_group.error_scope)."""
     return [note for note in getattr(error, "__notes__", ()) if note.startswith("rank ")]
 
 

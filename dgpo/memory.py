@@ -1,7 +1,8 @@
 """What is said when the GPU's memory does not suffice."""
 
-from dgpo import plan, ranks
+from dgpo import plan
 from dgpo.config import Config
+from dgpo.distributed import process_group
 from dgpo.errors import Explained
 
 
@@ -21,7 +22,7 @@ _REMEDIES = {
 def out_of_memory(config: Config, phase: str, error: Exception) -> OutOfMemory:
     """The error to raise for torch's own in a phase of training."""
     try:
-        known = plan.predict(config, ranks.size())
+        known = plan.predict(config, process_group.world_size())
     except Exception as unknown:  # noqa: BLE001 (whatever plan meets, the memory that did not suffice is the news)
         predicted = f"plan has no prediction: {unknown}"
     else:

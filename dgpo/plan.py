@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from dgpo import tiny
 from dgpo.config import Config, ConfigError
-from dgpo.loading import load_shape
-from dgpo.model import CHUNK_BYTES
+from dgpo.model import tiny
+from dgpo.model.loading import load_shape
+from dgpo.model.logprobs import CHUNK_BYTES
 
 _DEEPSPEED_BUCKET = 500_000_000  # elements of its reduce bucket
 _DEEPSPEED_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import IO
 
-from dgpo import ranks
+from dgpo.distributed import process_group
 
 _INTERVAL = 0.5  # seconds between redraws; a flood of output loses notebook cells
 
@@ -31,7 +31,7 @@ class Progress:
     def __init__(self, done: int, total: int, unit: str = "step"):
         self.start, self.total, self.unit = done, total, unit
         self.began, self.shown, self.handle, self.line = time.monotonic(), 0.0, None, ""
-        self.mode = _display() if ranks.rank() == 0 else "quiet"
+        self.mode = _display() if process_group.rank() == 0 else "quiet"
 
     def __enter__(self):
         return self

@@ -21,26 +21,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from dgpo import identity, mismatch, ranks, rollout, summary, tasks, tiny
+from dgpo import rollout, tasks
 from dgpo.batch import Batch, concatenate
 from dgpo.config import Config, ConfigError, check_machine
+from dgpo.distributed import process_group
 from dgpo.engine import Engine, NonFiniteError
-from dgpo.evaluate import decode, encode, evaluate
+from dgpo.evaluation.heldout import decode, encode, evaluate
 from dgpo.memory import out_of_memory
-from dgpo.model import Policy, apply_liger, pick_device, recompute_layers
+from dgpo.model import tiny
+from dgpo.model.policy import Policy, apply_liger, pick_device, recompute_layers
 from dgpo.objective import correction, group_advantages, kl_penalty, objective, token_coefficients, zero_variance
 from dgpo.progress import Progress, tell
-from dgpo.rollout import Sampling
-from dgpo.runfolder import RunFolder
+from dgpo.rollout import Sampling, mismatch
+from dgpo.rollout.selfcheck import check_model
+from dgpo.run import identity, summary
+from dgpo.run.folder import RunFolder
+from dgpo.run.telemetry import Seconds, TokenTelemetry
 from dgpo.seeds import derive
-from dgpo.selfcheck import check_model
 from dgpo.tasks.base import Problem
-from dgpo.telemetry import Seconds, TokenTelemetry
 
 _SHOWN = 8  # held-out problems whose first completion is kept at every evaluation
 
 
-class TrainingDiverged(ranks.CommonError):
+class TrainingDiverged(process_group.CommonError):
     """A loss, a gradient or a metric became NaN or infinite; a checkpoint before it is intact."""
 
 
@@ -53,7 +56,7 @@ def train(config: Config) -> Path:
             trainer.report(0, {})
         with Progress(start, config.steps) as progress:
             for step in range(start + 1, config.steps + 1):
-                with ranks.place(f"step {step}"):
+                with process_group.error_scope(f"step {step}"):
                     torch.manual_seed(derive(config.seed, "torch", step))
                     batch, rewards, rolled = trainer.rollout()
                     trainer.sample_ahead(step)
@@ -73,19 +76,19 @@ class Trainer:
         self.config, self.method = config, config.make_method()
         check_machine(config)
         rollout.check(config)
-        ranks.join(pick_device(config.device), config.timeout)
-        ranks.check(config)
+        process_group.init(pick_device(config.device), config.timeout)
+        process_group.check_settings(config)
         self.run = RunFolder(config)
         self.config = config = self.run.config
         self.seconds = Seconds(partial(out_of_memory, config))
         with self.seconds.phase("setup"):
             longest = config.max_prompt_tokens + config.max_new_tokens
-            self.policy, self.tokenizer, self.source = ranks.agree(_load, config)
-            self.task = ranks.agree(tasks.make, config, self.tokenizer)
+            self.policy, self.tokenizer, self.source = process_group.on_all_ranks(_load, config)
+            self.task = process_group.on_all_ranks(tasks.make, config, self.tokenizer)
             for name, count in self.task.notes.items():
-                if count and ranks.rank() == 0:
+                if count and process_group.rank() == 0:
                     tell(f"{config.data}: {count} {name.replace('_', ' ')}")
-            ranks.first(check_model, config, self.policy, self.tokenizer, longest)
+            process_group.on_rank0(check_model, config, self.policy, self.tokenizer, longest)
             self.reference = None
             if config.kl_to_start or config.kl_coef:
                 self.reference = copy.deepcopy(self.policy).requires_grad_(False)
@@ -105,13 +108,14 @@ class Trainer:
         state = self.run.open(partial(identity.of_run, self.config, self.method, self.source, self.policy, self.task))
         if state is None:
             return 0
-        if state["ranks"] != ranks.size() and ranks.rank() == 0:
+        if state["ranks"] != process_group.world_size() and process_group.rank() == 0:
             ahead = "; the batch sampled ahead is sampled anew" if self.config.asynchronous else ""
             tell(
-                f"{self.run.path}: ranks={state['ranks']} wrote step {state['step']}, {ranks.size()} continue: the "
-                f"same weights, optimizer, batches and seeds, but from here on sums round differently{ahead}"
+                f"{self.run.path}: ranks={state['ranks']} wrote step {state['step']}, {process_group.world_size()} "
+                "continue: the same weights, optimizer, batches and seeds, but from here on sums round differently"
+                f"{ahead}"
             )
-        if state["step"] > self.config.steps and ranks.rank() == 0:
+        if state["step"] > self.config.steps and process_group.rank() == 0:
             tell(
                 f"{self.run.path} has made {state['step']} steps: steps={self.config.steps} makes none and undoes none"
             )
@@ -120,7 +124,7 @@ class Trainer:
         self.load_sampler()
         self.position = state["position"]
         ahead = folder / self._ahead_file()
-        if ahead.exists() and state["ranks"] == ranks.size():
+        if ahead.exists() and state["ranks"] == process_group.world_size():
             self.sampler.restore(Batch(**load_file(ahead)), self._requests()[2])
         return state["step"]
 
@@ -160,7 +164,7 @@ class Trainer:
         if config.asynchronous:
             metrics["staleness/steps"] = stale
         self.sampler.sleep()
-        verdicts = sum(ranks.gather(self.task.verdicts - known), Counter())
+        verdicts = sum(process_group.all_gather_object(self.task.verdicts - known), Counter())
         metrics |= {f"verdict/{name}": count / verdicts.total() for name, count in sorted(verdicts.items())}
         if config.zero_variance != "keep":
             kept = (~silent).nonzero().squeeze(1)[: config.prompts]
@@ -246,7 +250,7 @@ class Trainer:
                 "step": step,
                 "position": self.position,
                 "updates": self.engine.updates,
-                "ranks": ranks.size(),
+                "ranks": process_group.world_size(),
                 "heldout": metrics.get(f"eval/avg@{config.eval_completions}"),
             }
             with self.seconds.phase("checkpoint"):  # counted in the next step's row
@@ -267,18 +271,18 @@ class Trainer:
             self.position += config.prompts
         with self.seconds.phase("reward"):
             rewards = self.task.rewards(problems, decode(self.tokenizer, batch))
-            return ranks.gather((batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)))
+            return process_group.all_gather_object((batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)))
 
     def _requests(self) -> tuple[list[Problem], list[list[int]], list[int]]:
         """This rank's part of the next `prompts` problems, `completions` times each, with their prompts and seeds."""
         config, n = self.config, self.config.completions
-        places = range(self.position, self.position + config.prompts)[ranks.share(config.prompts)]
+        places = range(self.position, self.position + config.prompts)[process_group.local_slice(config.prompts)]
         problems = [self.task.train(place) for place in places for _ in range(n)]
         seeds = [derive(config.seed, "rollout", place, i) for place in places for i in range(n)]
         return problems, encode(self.tokenizer, [p.prompt for p in problems]), seeds
 
     def _ahead_file(self) -> str:
-        return f"ahead_{ranks.rank():05d}.safetensors"
+        return f"ahead_{process_group.rank():05d}.safetensors"
 
     def _save(self, folder: Path) -> None:
         self.engine.save(folder)
@@ -287,7 +291,7 @@ class Trainer:
 
     def _own_micro_batches(self, batch: Batch) -> list[Tensor]:
         """This rank's part of a batch, by number of sequence."""
-        own = batch.shares(ranks.size())[ranks.rank()]
+        own = batch.shares(process_group.world_size())[process_group.rank()]
         return [
             own[rows] for rows in batch.select(own).micro_batches(self.config.micro_batch, self.config.micro_tokens)
         ]

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from dgpo.rollout.transformers import _Draw
-from dgpo.rows import read_metrics
+from dgpo.run.rows import read_metrics
 from dgpo.tasks.chain import ChainTask
 
 ROUNDING = 3e-4  # half way, in orders of magnitude, between what rounding does and what a fault does

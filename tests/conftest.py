@@ -40,8 +40,8 @@ def small(tmp_path):
 @pytest.fixture(scope="session")
 def checkpoint():
     """The folder of the small policy."""
-    from dgpo import tiny
     from dgpo.config import TinyPolicy
+    from dgpo.model import tiny
 
     return tiny.checkpoint(TinyPolicy(**SMALL["tiny"]))
 

@@ -57,7 +57,8 @@ def environment() -> dict[str, str]:
 
 def _fault(when: dict, act) -> None:
     """`act` on rank `rank` at the `count`-th call (the first) of `Class.method` in `step`, after it if `after`."""
-    from dgpo import ranks, trainer
+    from dgpo import trainer
+    from dgpo.distributed import process_group
     from dgpo.rollout import TransformersSampler
 
     owner = {"Engine": trainer.Engine, "Sampler": TransformersSampler}[when["call"].split(".")[0]]
@@ -65,7 +66,10 @@ def _fault(when: dict, act) -> None:
     original = getattr(owner, name)
 
     def wrapped(self, *args, **kwargs):
-        here = ranks.rank() == when["rank"] and ranks.here().split(", ")[0] == f"step {when['step']}"
+        here = (
+            process_group.rank() == when["rank"]
+            and process_group.current_scope().split(", ")[0] == f"step {when['step']}"
+        )
         calls.extend([1] if here else [])
         if here and len(calls) == when.get("count", 1):
             if when.get("after"):
@@ -86,7 +90,8 @@ def _lose_patience() -> None:
 
 def main(plan: dict) -> None:
     from dgpo import config as configs
-    from dgpo import engine, ranks
+    from dgpo import engine
+    from dgpo.distributed import process_group
     from dgpo.trainer import train
 
     if plan["steady"]:
@@ -101,7 +106,7 @@ def main(plan: dict) -> None:
         _fault({**plan["hang"], "rank": 1 - plan["hang"]["rank"]}, _lose_patience)
     for settings in plan["jobs"]:
         train(configs.make(settings))
-    ranks.leave()
+    process_group.destroy()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from dgpo import config as configs
-from dgpo.rows import read_metrics
+from dgpo.run.rows import read_metrics
 from dgpo.sweep import definition
 from dgpo.trainer import train
 

@@ -17,7 +17,7 @@ from dgpo import trainer
 from dgpo.config import ConfigError
 from dgpo.rollout import SamplerError
 from dgpo.rollout.background import BackgroundSampler
-from dgpo.rows import read_rows
+from dgpo.run.rows import read_rows
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ class TestFailures:
         return [[3, 4, 5]] * count, list(range(count)), trainer.Sampling(8)
 
     def test_a_request_that_was_begun_is_answered_once_and_by_the_old_weights(self, sampler, checkpoint):
-        from dgpo.loading import load_lm
+        from dgpo.model.loading import load_lm
 
         lm, _ = load_lm(checkpoint)
         sampler.load(lm.named_parameters())

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dgpo import tiny
 from dgpo.config import TinyPolicy
+from dgpo.model import tiny
 from dgpo.tasks import chain
 from dgpo.tasks.chain import ChainTask
 

@@ -9,7 +9,7 @@ import pytest
 
 from analysis import runs
 from dgpo import __main__ as cli
-from dgpo.rows import read_rows
+from dgpo.run.rows import read_rows
 
 
 def test_recipe_and_settings():
@@ -109,7 +109,7 @@ def test_a_full_disk_is_named(small, capsys, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("dgpo.rows.append", full)
+    monkeypatch.setattr("dgpo.run.rows.append", full)
     assert cli.main(["train", "tiny", *(f"{k}={v}" for k, v in small.items())]) == 3
     assert f"error: run_dir='{small['run_dir']}' cannot be written to: No space left" in capsys.readouterr().err
 

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from dgpo import config as configs
-from dgpo import methods, runfolder
+from dgpo import methods
 from dgpo.config import ConfigError
+from dgpo.run import folder as runfolder
 
 
 def test_the_recipe_and_its_overrides():

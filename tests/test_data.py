@@ -172,7 +172,7 @@ def test_a_file_that_does_not_serve_is_named(write, capsys, rows, words, said):
 class TestDropping:
     @pytest.fixture
     def tokenizer(self, checkpoint):
-        from dgpo.loading import load_lm
+        from dgpo.model.loading import load_lm
 
         return load_lm(checkpoint)[1]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.evaluate import Evaluation, evaluate, mean_interval, pass_at_k
-from dgpo.loading import load_lm
-from dgpo.model import Policy
+from dgpo.evaluation.heldout import Evaluation, evaluate, mean_interval, pass_at_k
+from dgpo.model.loading import load_lm
+from dgpo.model.policy import Policy
 from dgpo.rollout import Sampling, TransformersSampler
 from dgpo.tasks.base import Problem
 from dgpo.tasks.chain import ChainTask

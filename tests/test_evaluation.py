@@ -146,7 +146,7 @@ class TestFolder:
         run.rescore(given["eval_dir"])
 
     def test_a_launcher_is_refused(self, given, monkeypatch):
-        monkeypatch.setattr("dgpo.ranks.size", lambda: 2)
+        monkeypatch.setattr("dgpo.distributed.process_group.world_size", lambda: 2)
         with pytest.raises(ConfigError, match="an evaluation is one process, and a launcher started 2"):
             run.evaluate(settings.load(**given))
 

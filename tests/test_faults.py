@@ -14,9 +14,10 @@ from launch import errors, torchrun
 from running import rows
 from safetensors.torch import load_file
 
-from dgpo import checkpoint, trainer
 from dgpo import config as configs
-from dgpo.checkpoint import CheckpointError
+from dgpo import trainer
+from dgpo.run import checkpoint
+from dgpo.run.checkpoint import CheckpointError
 
 
 def assert_equal(run, undisturbed):

@@ -16,14 +16,16 @@ from running import rows
 from transformers import Qwen2ForCausalLM
 
 from dgpo import __main__ as cli
-from dgpo import checkpoint as checkpoints
 from dgpo import config as configs
-from dgpo import files, identity, tiny, trainer
-from dgpo.checkpoint import CheckpointError
+from dgpo import files, trainer
 from dgpo.config import ConfigError, TinyPolicy
 from dgpo.files import FolderLost
-from dgpo.identity import Identity
-from dgpo.runfolder import RunFolder
+from dgpo.model import tiny
+from dgpo.run import checkpoint as checkpoints
+from dgpo.run import identity
+from dgpo.run.checkpoint import CheckpointError
+from dgpo.run.folder import RunFolder
+from dgpo.run.identity import Identity
 from dgpo.sweep import execute
 
 MADE_OF = {

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dgpo import config as configs
-from dgpo import loading
 from dgpo.config import ConfigError
-from dgpo.loading import load_lm
-from dgpo.model import Policy, apply_liger, recompute_layers
+from dgpo.model import loading
+from dgpo.model.loading import load_lm
+from dgpo.model.policy import Policy, apply_liger, recompute_layers
 from dgpo.tasks import chain
 from tests.test_model import make_batch
 

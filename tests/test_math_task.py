@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import dgpo.tasks
-from dgpo.prompts import INSTRUCTION
 from dgpo.tasks.math import DataError, MathTask, answer_text
+from dgpo.tasks.prompts import INSTRUCTION
 from dgpo.verifier import Verdict, Verifier
 
 SCHOOL = Path(dgpo.tasks.__file__).parent / "data" / "problems.jsonl"

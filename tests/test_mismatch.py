@@ -8,10 +8,10 @@ import running
 import torch
 
 from dgpo import __main__ as cli
-from dgpo import methods, mismatch, objective, trainer
+from dgpo import methods, objective, trainer
 from dgpo.batch import Batch
-from dgpo.rollout import TransformersSampler
-from dgpo.rows import read_rows
+from dgpo.rollout import TransformersSampler, mismatch
+from dgpo.run.rows import read_rows
 
 SAMPLER = torch.tensor([0.5, 0.25, 0.125, 0.125])
 TRAINER = torch.tensor([0.4, 0.2, 0.3, 0.1])

@@ -18,8 +18,9 @@ from watching import WATCHDOG
 from analysis import runs
 from dgpo import __main__ as cli
 from dgpo import config as configs
-from dgpo import errors, launcher, plan, ranks
+from dgpo import errors, plan
 from dgpo.config import Config, ConfigError
+from dgpo.distributed import launcher, process_group
 from dgpo.evaluation import settings
 from dgpo.files import write_whole
 from dgpo.methods import base
@@ -159,7 +160,7 @@ class TestPlaces:
         (tmp_path / "round").symlink_to("round")
         (tmp_path / "closed").mkdir()
         monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "closed")
-        monkeypatch.setattr("dgpo.tiny.load_policy", lambda _: pytest.fail("nothing is loaded for it"))
+        monkeypatch.setattr("dgpo.model.tiny.load_policy", lambda _: pytest.fail("nothing is loaded for it"))
         assert cli.main(["train", "tiny", f"run_dir={run_dir}"]) == 2
         line = capsys.readouterr().err
         assert line.startswith(f"error: run_dir='{run_dir}'")
@@ -418,13 +419,13 @@ class TestLauncher:
             raise ConfigError("no such model")
 
         for others, common in (("ConfigError: no such model", True), (None, False), ("ConfigError: another", False)):
-            monkeypatch.setattr(ranks, "gather", lambda mine, others=others: [mine, others])
+            monkeypatch.setattr(process_group, "all_gather_object", lambda mine, others=others: [mine, others])
             with pytest.raises(ConfigError) as error:
-                ranks.agree(fail)
+                process_group.on_all_ranks(fail)
             assert error.value.is_common == common
-        monkeypatch.setattr(ranks, "gather", lambda _: [None, "ConfigError: no such model"])
-        with pytest.raises(ranks.RanksError, match="rank 1: ConfigError: no such model"):
-            ranks.agree(int)
+        monkeypatch.setattr(process_group, "all_gather_object", lambda _: [None, "ConfigError: no such model"])
+        with pytest.raises(process_group.RanksError, match="rank 1: ConfigError: no such model"):
+            process_group.on_all_ranks(int)
 
 
 class TestSignals:
@@ -445,7 +446,7 @@ class TestSignals:
 
     def test_ctrl_c_while_libraries_are_imported(self):
         code = (
-            "import signal, sys\nfrom dgpo import __main__ as cli, launcher\n"
+            "import signal, sys\nfrom dgpo import __main__ as cli\nfrom dgpo.distributed import launcher\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
             "launcher.check = lambda: print('here', flush=True)\nsys.exit(cli.main(['train']))"
         )

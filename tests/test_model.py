@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dgpo import model
 from dgpo.batch import Batch
-from dgpo.loading import load_lm
-from dgpo.model import Policy, token_logprobs
+from dgpo.model import policy as model
+from dgpo.model.loading import load_lm
+from dgpo.model.logprobs import token_logprobs
+from dgpo.model.policy import Policy
 
 
 def naive(hidden, weight, targets, bias=None, temperature=1.0):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dgpo import methods
 from dgpo.batch import Batch
-from dgpo.loading import load_lm
-from dgpo.model import Policy
+from dgpo.model.loading import load_lm
+from dgpo.model.policy import Policy
 from dgpo.objective import (
     AGGREGATIONS,
     group_advantages,

@@ -188,7 +188,7 @@ class TestOutOfMemory:
             ("dgpo.engine.Engine.update", "update", "activations"),
             ("dgpo.engine.Engine.logp", "old_logp", "logits"),
             ("dgpo.rollout.transformers.TransformersSampler.generate", "rollout", "KV cache"),
-            ("dgpo.tiny.load_policy", "setup", "peak"),
+            ("dgpo.model.tiny.load_policy", "setup", "peak"),
         ],
     )
     def test_it_says_where_and_what_was_predicted(self, small, monkeypatch, capsys, target, phase, word):

@@ -8,13 +8,13 @@ import pytest
 from running import random_model, some_problems
 
 from dgpo import config as configs
-from dgpo import runfolder
 from dgpo.config import ConfigError
 from dgpo.evaluation import run as evaluation
 from dgpo.evaluation import settings
-from dgpo.prompts import prompt
-from dgpo.runfolder import RunFolder
+from dgpo.run import folder as runfolder
+from dgpo.run.folder import RunFolder
 from dgpo.tasks import chain
+from dgpo.tasks.prompts import prompt
 
 LLAMA_32 = """{%- if not date_string is defined %}{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}
 Today: {{ date_string }} {{ messages[0].content }}"""

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo import config as configs
-from dgpo import ranks, trainer
+from dgpo import trainer
 from dgpo.config import ConfigError
-from dgpo.rows import read_rows
+from dgpo.distributed import process_group
+from dgpo.run.rows import read_rows
 
 UNTIED = "a model whose output layer is not its embedding"
 
@@ -177,49 +178,49 @@ class TestLaunchers:
 class TestAWorldOfOne:
     def test_everything_is_the_identity(self):
         x = torch.tensor([1.0, 2.0])
-        assert (ranks.rank(), ranks.size()) == (0, 1)
-        assert ranks.gather({"a": x}) == [{"a": x}]
-        assert all(reduce(x) is x for reduce in (ranks.total, ranks.largest))
-        assert ranks.first(max, 1, 2) == 2
-        assert ranks.every(max, 1, 2) == [2]
-        assert list(range(7))[ranks.share(7)] == list(range(7))
+        assert (process_group.rank(), process_group.world_size()) == (0, 1)
+        assert process_group.all_gather_object({"a": x}) == [{"a": x}]
+        assert all(reduce(x) is x for reduce in (process_group.all_reduce_sum, process_group.all_reduce_max))
+        assert process_group.on_rank0(max, 1, 2) == 2
+        assert process_group.gather_results(max, 1, 2) == [2]
+        assert list(range(7))[process_group.local_slice(7)] == list(range(7))
 
     def test_places_are_named_from_the_outside_in_and_left_on_an_error(self):
         seen = []
-        with pytest.raises(ZeroDivisionError), ranks.place("step 1"), ranks.place("update"):
+        with pytest.raises(ZeroDivisionError), process_group.error_scope("step 1"), process_group.error_scope("update"):
             _fail_after(seen)
         assert seen == ["step 1, update"]
-        assert ranks.here() == "no named place"
+        assert process_group.current_scope() == "no named place"
 
 
 def test_being_told_to_stop_loses_no_error_that_is_on_its_way_out():
-    with pytest.raises(SystemExit, match="told to stop"), ranks.place("step 1"):
-        ranks._told_to_stop()
-    with pytest.raises(ZeroDivisionError), ranks.place("step 1"):
+    with pytest.raises(SystemExit, match="told to stop"), process_group.error_scope("step 1"):
+        process_group._told_to_stop()
+    with pytest.raises(ZeroDivisionError), process_group.error_scope("step 1"):
         _fail_after([])
-    ranks._told_to_stop()  # as when a launcher ends this rank before the error is printed
-    with pytest.raises(SystemExit, match="told to stop"), ranks.place("step 1"):
-        ranks._told_to_stop()
+    process_group._told_to_stop()  # as when a launcher ends this rank before the error is printed
+    with pytest.raises(SystemExit, match="told to stop"), process_group.error_scope("step 1"):
+        process_group._told_to_stop()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_are_everything_once_and_even(monkeypatch, count):
-    monkeypatch.setattr(ranks, "size", lambda: count)
+    monkeypatch.setattr(process_group, "world_size", lambda: count)
     parts = []
     for i in range(count):
-        monkeypatch.setattr(ranks, "rank", lambda i=i: i)
-        parts.append(list(range(7))[ranks.share(7)])
+        monkeypatch.setattr(process_group, "rank", lambda i=i: i)
+        parts.append(list(range(7))[process_group.local_slice(7)])
     assert [i for part in parts for i in part] == list(range(7))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_a_world_of_another_size_than_the_launcher_started_is_refused(monkeypatch):
     """As when another library has made a world of one before: each rank would train alone."""
-    ranks.join("cpu", 60)
+    process_group.init("cpu", 60)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ranks.RanksError, match="has 1 ranks, the launcher started 2"):
-        ranks.join("cpu", 60)
+    with pytest.raises(process_group.RanksError, match="has 1 ranks, the launcher started 2"):
+        process_group.init("cpu", 60)
 
 
 def test_ranks_that_do_not_fit_the_settings_are_named(base):
@@ -228,10 +229,10 @@ def test_ranks_that_do_not_fit_the_settings_are_named(base):
     with pytest.raises(
         ConfigError, match=r"ranks 0 and 1 \(on b\) were started with other settings: lr: 0.0003 and 1.0"
     ):
-        ranks._compare([(config, "a"), (other, "b")])
+        process_group._compare([(config, "a"), (other, "b")])
     with pytest.raises(ConfigError, match=r"prompts=8 must be at least the number of ranks, 9 \(9 on a\)"):
-        ranks._compare([(config, "a")] * 9)
-    ranks._compare([(config, "a"), (config, "b")])
+        process_group._compare([(config, "a")] * 9)
+    process_group._compare([(config, "a"), (config, "b")])
 
 
 def test_offloaded_parameters_need_stage_3(base):
@@ -256,5 +257,5 @@ def free_port() -> int:
 
 
 def _fail_after(seen):
-    seen.append(ranks.here())
+    seen.append(process_group.current_scope())
     raise ZeroDivisionError

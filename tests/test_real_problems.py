@@ -8,7 +8,7 @@ from running import TEMPLATE, random_model, some_problems
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
-from dgpo.rows import read_rows
+from dgpo.run.rows import read_rows
 from dgpo.trainer import train
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo.plan import KNOWN, predict
-from dgpo.rows import read_rows
+from dgpo.run.rows import read_rows
 from dgpo.trainer import train
 
 RECIPES = ("r1-distill-1.5b", "r1-distill-7b", "r1-distill-14b")

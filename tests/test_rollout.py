@@ -10,11 +10,11 @@ from transformers import GenerationConfig
 from dgpo import config as configs
 from dgpo import trainer
 from dgpo.config import ConfigError
-from dgpo.evaluate import decode, encode
 from dgpo.evaluation import run as evaluation
 from dgpo.evaluation import settings
-from dgpo.loading import load_lm
-from dgpo.model import Policy
+from dgpo.evaluation.heldout import decode, encode
+from dgpo.model.loading import load_lm
+from dgpo.model.policy import Policy
 from dgpo.rollout import Sampling, TransformersSampler, vllm
 
 

@@ -7,9 +7,10 @@ import torch
 import transformers
 
 from dgpo.config import ConfigError
-from dgpo.loading import load_lm
-from dgpo.model import Policy
-from dgpo.selfcheck import check_model, check_output_layer, ordinary_tokens
+from dgpo.model.loading import load_lm
+from dgpo.model.output_layer import check_output_layer, ordinary_tokens
+from dgpo.model.policy import Policy
+from dgpo.rollout.selfcheck import check_model
 from dgpo.tasks import chain
 
 WORDS = 96

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import story
-from dgpo.prompts import prompt
+from dgpo.tasks.prompts import prompt
 
 RELATION = re.compile(r"(\w+) has (?:(\d+) )?(half as many|times as many|more|fewer)? ?\w+(?: (?:than|as) (\w+))?\.")
 

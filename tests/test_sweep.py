@@ -361,7 +361,7 @@ def test_what_ends_the_process_that_makes_policies_is_told(function, argument, s
 
 
 def test_a_launcher_is_not_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr(execute.ranks, "size", lambda: 2)
+    monkeypatch.setattr(execute.process_group, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match="WORLD_SIZE=2: a sweep starts its own processes"):
         execute.execute(sweep_in(tmp_path / "s"))
 

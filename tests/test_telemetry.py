@@ -7,7 +7,7 @@ import torch
 
 from dgpo import methods
 from dgpo.batch import Batch
-from dgpo.telemetry import TokenTelemetry
+from dgpo.run.telemetry import TokenTelemetry
 
 
 def test_the_largest_weight_applied_leaves_out_tokens_without_advantage():

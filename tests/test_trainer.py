@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo import config as configs
 from dgpo import methods, trainer
-from dgpo.checkpoint import CheckpointError
 from dgpo.config import ConfigError
-from dgpo.rows import read_rows
+from dgpo.run.checkpoint import CheckpointError
+from dgpo.run.rows import read_rows
 from dgpo.trainer import TrainingDiverged, train
 
 

@@ -8,10 +8,10 @@ from dgpo.config import ConfigError
 from dgpo.data.files import FORMATS, DataError, answer_text, read_rows, row_fault
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash
-from dgpo.identity import of_problems
-from dgpo.prompts import prompt
+from dgpo.run.identity import of_problems
 from dgpo.tasks import chain
 from dgpo.tasks.base import Problem
+from dgpo.tasks.prompts import prompt
 from dgpo.verifier import Verdict, Verifier, final_answer
 
 SHORT_NAMES = {

@@ -1,7 +1,7 @@
 """An evaluation is a folder: `config.yaml manifest.json problems.parquet completions/<benchmark>/rows_000000.parquet
 per_problem.parquet results.json`.
 
-    manifest.json      what the evaluation was made of (dgpo.identity); the number of problems of each benchmark; the
+    manifest.json      what the evaluation was made of (dgpo.run.identity); how many problems each benchmark has; the
                        hash of problems.parquet; the n it was made with, and those it was continued with, whose
                        completions are in files `n16_rows_000000.parquet`
     problems.parquet   benchmark, index, id, prompt, answer
@@ -33,8 +33,8 @@ from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import Lock, file_hash, lock, remove, write_text, write_whole
-from dgpo.identity import Change, Identity, MadeOf, digest
 from dgpo.plain import path_text
+from dgpo.run.identity import Change, Identity, MadeOf, digest
 from dgpo.seeds import derive
 from dgpo.settings import Positive
 from dgpo.written import read_mapping

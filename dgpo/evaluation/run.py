@@ -7,19 +7,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgpo import identity, ranks, rollout, tiny
+from dgpo import rollout
 from dgpo.config import ConfigError, check_machine
-from dgpo.evaluate import decode, encode
+from dgpo.distributed import process_group
 from dgpo.evaluation import benchmarks
 from dgpo.evaluation.benchmarks import Benchmark, Judge
 from dgpo.evaluation.folder import EvaluationFolder
+from dgpo.evaluation.heldout import decode, encode
 from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import check_place, file_hash, lock
-from dgpo.model import Policy
+from dgpo.model import tiny
+from dgpo.model.policy import Policy
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
-from dgpo.selfcheck import check_model
+from dgpo.rollout.selfcheck import check_model
+from dgpo.run import identity
 
 
 def evaluate(config: EvalConfig) -> Path:
@@ -28,8 +31,8 @@ def evaluate(config: EvalConfig) -> Path:
     Completion i of a problem has a seed of its own, made of `seed`, the benchmark, the problem's place and i: it is the
     same however the work is cut up. Raises ConfigError, DataError and EvaluationError.
     """
-    if ranks.size() > 1:
-        raise ConfigError(f"an evaluation is one process, and a launcher started {ranks.size()}")
+    if process_group.world_size() > 1:
+        raise ConfigError(f"an evaluation is one process, and a launcher started {process_group.world_size()}")
     check_place(Path(config.eval_dir), f"eval_dir={config.eval_dir!r}")
     check_machine(config)
     rollout.check(config)

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from dgpo.config import changes
-from dgpo.evaluate import pass_at_k
+from dgpo.evaluation.heldout import pass_at_k
 from dgpo.verifier import Verdict, notation
 
 VERDICTS = tuple(str(v.value) for v in Verdict)

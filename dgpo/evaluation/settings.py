@@ -22,7 +22,7 @@ class EvalConfig(Settings):
     encoding              of text files of problems that are not UTF-8
     date                  what a chat template gets as today's; None means the day on which the evaluation began
     self_check            "refuse" ends it at the start where log π depends on the batch or on the sampler's cache
-                          (dgpo.selfcheck); "warn" prints that and continues
+                          (dgpo.rollout.selfcheck); "warn" prints that and continues
     chain_problems        held-out chains, of `difficulty`; `chain_max_new_tokens` is their limit
     chunk_rows            completions in one file: what a kill can lose
     accept_changes        [code] continues with another version of dgpo; by default that is refused

@@ -185,8 +185,8 @@ def _make(config: Config, source: str, pad: int, stop: list[int], length: int):
         from dgpo.rollout.vllm import VLLMSampler
 
         return VLLMSampler(config, source, pad, stop, length)
-    from dgpo import tiny
-    from dgpo.model import Policy
+    from dgpo.model import tiny
+    from dgpo.model.policy import Policy
     from dgpo.rollout.transformers import TransformersSampler
 
     lm, tokenizer, _ = tiny.load_policy(config)

@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dgpo import ranks
 from dgpo.batch import Batch
 from dgpo.config import ConfigError
-from dgpo.loading import load_shape
+from dgpo.distributed import process_group
+from dgpo.model.loading import load_shape
 from dgpo.rollout.base import Sampling
 
 _OLDEST = (0, 27)  # reload_weights takes an iterator
@@ -37,10 +37,10 @@ def require(config) -> None:
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         raise ConfigError(f"rollout='vllm' needs vllm {oldest} or newer, here is {version}: {_INSTALL}")
-    if ranks.size() % config.vllm.tensor_parallel:
+    if process_group.world_size() % config.vllm.tensor_parallel:
         raise ConfigError(
             f"vllm.tensor_parallel={config.vllm.tensor_parallel} must divide the number of ranks, which is "
-            f"{ranks.size()}: an engine is spread over ranks, each with a device of its own"
+            f"{process_group.world_size()}: an engine is spread over ranks, each with a device of its own"
         )
 
 
@@ -75,7 +75,7 @@ class VLLMSampler:
                 max_num_seqs=config.rollout_rows,
                 gpu_memory_utilization=config.vllm.gpu_memory,
                 tensor_parallel_size=config.vllm.tensor_parallel,
-                distributed_executor_backend="external_launcher" if ranks.size() > 1 else None,
+                distributed_executor_backend="external_launcher" if process_group.world_size() > 1 else None,
                 enable_sleep_mode=self._sleeps,
                 enforce_eager=self.on_cpu,
                 enable_chunked_prefill=not self.on_cpu,  # a seeded request cannot be cut in two on a CPU

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from dgpo import config as configs
-from dgpo import errors, identity, ranks
+from dgpo import errors
 from dgpo.config import Config, ConfigError
+from dgpo.distributed import process_group
 from dgpo.files import Busy, check_place, lock, remove, write_text, write_whole
 from dgpo.progress import Progress, tell
-from dgpo.rows import read_rows
+from dgpo.run import identity
+from dgpo.run.rows import read_rows
 from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
 
 FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfinished"
@@ -36,9 +38,9 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: 
     Raises ConfigError when the folder holds another sweep, or runs that began from another policy, and when another
     process is at the same shard.
     """
-    if ranks.size() > 1:
+    if process_group.world_size() > 1:
         raise ConfigError(
-            f"WORLD_SIZE={ranks.size()}: a sweep starts its own processes, one a run, and needs no launcher"
+            f"WORLD_SIZE={process_group.world_size()}: a sweep starts its own processes, one a run, without a launcher"
         )
     if jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1")
@@ -174,7 +176,7 @@ def _keep(sweep: Sweep, file: str, did: str, found: dict[str, str]) -> None:
 def _policies(configs: list[Config]) -> dict[str, str]:
     """Hashes of the policies that runs start from, by `model` as given; the embedded ones, by their cache's names, are
     made first where they are missing."""
-    from dgpo import tiny
+    from dgpo.model import tiny
 
     found = {}
     for config in configs:

@@ -8,7 +8,7 @@ from dgpo import config as configs
 from dgpo.config import ConfigError
 from dgpo.files import write_whole
 from dgpo.plain import path_text
-from dgpo.rows import read_metrics
+from dgpo.run.rows import read_metrics
 from dgpo.sweep.definition import Run, Sweep, load
 from dgpo.sweep.execute import DIVERGED, FAILED, FINISHED, locked, read_fields, status
 

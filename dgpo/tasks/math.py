@@ -16,8 +16,8 @@ import numpy as np
 
 from dgpo.data.files import DataError, answer_text, read_rows, row_fault
 from dgpo.data.overlap import loose_key
-from dgpo.prompts import prompt
 from dgpo.tasks.base import Problem
+from dgpo.tasks.prompts import prompt
 from dgpo.verifier import Verdict, Verifier
 
 

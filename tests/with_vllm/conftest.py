@@ -19,8 +19,8 @@ def small(small):
 @pytest.fixture(scope="session")
 def tied():
     """The folder of a warmed-up policy; its output layer is its embedding."""
-    from dgpo import tiny
     from dgpo.config import TinyPolicy
+    from dgpo.model import tiny
 
     return tiny.checkpoint(TinyPolicy(**TINY))
 
@@ -30,7 +30,7 @@ def untied(tied, tmp_path_factory):
     """The same policy with an output layer of its own."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from dgpo.loading import load_lm
+    from dgpo.model.loading import load_lm
 
     lm, tokenizer = load_lm(tied)
     config = Qwen2Config.from_pretrained(tied, tie_word_embeddings=False)

@@ -12,16 +12,17 @@ def distances(settings: dict) -> list[list[float]]:
     import torch
 
     from dgpo import config as configs
-    from dgpo import ranks, trainer
-    from dgpo.evaluate import encode
+    from dgpo import trainer
+    from dgpo.distributed import process_group
+    from dgpo.evaluation.heldout import encode
     from dgpo.rollout import Sampling
 
     parts = trainer.Trainer(configs.make(settings))
-    prompts = encode(parts.tokenizer, ["7+5=", "3*4-2=", "9-1=", "8*2="])[ranks.share(4)] * 2
-    prompts += prompts[:1] * ranks.rank()  # not the same number on both
+    prompts = encode(parts.tokenizer, ["7+5=", "3*4-2=", "9-1=", "8*2="])[process_group.local_slice(4)] * 2
+    prompts += prompts[:1] * process_group.rank()  # not the same number on both
     found = []
     for step in range(3):
-        seeds = [100 * step + 10 * ranks.rank() + i for i in range(len(prompts))]
+        seeds = [100 * step + 10 * process_group.rank() + i for i in range(len(prompts))]
         batch = parts.sampler.generate(prompts, seeds, Sampling(14))
         off = []
         for _ in range(2):
@@ -51,8 +52,8 @@ if __name__ == "__main__":
     import os
     from pathlib import Path
 
-    from dgpo import ranks
+    from dgpo.distributed import process_group
 
     out = Path(sys.argv[2]) / f"{os.environ['RANK']}.json"
     out.write_text(json.dumps(distances(json.loads(sys.argv[1]))))
-    ranks.leave()
+    process_group.destroy()

@@ -13,7 +13,7 @@ from dgpo import config as configs
 from dgpo.config import ConfigError
 from dgpo.evaluation import run as evaluation
 from dgpo.evaluation import settings
-from dgpo.loading import load_lm
+from dgpo.model.loading import load_lm
 from dgpo.rollout import vllm
 from dgpo.trainer import Trainer
 

@@ -7,11 +7,11 @@ import torch
 from scipy.stats import chisquare
 
 from dgpo import config as configs
-from dgpo import mismatch, trainer
-from dgpo.evaluate import decode, encode
-from dgpo.loading import load_lm
-from dgpo.model import Policy
-from dgpo.rollout import Sampling, vllm
+from dgpo import trainer
+from dgpo.evaluation.heldout import decode, encode
+from dgpo.model.loading import load_lm
+from dgpo.model.policy import Policy
+from dgpo.rollout import Sampling, mismatch, vllm
 
 PROMPTS = ["7+5=", "3*4-2=", "9-1=", "8*2="]
 

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from dgpo import ranks
 from dgpo.config import TinyPolicy
+from dgpo.distributed import process_group
 from dgpo.errors import blaming
-from dgpo.loading import load_lm
-from dgpo.model import pick_device, set_threads
+from dgpo.model.loading import load_lm
+from dgpo.model.policy import pick_device, set_threads
 from dgpo.plain import path_text
 from dgpo.progress import Progress
 from dgpo.tasks import chain
@@ -50,10 +50,12 @@ def load_policy(config):
     source = config.model
     if config.model == "tiny":
         set_threads(config.threads, parameters=0)
-        ranks.first(checkpoint, config.tiny)
+        process_group.on_rank0(checkpoint, config.tiny)
         source = checkpoint(config.tiny)  # made already, unless this host has a cache of its own
     device = pick_device(config.device)
-    lm, tokenizer = ranks.agree(load_lm, source, config.dtype, device, config.attention, config.trust_remote_code)
+    lm, tokenizer = process_group.on_all_ranks(
+        load_lm, source, config.dtype, device, config.attention, config.trust_remote_code
+    )
     set_threads(config.threads, lm.num_parameters())
     return lm, tokenizer, source
 

@@ -23,8 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dgpo import identity, ranks
-from dgpo.checkpoint import CheckpointError
+from dgpo.distributed import process_group
+from dgpo.run import identity
+from dgpo.run.checkpoint import CheckpointError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -49,7 +50,7 @@ def pieces(model: nn.Module, zero) -> Iterator[Piece]:
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id"):  # stage 3 cuts every parameter evenly, the last part is padded
             group, offset, even = zero.grad_position[zero.get_param_id(parameter)]
-            start = ranks.rank() * even
+            start = process_group.rank() * even
             if (size := min(even, parameter.ds_numel - start)) > 0:
                 yield Piece(name, start, size, offset, zero.fp32_partitioned_groups_flat[group])
         elif (held := parameter._hp_mapping) is not None:  # stages 1 and 2 cut the whole; None: all of it is elsewhere
@@ -66,7 +67,7 @@ def save(folder: Path, model: nn.Module, zero) -> None:
             if kind in held:  # before the first update there are no moments
                 shard[f"{piece.name}|{piece.start}|{kind}"] = piece.of(held[kind]).cpu()
     shapes = json.dumps(identity.of_parameters(model))
-    save_file(shard, folder / f"rank_{ranks.rank():05d}.safetensors", metadata={"shapes": shapes})
+    save_file(shard, folder / f"rank_{process_group.rank():05d}.safetensors", metadata={"shapes": shapes})
 
 
 @torch.no_grad()

@@ -6,11 +6,13 @@ import sys
 
 import torch
 
-from dgpo import __version__, checkpoint, identity, ranks
+from dgpo import __version__
 from dgpo.config import Config
+from dgpo.distributed import process_group
 from dgpo.methods import Method
-from dgpo.rows import read_rows
-from dgpo.runfolder import RunFolder
+from dgpo.run import checkpoint, identity
+from dgpo.run.folder import RunFolder
+from dgpo.run.rows import read_rows
 
 
 def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, int]) -> dict:
@@ -30,7 +32,7 @@ def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, i
         "seconds": {p.removeprefix("seconds/"): round(sum(row.get(p, 0.0) for row in rows), 2) for p in phases},
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_memory_gb": round(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 2),
-        "ranks": ranks.size(),
+        "ranks": process_group.world_size(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "python": platform.python_version(),

@@ -1,6 +1,6 @@
 """Checkpoints: whole or absent, and known to be whole.
 
-    checkpoints/step_000010/rank_00000.safetensors …   a shard of each rank (dgpo.shards)
+    checkpoints/step_000010/rank_00000.safetensors …   a shard of each rank (dgpo.run.zero_state)
                             state.json                 step, position, updates, ranks; each file's size and SHA-256
 
 All ranks write into one folder beside the checkpoints, which takes its name when the last of them has finished and the
@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dgpo import ranks
+from dgpo.distributed import process_group
 from dgpo.errors import Explained
 from dgpo.files import file_hashes, make_folder, partial, remove, sync, sync_entry
 from dgpo.progress import tell
@@ -36,7 +36,7 @@ def save(target: Path, state: dict, write: Callable[[Path], None], held: Callabl
     def own() -> None:
         try:
             write(scratch)
-            for path in scratch.glob(f"*_{ranks.rank():05d}.*"):  # by the host that wrote it
+            for path in scratch.glob(f"*_{process_group.rank():05d}.*"):  # by the host that wrote it
                 sync(path)
         except Exception as error:
             raise CheckpointError(
@@ -44,13 +44,15 @@ def save(target: Path, state: dict, write: Callable[[Path], None], held: Callabl
             ) from error
 
     try:
-        ranks.first(_make, scratch)
-        ranks.every(own)
-        names = ranks.first(_names, scratch)
-        digests = ranks.every(_digests, scratch, names[ranks.share(len(names))])
-        ranks.first(_complete, scratch, target, state, {k: v for part in digests for k, v in part.items()}, held)
+        process_group.on_rank0(_make, scratch)
+        process_group.gather_results(own)
+        names = process_group.on_rank0(_names, scratch)
+        digests = process_group.gather_results(_digests, scratch, names[process_group.local_slice(len(names))])
+        process_group.on_rank0(
+            _complete, scratch, target, state, {k: v for part in digests for k, v in part.items()}, held
+        )
     finally:
-        if ranks.rank() == 0:
+        if process_group.rank() == 0:
             held()
             shutil.rmtree(scratch, ignore_errors=True)  # another rank may be writing still; the next save clears it
 

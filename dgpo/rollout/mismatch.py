@@ -8,7 +8,7 @@ something else. The ratio π_trainer/π_sampler is e^d. `objective.correction` i
 import torch
 from torch import Tensor
 
-from dgpo.ranks import CommonError
+from dgpo.distributed.process_group import CommonError
 
 MEASURES = ("mean_abs", "ratio_min", "ratio_mean", "ratio_max", "kl")
 

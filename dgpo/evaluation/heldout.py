@@ -9,7 +9,7 @@ from itertools import chain
 
 import numpy as np
 
-from dgpo import ranks
+from dgpo.distributed import process_group
 from dgpo.rollout import Sampler, Sampling
 from dgpo.seeds import derive
 from dgpo.tasks.base import Problem, Task
@@ -83,13 +83,13 @@ def evaluate(sampler: Sampler, tokenizer, task: Task, completions: int, sampling
     The seeds are the same at every call and in every run.
     """
     problems = [p for p in task.heldout for _ in range(completions)]
-    own = ranks.share(len(problems))
+    own = process_group.local_slice(len(problems))
     seeds = [derive("evaluate", i) for i in range(len(problems))]
     batch = sampler.generate(encode(tokenizer, [p.prompt for p in problems[own]]), seeds[own], sampling)
     texts = decode(tokenizer, batch)
     rewards = task.rewards(problems[own], texts)
     rows = zip(texts, rewards, batch.mask.sum(1).tolist(), batch.finished.tolist(), strict=True)
-    texts, rewards, lengths, finished = zip(*chain.from_iterable(ranks.gather([*rows])), strict=True)
+    texts, rewards, lengths, finished = zip(*chain.from_iterable(process_group.all_gather_object([*rows])), strict=True)
     shape = (len(task.heldout), completions)
     return Evaluation(
         problems=task.heldout,

@@ -3,10 +3,10 @@
 A launcher (torchrun, deepspeed) starts one process a device and says by RANK, LOCAL_RANK and WORLD_SIZE which one it
 is. Without a launcher the world is one process, and everything here is the identity.
 
-Every collective ends by the time-out that `join` was given. The error of one that fails names the rank and its place:
+Every collective ends by the time-out that `init` was given. The error of one that fails names the rank and its place:
 
-    with place("step 3"), place("update"):
-        sequences = total(sequences)         # RanksError: rank 1 of 2 on node7, in step 3, update: ...
+    with error_scope("step 3"), error_scope("update"):
+        sequences = all_reduce_sum(sequences)         # RanksError: rank 1 of 2 on node7, in step 3, update: ...
 """
 
 import os
@@ -22,8 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dgpo import launcher
 from dgpo.config import Config, ConfigError
+from dgpo.distributed import launcher
 from dgpo.errors import Explained
 
 _places: list[str] = []
@@ -41,18 +41,18 @@ class CommonError(Explained, RuntimeError):
     is_common = True
 
 
-def leave() -> None:
+def destroy() -> None:
     """Part from the other ranks, when all is done; the last call of a program that trains under a launcher.
 
     Without it gloo aborts about every other process that ends a moment after its peer.
     """
-    if dist.is_initialized() and size() > 1:
+    if dist.is_initialized() and world_size() > 1:
         dist.destroy_process_group()
 
 
-def check(config: Config) -> None:
+def check_settings(config: Config) -> None:
     """Raise ConfigError unless the ranks are as many as `config` asks for, and were all started with it."""
-    first(_compare, gather((config, socket.gethostname())))
+    on_rank0(_compare, all_gather_object((config, socket.gethostname())))
 
 
 def _compare(told: list[tuple[Config, str]]) -> None:
@@ -77,16 +77,16 @@ def _compare(told: list[tuple[Config, str]]) -> None:
 
 
 def rank() -> int:
-    """This process's number, 0 in a world of one; before `join`, the launcher's word."""
+    """This process's number, 0 in a world of one; before `init`, the launcher's word."""
     return dist.get_rank() if dist.is_initialized() else launcher.rank()
 
 
-def size() -> int:
-    """The number of ranks; before `join`, the launcher's word."""
+def world_size() -> int:
+    """The number of ranks; before `init`, the launcher's word."""
     return dist.get_world_size() if dist.is_initialized() else launcher.size()
 
 
-def join(device: str, timeout: float) -> None:
+def init(device: str, timeout: float) -> None:
     """Meet the launcher's other ranks, all within `timeout` seconds, and take this rank's device ("cpu" or "cuda").
 
     Without a launcher it makes a world of one that needs no port. Joining twice is fine. Raises ConfigError when the
@@ -106,16 +106,16 @@ def join(device: str, timeout: float) -> None:
         dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
         with _collective("the start"), _network(alone):
             dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=limit, **alone)
-            if device == "cuda" and size() > 1:
+            if device == "cuda" and world_size() > 1:
                 _host_group = dist.new_group(backend="gloo", timeout=limit)
-        if size() > 1 and threading.current_thread() is threading.main_thread():
+        if world_size() > 1 and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _told_to_stop)  # a launcher ends the others so, when a rank has died
-    if size() != (expected := launcher.size()):
-        raise RanksError(f"the process group has {size()} ranks, the launcher started {expected}")
+    if world_size() != (expected := launcher.size()):
+        raise RanksError(f"the process group has {world_size()} ranks, the launcher started {expected}")
 
 
 @contextmanager
-def place(name: str) -> Iterator[None]:
+def error_scope(name: str) -> Iterator[None]:
     """What this rank is doing. An error that leaves it carries a note with the rank and its place."""
     global _failing
     _failing = _failing and bool(_places)
@@ -125,41 +125,41 @@ def place(name: str) -> Iterator[None]:
     except BaseException as error:
         _failing = True
         noted = isinstance(error, RanksError) or any(n.startswith("rank ") for n in getattr(error, "__notes__", ()))
-        if size() > 1 and not noted:
-            error.add_note(f"{_me()}, in {here()}")
+        if world_size() > 1 and not noted:
+            error.add_note(f"{_me()}, in {current_scope()}")
         raise
     finally:
         _places.pop()
 
 
-def here() -> str:
+def current_scope() -> str:
     """The places that this rank is in, outermost first."""
     return ", ".join(_places) or "no named place"
 
 
-def total(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum over ranks, on every rank."""
     return _reduce(x, dist.ReduceOp.SUM)
 
 
-def largest(x: Tensor) -> Tensor:
+def all_reduce_max(x: Tensor) -> Tensor:
     """The maximum over ranks, element by element, on every rank."""
     return _reduce(x, dist.ReduceOp.MAX)
 
 
-def gather(x) -> list:
+def all_gather_object(x) -> list:
     """Every rank's `x`, in the order of ranks, on every rank; any object, tensors as they are."""
-    if size() == 1:
+    if world_size() == 1:
         return [x]
-    out = [None] * size()
+    out = [None] * world_size()
     with _collective("a gather"):
         dist.all_gather_object(out, x, group=_host_group)
     return out
 
 
-def first(function: Callable, *args):
+def on_rank0(function: Callable, *args):
     """What `function` returns on rank 0, on every rank; an exception there is raised on every rank."""
-    if size() == 1:
+    if world_size() == 1:
         return function(*args)
     outcome = [None]
     if rank() == 0:
@@ -176,7 +176,7 @@ def first(function: Callable, *args):
     return value
 
 
-def agree(function: Callable, *args):
+def on_all_ranks(function: Callable, *args):
     """What `function` returns here; if it raises on any rank, every rank raises once all have called it.
 
     An error that all of them raise alike is marked as common: one of them tells it.
@@ -186,27 +186,27 @@ def agree(function: Callable, *args):
         value = function(*args)
     except Exception as caught:  # noqa: BLE001 (raised below, when every rank knows)
         error = caught
-    outcomes = gather(error and f"{type(error).__name__}: {error}")
+    outcomes = all_gather_object(error and f"{type(error).__name__}: {error}")
     if error is not None:
         error.is_common = len({*outcomes}) == 1
         raise error
     if failed := [f"rank {i}: {what}" for i, what in enumerate(outcomes) if what]:
-        raise RanksError(f"{_me()}, in {here()}: another rank failed. {'; '.join(failed)}")
+        raise RanksError(f"{_me()}, in {current_scope()}: another rank failed. {'; '.join(failed)}")
     return value
 
 
-def every(function: Callable, *args) -> list:
+def gather_results(function: Callable, *args) -> list:
     """What `function` returns on each rank; if it raises on any, every rank raises once all have called it."""
-    return gather(agree(function, *args))
+    return all_gather_object(on_all_ranks(function, *args))
 
 
-def share(count: int) -> slice:
+def local_slice(count: int) -> slice:
     """This rank's part of `count` items: consecutive, and as even as they divide."""
-    return slice(count * rank() // size(), count * (rank() + 1) // size())
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
 def _reduce(x: Tensor, how) -> Tensor:
-    if size() == 1:
+    if world_size() == 1:
         return x
     y = x.detach().cpu().clone()
     with _collective("a reduction"):
@@ -219,7 +219,7 @@ def _collective(kind: str):
     try:
         yield
     except RuntimeError as error:  # gloo's own errors are of no other type
-        raise RanksError(f"{_me()}, in {here()}: {kind} of all ranks failed: {error}") from error
+        raise RanksError(f"{_me()}, in {current_scope()}: {kind} of all ranks failed: {error}") from error
 
 
 @contextmanager
@@ -242,8 +242,8 @@ def _told_to_stop(*_) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not _places:  # starting, or ending already
         signal.raise_signal(signal.SIGTERM)
-    raise SystemExit(f"{_me()}, in {here()}: told to stop (SIGTERM)")
+    raise SystemExit(f"{_me()}, in {current_scope()}: told to stop (SIGTERM)")
 
 
 def _me() -> str:
-    return f"rank {rank()} of {size()} on {socket.gethostname()}"
+    return f"rank {rank()} of {world_size()} on {socket.gethostname()}"

@@ -3,7 +3,7 @@ summary.json`.
 
 Files and folders appear whole or not at all; rows are appended. Metrics and records of steps after the newest
 checkpoint are dropped when a run continues; the continuation makes them again. What the run was made of is in
-identity.json, and a continuation is made of the same (dgpo.identity). One run at a time has the folder. Of several
+identity.json, and a continuation is made of the same (dgpo.run.identity). One run at a time has the folder. Of several
 ranks the first one reads and writes; the others get what it returns, and its errors.
 """
 
@@ -18,13 +18,14 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from dgpo import checkpoint, ranks, rows
 from dgpo import config as configs
-from dgpo.checkpoint import CheckpointError
 from dgpo.config import Config, ConfigError
+from dgpo.distributed import process_group
 from dgpo.files import Lock, check_place, lock, remove, sync_entry, write_text, write_whole
-from dgpo.identity import Identity, MadeOf
 from dgpo.progress import tell
+from dgpo.run import checkpoint, rows
+from dgpo.run.checkpoint import CheckpointError
+from dgpo.run.identity import Identity, MadeOf
 
 _OWN = (
     "identity.json", "config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json",
@@ -64,7 +65,7 @@ def rounding(a: Config, b: Config) -> list[str]:
 def _by_rank_0(method):
     @functools.wraps(method)
     def called_by_all(self, *args):
-        return ranks.first(method, self, *args)
+        return process_group.on_rank0(method, self, *args)
 
     return called_by_all
 

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dgpo import ranks
 from dgpo.batch import Batch
+from dgpo.distributed import process_group
 from dgpo.methods import REGIONS, Method
 
 _LARGEST = 650.0  # nats: what is larger is recorded as e^650, so that sums stay finite
@@ -87,11 +87,11 @@ class TokenTelemetry:
         `.../applied` is the largest weight of a token whose advantage is not 0: on others a weight has no effect. Over
         the tokens of all ranks. None throughout for a step without a token.
         """
-        sums = ranks.total(torch.stack([self.tokens, self.w_log, self.w_prob]))
-        ratio_sum = float(ranks.total(torch.tensor(self.ratio_sum, dtype=torch.float64)))
+        sums = process_group.all_reduce_sum(torch.stack([self.tokens, self.w_log, self.w_prob]))
+        ratio_sum = float(process_group.all_reduce_sum(torch.tensor(self.ratio_sum, dtype=torch.float64)))
         weights = (self.max_w_log, self.max_w_prob, self.applied_w_log, self.applied_w_prob)
         extremes = torch.tensor([-self.ratio_min, self.ratio_max, *weights], dtype=torch.float64)
-        low, high, *weights = ranks.largest(extremes).tolist()
+        low, high, *weights = process_group.all_reduce_max(extremes).tolist()
         tokens = float(sums[0].sum())
         spread = (-low, ratio_sum / max(tokens, 1), high, *weights)
         largest = ("max_w_log", "max_w_prob", "max_w_log/applied", "max_w_prob/applied")
@@ -105,7 +105,7 @@ class TokenTelemetry:
     def records(self, step: int) -> pd.DataFrame:
         """The sampled tokens of all ranks, one a row: `region` by name, `entropy` of the policy that sampled it, and
         `sampled`, the probability with which the row was kept (weigh by 1/sampled for a distribution of all tokens)."""
-        parts = [part for own in ranks.gather(self.parts) for part in own]
+        parts = [part for own in process_group.all_gather_object(self.parts) for part in own]
         if not parts:
             return pd.DataFrame()
         columns = {k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]}
@@ -129,7 +129,7 @@ class Seconds:
     def phase(self, name: str):
         start = time.perf_counter()
         try:
-            with ranks.place(name):
+            with process_group.error_scope(name):
                 yield
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(name, error) from error
