@@ -1,17 +1,23 @@
-"""One GPU, one table: python -m benchmarks.gpu (--tiny runs every part on a CPU)
+"""One GPU, one table: python -m benchmarks.gpu [PART ...] (--tiny runs every part on a CPU)
 
-A Qwen2 of the shape of R1-Distill-Qwen-1.5B with random weights in bfloat16: updates with micro-batches of 8k and 16k
-tokens, with and without recomputed layers; the pass for old log-probabilities; token log-probabilities alone, naive, in
-chunks and with Liger; a checkpoint; decoding by the embedded sampler. Beside each stands what `dgpo.plan` predicts with
-its default rates. MFU counts 6 FLOPs a weight and token and the pairs of the attention, nothing twice.
+    runs        `train tiny` for two steps: each ZeRO stage, offloading, the sampler in its own process
+    logprobs    token log-probabilities with their gradients: the full matrix, chunks of several sizes, Liger
+    watching    what the check of every gradient costs, beside the way that made float32 copies
+    updates     updates with 8k and 18k tokens a micro-batch, with Liger's kernels; old log-probabilities; a checkpoint
+    numbers     log π of one policy by two passes, and with the output layer in bfloat16 and in float32
+    decode      the embedded sampler
+    story       a training of two steps on problems of the package, each phase beside the plan
 
-DeepSpeed makes the updates where it is installed; else torch's AdamW on float32 copies does, and the table says so.
+The model is a Qwen2 of the shape of R1-Distill-Qwen-1.5B with random weights in bfloat16. Beside each number stands
+what `dgpo.plan` predicts. MFU counts 6 FLOPs a weight and token and the pairs of the attention, nothing twice. `--out
+FILE` appends the table to a file, and skips the parts that it holds already.
 """
 
 import argparse
 import importlib.util
+import json
 import multiprocessing
-import shutil
+import os
 import statistics
 import tempfile
 import time
@@ -20,27 +26,45 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
-from transformers import Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from dgpo import config as configs
 from dgpo import plan
 from dgpo.batch import Batch
-from dgpo.model import tiny
-from dgpo.model.logprobs import token_logprobs
+from dgpo.distributed import process_group
+from dgpo.engine import Engine
+from dgpo.model.logprobs import CHUNK_BYTES, token_logprobs
 from dgpo.model.policy import Policy, recompute_layers
 from dgpo.rollout import Sampling, TransformersSampler
+from dgpo.trainer import train
 
-HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+PROBLEMS = Path(plan.__file__).parent / "tasks/data/problems.jsonl"
+H100 = plan.Hardware(memory=80e9, bandwidth=3.35e12)
+_PATIENCE = 150  # seconds for a part
+_OUT = "DGPO_GPU_TABLE"  # environment variable: the file of the table, also for the processes started here
 MODEL = {"task": "math", "data": "none", "model": "DeepSeek-R1-Distill-Qwen-1.5B", "dtype": "bfloat16"}
 WORK = {"prompts": 8, "completions": 2, "max_prompt_tokens": 1024, "max_new_tokens": 3840, "device": "cuda"}
+SMALL = Qwen2Config(
+    vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1,
+)  # fmt: skip
 TINY = {"prompts": 4, "completions": 2, "max_prompt_tokens": 64, "max_new_tokens": 24, "device": "cpu"}
 
 
 def row(part: str, quantity: str, measured: float | str, predicted: float | None = None) -> None:
     """A line of the table, printed when it is known."""
     said = measured if isinstance(measured, str) else f"{measured:.4g}"
-    print(f"| {part} | {quantity} | {said} | {'' if predicted is None else f'{predicted:.4g}'} |", flush=True)
+    write(f"| {part} | {quantity} | {said} | {'' if predicted is None else f'{predicted:.4g}'} |")
+
+
+def write(line: str) -> None:
+    """Print a line, and append it to the file of the table."""
+    print(line, flush=True)
+    if out := os.environ.get(_OUT):
+        with open(out, "a") as file:
+            file.write(line + "\n")
 
 
 def settings(is_tiny: bool, **overrides) -> configs.Config:
@@ -51,11 +75,8 @@ def settings(is_tiny: bool, **overrides) -> configs.Config:
 def build(config: configs.Config) -> Policy:
     """The policy of the config's shape, random weights on its device."""
     torch.manual_seed(0)
-    if config.model == "tiny":
-        lm = tiny.build(config.tiny)
-    else:
-        with torch.device(config.device):
-            lm = Qwen2ForCausalLM(plan.known(config.model))
+    with torch.device(config.device):
+        lm = Qwen2ForCausalLM(SMALL if config.model == "tiny" else plan.known(config.model))
     lm = lm.to(config.device, getattr(torch, config.dtype)).eval()
     if config.gradient_checkpointing:
         recompute_layers(lm)
@@ -79,36 +100,7 @@ def batch_of(config: configs.Config, words: int) -> Batch:
     )
 
 
-class PlainEngine:
-    """What the engine does, without DeepSpeed: AdamW on float32 copies of the weights."""
-
-    def __init__(self, policy: Policy):
-        self.policy = policy
-        self.master = [p.detach().float().clone().requires_grad_() for p in policy.parameters()]
-        self.optimizer = torch.optim.AdamW(self.master, lr=1e-6)
-
-    def __call__(self, batch):
-        return self.policy(batch)
-
-    def update(self, losses, count):
-        for loss in losses:
-            loss.backward()
-        for weight, master in zip(self.policy.parameters(), self.master, strict=True):
-            master.grad, weight.grad = weight.grad.float(), None
-        torch.nn.utils.clip_grad_norm_(self.master, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        with torch.no_grad():
-            for weight, master in zip(self.policy.parameters(), self.master, strict=True):
-                weight.copy_(master)
-
-
-def make_engine(policy: Policy, config: configs.Config):
-    if not HAS_DEEPSPEED:
-        return PlainEngine(policy)
-    from dgpo.distributed import process_group
-    from dgpo.engine import Engine
-
+def make_engine(policy: Policy, config: configs.Config) -> Engine:
     process_group.init(config.device, config.timeout)
     return Engine(policy, config)
 
@@ -125,15 +117,55 @@ def seconds(run: Callable[[], object], repeats: int = 3, warm: int = 1) -> float
     return statistics.median(times[warm:])
 
 
-def updates(is_tiny: bool, budget: int, again: bool, more: bool) -> None:
-    """Throughput, MFU and memory of updates; with `more`, the log-probability pass and a checkpoint as well."""
-    config = settings(is_tiny, micro_tokens=budget, gradient_checkpointing=again)
-    part = f"update, {budget} tokens a micro-batch{', recomputed layers' if again else ''}"
+def runs(is_tiny: bool) -> None:
+    """Every way to run the trainer, from its start to its end."""
+    ways = {
+        "ZeRO-1": {"zero_stage": 1},
+        "ZeRO-2": {"zero_stage": 2},
+        "ZeRO-3": {"zero_stage": 3},
+        "ZeRO-2, optimizer offloaded": {"zero_stage": 2, "offload": "optimizer"},
+        "ZeRO-3, all offloaded": {"zero_stage": 3, "offload": "optimizer+params"},
+        "asynchronous": {"asynchronous": True},
+    }
+    base = {
+        "steps": 2,
+        "difficulty": 1,
+        "prompts": 8,
+        "eval_problems": 4,
+        "updates": 2,
+        "tiny": {"steps": 400, "max_difficulty": 1},
+        "checkpoint_every": 1,
+    }
+    base |= {"device": "cpu" if is_tiny else "cuda", "dtype": "float32" if is_tiny else "bfloat16"}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (name, settings_) in enumerate(ways.items()):
+            try:
+                run = train(configs.load("tiny", **base, **settings_, run_dir=f"{folder}/{i}"))
+                last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+                said = f"mismatch {last['mismatch/mean_abs']:.2g}, gradient norm {last['grad_norm/mean']:.3g}"
+            except Exception as error:  # noqa: BLE001 (the other ways still tell)
+                said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            row("train tiny", name, said)
+
+
+def updates(is_tiny: bool) -> None:
+    """Throughput, MFU and memory of updates, each in a process of its own; the last one with a checkpoint as well."""
+    budgets = (96, 192) if is_tiny else (8192, 18_432)
+    ways = [(budgets[0], False, False), (budgets[1], True, False)]
+    ways += [] if is_tiny else [(budgets[1], True, True)]
+    for way in ways:
+        one_way(is_tiny, *way, way is ways[-1]) if is_tiny else apart(one_way, is_tiny, *way, way is ways[-1])
+
+
+def one_way(is_tiny: bool, budget: int, again: bool, liger: bool, more: bool) -> None:
+    """Updates in one way; with `more`, the log-probability pass and a checkpoint as well."""
+    config = settings(is_tiny, micro_tokens=budget, gradient_checkpointing=again, liger=liger, zero_stage=2)
+    part = f"update, {budget} tokens a micro-batch{', recomputed layers' * again}{', Liger' * liger}"
     policy = build(config)
     batch = batch_of(config, policy.lm.config.vocab_size)
     engine = make_engine(policy, config)
-    micros = [m.to(config.device) for m in batch.split(config.micro_batch, budget)]
-    known = plan.predict(config, length=config.max_new_tokens)
+    micros = [batch.select(rows).to(config.device) for rows in batch.micro_batches(config.micro_batch, budget)]
+    known = plan.predict(config, length=config.max_new_tokens, hardware=H100)
 
     def losses():
         for micro in micros:
@@ -152,11 +184,13 @@ def updates(is_tiny: bool, budget: int, again: bool, more: bool) -> None:
     rate = known.hardware.flops
     row(part, "MFU", flops / took / rate, flops / predicted / rate)
     if not is_tiny:
-        peak = torch.cuda.max_memory_allocated() / 1e9
-        row(part, "peak memory, GB", peak, peak_of(known) / 1e9)
+        row(part, "peak memory, GB", torch.cuda.max_memory_allocated() / 1e9, peak_of(known) / 1e9)
+        row(part, "reserved, GB", torch.cuda.max_memory_reserved() / 1e9)
+        segments = torch.cuda.memory_snapshot()
+        row(part, "expandable segments", f"{sum(s.get('is_expandable', False) for s in segments)} of {len(segments)}")
     if more:
         old_logp(policy, micros, known)
-        checkpoint(engine, policy)
+        checkpoint(engine)
 
 
 def peak_of(known: plan.Plan) -> float:
@@ -173,21 +207,57 @@ def old_logp(policy: Policy, micros: list[Batch], known: plan.Plan) -> None:
     row("old_logp", "seconds", seconds(run), known.seconds["old_logp"])
 
 
-def checkpoint(engine, policy: Policy) -> None:
-    """Save and load by the engine, or, without DeepSpeed, the weights alone."""
-    folder = Path(tempfile.mkdtemp())
-    try:
-        if HAS_DEEPSPEED:
-            save, load = lambda: engine.save(folder), lambda: engine.load(folder, 1)
-            what = "weights and optimizer"
-        else:
-            what = "weights alone (no DeepSpeed)"
-            save, load = lambda: policy.lm.save_pretrained(folder), lambda: type(policy.lm).from_pretrained(folder)
-        row("checkpoint", f"seconds to save, {what}", seconds(save, 1, warm=0))
+def checkpoint(engine: Engine) -> None:
+    """Save and load by the engine."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        row("checkpoint", "seconds to save", seconds(lambda: engine.save(folder), 1, warm=0))
         row("checkpoint", "GB", sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e9)
-        row("checkpoint", "seconds to load", seconds(load, 1, warm=0))
-    finally:
-        shutil.rmtree(folder)
+        row("checkpoint", "seconds to load", seconds(lambda: engine.load(folder, 1), 1, warm=0))
+
+
+def watching(is_tiny: bool) -> None:
+    """The engine's check of every gradient of a policy, and the square of a float32 copy, which it once was."""
+    config = settings(is_tiny)
+    gradients = [torch.randn_like(p) for p in build(config).parameters()]
+    ways = {
+        "norm in float32": lambda g: torch.linalg.vector_norm(g, dtype=torch.float32).square(),
+        "float32 copies": lambda g: g.float().square().sum(),
+    }
+    for name, norm in ways.items():
+        with _emptied():
+            before = 0 if is_tiny else torch.cuda.memory_allocated()
+            row(f"gradient check, {name}", "seconds", seconds(lambda norm=norm: [norm(g) for g in gradients]))
+            if not is_tiny:
+                row(f"gradient check, {name}", "GB", (torch.cuda.max_memory_allocated() - before) / 1e9)
+
+
+def numbers(is_tiny: bool) -> None:
+    """How far log π of the same tokens is apart: two passes, other batches, another precision of the output layer."""
+    config = settings(is_tiny, micro_tokens=192 if is_tiny else 18_432)
+    policy = build(config)
+    batch = batch_of(config, policy.lm.config.vocab_size).to(config.device)
+    few = batch.select(torch.arange(2))
+    logp = policy(few)[0].detach()
+    with torch.no_grad():
+        passes = {
+            "the same batch without gradient": policy(few)[0],
+            "each sequence alone": torch.cat([policy(few.select(rows))[0] for rows in torch.arange(2).split(1)]),
+        }
+        hidden = policy._right_padded(few)
+        weight = policy.lm.get_output_embeddings().weight
+        targets = few.completion[few.mask]
+        exact = torch.cat(
+            [
+                F.linear(h.float(), weight.float()).log_softmax(-1).gather(1, t[:, None])[:, 0]
+                for h, t in zip(hidden.split(512), targets.split(512), strict=True)
+            ]
+        )
+    for name, other in passes.items():
+        off = f"mean {(logp - other).abs().mean():.2g}, largest {(logp - other).abs().max():.2g}"
+        row("log π twice", name, "equal bits" if torch.equal(logp, other) else off)
+    off = (logp[few.mask] - exact).abs()
+    row("log π, bfloat16 output layer beside float32", "mean, largest", f"{off.mean():.2g}, {off.max():.2g}")
 
 
 def logprobs(is_tiny: bool) -> None:
@@ -199,8 +269,9 @@ def logprobs(is_tiny: bool) -> None:
     targets = torch.randint(V, (N,), device=device)
     kinds = {
         "naive": lambda: F.linear(hidden, weight).float().log_softmax(-1).gather(1, targets[:, None]),
-        "chunked": lambda: token_logprobs(hidden, weight, targets)[0],
     }
+    for size in (64, 512, 2048):  # MiB
+        kinds[f"chunks of {size} MiB"] = lambda size=size: in_chunks(size, hidden, weight, targets)
     if not is_tiny and importlib.util.find_spec("liger_kernel") is not None:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
@@ -217,10 +288,15 @@ def logprobs(is_tiny: bool) -> None:
                 row(f"log-probabilities, {name}, {N} × {V}", "peak memory, GB", peak)
 
 
+def in_chunks(size: int, hidden, weight, targets):
+    CHUNK_BYTES[weight.device.type] = size * 2**20
+    return token_logprobs(hidden, weight, targets)[0]
+
+
 def decode(is_tiny: bool) -> None:
     """The embedded sampler against the time that its bytes need at the memory's full rate."""
-    for rows in (4, 8) if is_tiny else (16, 64, 256):
-        sizes = {"max_prompt_tokens": 64, "max_new_tokens": 16 if is_tiny else 128, "completions": 1}
+    for rows in (4, 8) if is_tiny else (64, 256):
+        sizes = {"max_prompt_tokens": 64, "max_new_tokens": 16 if is_tiny else 64, "completions": 1}
         config = settings(is_tiny, **sizes, prompts=rows, rollout_rows=rows)
         with _emptied():
             policy = build(config)
@@ -230,7 +306,7 @@ def decode(is_tiny: bool) -> None:
             prompts = [[5 + i % 10] * config.max_prompt_tokens for i in range(rows)]
             sampling = Sampling(config.max_new_tokens, 1.0)
             took = seconds(lambda s=sampler, p=prompts, k=sampling: s.generate(p, list(range(len(p))), k), 1)
-            known = plan.predict(config, length=config.max_new_tokens)
+            known = plan.predict(config, length=config.max_new_tokens, hardware=H100)
             part, tokens = f"decoding, {rows} sequences", rows * config.max_new_tokens
             row(part, "tokens/s", tokens / took, tokens / known.seconds["decode"])
             work = plan.Work(config, known.shape, 1, config.max_new_tokens, known.hardware)
@@ -239,12 +315,72 @@ def decode(is_tiny: bool) -> None:
             row(part, "share of the memory's rate", read / took / known.hardware.bandwidth)
 
 
+def story(is_tiny: bool) -> None:
+    """A training of two steps, from reading a checkpoint to writing one, and its phases beside the plan."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, problems = Path(name), PROBLEMS.read_text().splitlines()
+        config = settings(is_tiny)
+        policy = build(config)
+        policy.lm.save_pretrained(folder / "model")
+        _tokenizer(problems).save_pretrained(folder / "model")
+        del policy
+        sizes = {"max_prompt_tokens": 256, "max_new_tokens": 32 if is_tiny else 256, "micro_tokens": 18_432}
+        config = configs.make(
+            {
+                **{
+                    "task": "math",
+                    "data": str(PROBLEMS),
+                    "model": str(folder / "model"),
+                    "run_dir": str(folder / "run"),
+                },
+                **{"dtype": config.dtype, "device": config.device, "zero_stage": 2, "steps": 2, "prompts": 8, **sizes},
+                **{"completions": 8, "updates": 4, "eval_problems": 4, "eval_completions": 1, "kl_to_start": False},
+                **{
+                    "gradient_checkpointing": True,
+                    "lr": 1e-6,
+                    "entropy_coef": 0.01,
+                    "eval_every": 0,
+                    "checkpoint_every": 0,
+                },
+            }
+        )
+        run = train(config)
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        known = plan.predict(config, length=last["length/mean"], hardware=H100)
+        predicted = {
+            "rollout": known.seconds["prefill"] + known.seconds["decode"],
+            "old_logp": known.seconds["old_logp"],
+            "update": known.seconds["update"] + known.seconds["optimizer step"],
+        }
+        for key, value in last.items():
+            if key.startswith("seconds/"):
+                row("two steps, the second", key, value, predicted.get(key.removeprefix("seconds/")))
+        for key in ("length/mean", "mismatch/mean_abs", "mismatch/ratio_max", "grad_norm/mean"):
+            row("two steps, the second", key, last[key])
+        if not is_tiny:
+            peak = torch.cuda.max_memory_allocated() / 1e9
+            row("two steps", "peak memory, GB", peak, known.peak / 1e9)
+
+
+def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of the problems, whose ids are below any model's."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "<end>"]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<end>")
+
+
 def apart(function: Callable, *args) -> None:
     """Call it in a process of its own: DeepSpeed keeps an engine's memory for as long as its process lives."""
     process = multiprocessing.get_context("spawn").Process(target=function, args=args)
     process.start()
-    process.join()
-    if process.exitcode:
+    process.join(_PATIENCE)
+    process.kill()
+    if process.exitcode != 0:
         row(function.__name__, "failed", f"exit code {process.exitcode}")
 
 
@@ -266,22 +402,32 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
+PARTS = {part.__name__: part for part in (runs, logprobs, watching, updates, numbers, decode, story)}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}; all without one")
     parser.add_argument("--tiny", action="store_true", help="every part at a small scale, on a CPU")
-    is_tiny = parser.parse_args(argv).tiny
-    if not is_tiny and not torch.cuda.is_available():
+    parser.add_argument("--out", type=Path, help="append the table to this file; parts that it holds are skipped")
+    args = parser.parse_args(argv)
+    if strange := {*args.parts} - {*PARTS}:
+        parser.error(f"unknown part {', '.join(sorted(strange))}; there are {', '.join(PARTS)}")
+    if not args.tiny and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --tiny runs every part at a small scale on a CPU")
-    where = "CPU" if is_tiny else torch.cuda.get_device_name()
-    engine = "DeepSpeed" if HAS_DEEPSPEED else "torch's AdamW, no DeepSpeed"
-    print(f"{where}, torch {torch.__version__}, updates by {engine}\n")
-    print("| part | quantity | measured | plan |\n|---|---|---|---|", flush=True)
-    budgets = (96, 192) if is_tiny else (8192, 16384)
-    rows = [(is_tiny, budget, again) for again in (False, True) for budget in budgets]
-    parts = [(updates, *args, args is rows[-1]) for args in rows]
-    for function, *args in (*parts, (logprobs, is_tiny), (decode, is_tiny)):
-        function(*args) if is_tiny else apart(function, *args)
+    if args.out:
+        os.environ[_OUT] = str(args.out)
+    done = args.out.read_text() if args.out and args.out.exists() else ""
+    where = "CPU" if args.tiny else torch.cuda.get_device_name()
+    write(f"\n{where}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}\n")
+    write("| part | quantity | measured | plan |\n|---|---|---|---|")
+    for name in args.parts or PARTS:
+        if (mark := f"| {name} | done | | |") in done:
+            continue
+        inline = args.tiny or name == "updates"
+        PARTS[name](args.tiny) if inline else apart(PARTS[name], args.tiny)
+        write(mark)
 
 
 if __name__ == "__main__":

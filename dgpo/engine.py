@@ -41,6 +41,7 @@ class Engine:
                 "CUDA_VISIBLE_DEVICES="
             )
         _init_deepspeed(policy.device.type)
+        on_gpu = policy.device.type == "cuda"
         self.settings = {
             "train_micro_batch_size_per_gpu": 1,  # unused: micro-batches are cut by the caller
             "gradient_accumulation_steps": 1,
@@ -56,7 +57,7 @@ class Engine:
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=config.offload != "none" or None,  # one pass over host memory instead of a dozen
+            fused=on_gpu or config.offload != "none" or None,  # one pass over memory instead of a dozen, and no copies
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(config))
         self.deepspeed, *_ = deepspeed.initialize(
@@ -67,7 +68,7 @@ class Engine:
         self._sizes: list[Tensor] = []  # of the losses and gradients of an update
         for parameter in policy.parameters():
             if parameter.requires_grad:
-                parameter.register_hook(self._watch)
+                parameter.register_hook(self._record_grad_norm)
 
     def shard(self, policy: Policy) -> Policy:
         """Spread a policy that is not trained over the ranks, as the stage spreads the trained one."""
@@ -158,9 +159,9 @@ class Engine:
         """Optimizer steps made so far."""
         return self.schedule.last_epoch
 
-    def _watch(self, gradient: Tensor) -> None:
+    def _record_grad_norm(self, gradient: Tensor) -> None:
         # The sum of squares, not the elements: a norm can overflow where no gradient does, and clipping divides by it.
-        self._sizes.append(gradient.float().square().sum())
+        self._sizes.append(torch.linalg.vector_norm(gradient, dtype=torch.float32).square())
 
 
 def lr_factor(config: Config):

@@ -192,6 +192,7 @@ class Work:
     def __init__(self, config: Config, shape: Shape, gpus: int, length: float, hardware: Hardware):
         self.config, self.shape, self.gpus, self.length, self.hardware = config, shape, gpus, length, hardware
         self.width = 2 if config.dtype == "bfloat16" else 4
+        self.device = "cpu" if config.device == "cpu" else "cuda"
         self.stage, self.offload = config.zero_stage, config.offload
         self.rows = -(-config.batch_size // gpus)
         self.prompt = config.max_prompt_tokens / 4
@@ -237,7 +238,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
     forward = {
         "gathered": gathered,
         "activations": work.micro * (layer + width * shape.hidden),
-        "logits": 3 * CHUNK_BYTES,
+        "logits": 3 * CHUNK_BYTES[work.device],
     }
     gradients = sharded if work.stage >= 2 else work.weight_bytes  # between micro-batches
     update = {
@@ -246,7 +247,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
         "gathered": gathered,
         "activations": work.micro * kept,
         # the head's gradient: its sum in float32, one product and the result
-        "logits": 3 * CHUNK_BYTES + head * (4 + 2 * width if width == 2 else width),
+        "logits": 3 * CHUNK_BYTES[work.device] + head * (4 + 2 * width if width == 2 else width),
     }
     rollout = {
         "sampler's copy": work.sampler_weights or states["sampler's copy"],

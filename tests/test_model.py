@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dgpo.batch import Batch
-from dgpo.model import policy as model
+from dgpo.model import logprobs
 from dgpo.model.loading import load_lm
 from dgpo.model.logprobs import token_logprobs
 from dgpo.model.policy import Policy
@@ -24,7 +24,7 @@ def naive(hidden, weight, targets, bias=None, temperature=1.0):
 @pytest.mark.parametrize("tokens_a_chunk", [1, 3, 100])
 def test_values_and_gradients_equal_the_naive_ones(monkeypatch, tokens_a_chunk, temperature, with_bias):
     N, H, V = 10, 8, 31
-    monkeypatch.setattr(model, "CHUNK_BYTES", tokens_a_chunk * 4 * V)
+    monkeypatch.setitem(logprobs.CHUNK_BYTES, "cpu", tokens_a_chunk * 4 * V)
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator).requires_grad_()  # noqa: E731
     hidden, weight, bias = draw(N, H), draw(V, H), draw(V) if with_bias else None

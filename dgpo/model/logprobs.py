@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_BYTES = 64 * 2**20
+# Each chunk of the backward pass rewrites the whole gradient of the output layer: a GPU has room for larger ones.
+CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -75,7 +76,7 @@ def _wide(dtype) -> torch.dtype:
 
 
 def _chunk(weight) -> int:
-    return max(1, CHUNK_BYTES // (4 * len(weight)))
+    return max(1, CHUNK_BYTES[weight.device.type] // (4 * len(weight)))
 
 
 def token_logprobs(
@@ -84,8 +85,8 @@ def token_logprobs(
     """log softmax((hidden Wᵀ + bias)/T)[targets] and the entropy of the same softmax, in nats.
 
     hidden `[N, H]`, weight `[V, H]`, targets `[N]` → two `[N]`. Logits are made in the model's dtype, the rest in
-    float32 (float64 for a float64 model). Peak memory is O(chunk · V) with chunk · V · 4 bytes ≤ 64 MiB, forward and
-    backward; between the two nothing is kept but what is a single chunk. Without `with_entropy` the entropy is zeros
-    and has no gradient.
+    float32 (float64 for a float64 model). Peak memory is O(chunk · V) with chunk · V · 4 bytes ≤ CHUNK_BYTES, forward
+    and backward; between the two nothing is kept unless one chunk holds all. Without `with_entropy` the entropy is
+    zeros and has no gradient.
     """
     return _TokenLogProbs.apply(hidden, weight, bias, targets, 1.0 / temperature, with_entropy)

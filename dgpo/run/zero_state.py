@@ -94,8 +94,8 @@ def load(folder: Path, model: nn.Module, zero, updates: int) -> None:
                     held[kind] = state.setdefault(kind, torch.zeros_like(piece.flat))
             for kind, flat in held.items():
                 _fill(piece.of(flat), piece.start, where[piece.name, kind], f"{folder}: {kind} of {piece.name}")
-    for state in zero.optimizer.state.values():
-        state["step"] = torch.tensor(float(updates))
+    for flat, state in zero.optimizer.state.items():  # a fused AdamW on a GPU counts its steps there
+        state["step"] = torch.tensor(float(updates), device=flat.device)
     _spread(zero)
 
 
