@@ -67,11 +67,12 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     plan = commands.add_parser("plan", help="memory and time of a run, from counted bytes and FLOPs")
     plan.add_argument("settings", nargs="*", metavar="[RECIPE] key=value", help="as for train")
     plan.add_argument("--gpus", type=int, default=1)
-    plan.add_argument("--memory", type=float, default=141, metavar="GB", help="of a GPU (141, an H200)")
+    plan.add_argument("--gpu", default="h200", metavar="CARD", help="a100, h100, h200 (the default) or b200")
+    plan.add_argument("--memory", type=float, metavar="GB", help="of a GPU, in place of the card's")
     plan.add_argument("--length", type=float, metavar="TOKENS", help="mean completion (half of max_new_tokens)")
-    plan.add_argument("--bandwidth", type=float, metavar="TB/S", help="of a GPU's memory (4.8)")
-    plan.add_argument("--tflops", type=float, help="bfloat16 matrix rate of a GPU, as published (989)")
-    plan.add_argument("--mfu", type=float, help="share of it that forward and backward passes reach (0.4)")
+    plan.add_argument("--bandwidth", type=float, metavar="TB/S", help="of a GPU's memory")
+    plan.add_argument("--tflops", type=float, help="bfloat16 matrix rate of a GPU, as published")
+    plan.add_argument("--mfu", type=float, help="share of it that forward and backward passes reach (by size)")
     commands.add_parser("methods", help="list the methods")
     evaluation = commands.add_parser("eval", help="evaluate a checkpoint")
     evaluation.add_argument("settings", nargs="*", metavar="key=value", help="settings of dgpo.evaluation.settings")
@@ -145,7 +146,7 @@ def _plan(args, places) -> int:
 
     scaled = {"memory": (args.memory, 1e9), "bandwidth": (args.bandwidth, 1e12), "flops": (args.tflops, 1e12)}
     given = {name: value * unit for name, (value, unit) in scaled.items() if value is not None}
-    hardware = plan.hardware_of(**given, mfu=args.mfu)
+    hardware = plan.hardware_of(args.gpu, **given, mfu=args.mfu)
     result = plan.predict(config, args.gpus, hardware, args.length)
     print(result)
     return 0 if result.fits else 1

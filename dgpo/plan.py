@@ -7,7 +7,7 @@ architecture, and times are FLOPs or bytes over what the hardware reaches. What 
 Units: bytes, FLOPs and seconds, of one GPU.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -31,13 +31,13 @@ KNOWN = {  # by the name of the repository, for a machine without network
 
 @dataclass(frozen=True)
 class Hardware:
-    """One GPU and its links; the defaults are an H200's.
+    """One GPU and its links; the defaults are an H200's, CARDS has more.
 
     memory       bytes
     bandwidth    bytes a second of its memory, as published
     flops        bfloat16 matrix FLOPs a second, as published (dense)
     link         bytes a second to the other GPUs, one way, as published (NVLink)
-    mfu          share of `flops` that forward and backward passes reach (an assumption)
+    mfu          share of `flops` that forward and backward passes reach (an assumption; None: by the model's size)
     streaming    share of `bandwidth` and `link` that is reached (an assumption)
     """
 
@@ -45,8 +45,20 @@ class Hardware:
     bandwidth: float = 4.8e12
     flops: float = 989e12
     link: float = 450e9
-    mfu: float = 0.4
+    mfu: float | None = None
     streaming: float = 0.6
+
+    def reached(self, parameters: int) -> float:
+        """FLOPs a second in forward and backward passes: small models leave more of the card idle."""
+        return self.flops * (self.mfu or (0.2 if parameters < 3e9 else 0.28 if parameters < 10e9 else 0.32))
+
+
+CARDS = {  # as published: memory, its bandwidth, dense bfloat16, NVLink one way
+    "a100": Hardware(80e9, 2.04e12, 312e12, 300e9),
+    "h100": Hardware(80e9, 3.35e12, 989e12, 450e9),
+    "h200": Hardware(141e9, 4.8e12, 989e12, 450e9),
+    "b200": Hardware(180e9, 8e12, 2250e12, 900e9),
+}
 
 
 @dataclass(frozen=True)
@@ -277,7 +289,7 @@ def _host(work: Work) -> float:
 
 def _seconds(work: Work) -> dict[str, float]:
     config, shape, gpus, hardware = work.config, work.shape, work.gpus, work.hardware
-    stream, compute = hardware.bandwidth * hardware.streaming, hardware.flops * hardware.mfu
+    stream, compute = hardware.bandwidth * hardware.streaming, hardware.reached(shape.parameters)
     if work.width == 4:
         compute /= 16  # float32 outside the tensor cores: 67 TFLOP/s of 989
     outputs = work.rows * work.length
@@ -320,7 +332,8 @@ def _assumed(work: Work) -> list[str]:
     hardware = work.hardware
     return [
         f"a GPU reads {hardware.bandwidth / 1e12:g} TB/s, computes {hardware.flops / 1e12:g} TFLOP/s and sends "
-        f"{hardware.link / 1e9:g} GB/s; of that it reaches {hardware.streaming:.0%}, of the FLOPs {hardware.mfu:.0%}",
+        f"{hardware.link / 1e9:g} GB/s; of that it reaches {hardware.streaming:.0%}, of the FLOPs "
+        f"{hardware.reached(work.shape.parameters) / hardware.flops:.0%}",
         f"completions of {work.length:g} tokens, the longest {work.config.max_new_tokens}; prompts of {work.prompt:g}",
         f"micro-batches of {work.micro} tokens, all full; layers keep what Qwen2's keep",
         "nothing overlaps; rewards, evaluation, checkpoints and the loading of weights are not counted",
@@ -335,11 +348,13 @@ def _gb(value: float | None) -> str:
     return "" if value is None else f"{value / 1e9:.2f}" if value < 1e10 else f"{value / 1e9:.1f}"
 
 
-def hardware_of(**given: float | None) -> Hardware:
-    """Hardware with the given fields, the others as in an H200. Raises ConfigError for one that is out of range."""
+def hardware_of(card: str = "h200", **given: float | None) -> Hardware:
+    """The card of CARDS with the given fields in place of its own. Raises ConfigError for one that is out of range."""
+    if card not in CARDS:
+        raise ConfigError(f"gpu={card!r} must be one of {', '.join(CARDS)}; for another give its memory, bandwidth, …")
     for name, value in given.items():
         largest = 1 if name in ("mfu", "streaming") else 1e18
         if value is not None and not 0 < value <= largest:
             names = ", ".join(f.name for f in fields(Hardware))
             raise ConfigError(f"{name}={value:g} must be in (0, {largest:g}]; fields: {names}")
-    return Hardware(**{name: value for name, value in given.items() if value is not None})
+    return replace(CARDS[card], **{name: value for name, value in given.items() if value is not None})

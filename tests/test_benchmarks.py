@@ -4,28 +4,38 @@ import sys
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_table
 
 
-def test_every_part_of_the_gpu_table_at_a_small_scale(capsys):
-    gpu.main(["--tiny"])
-    out = capsys.readouterr().out
-    assert "updates by DeepSpeed" in out
-    for part in ("96 tokens", "192 tokens", "recomputed", "old_logp", "seconds to load", "chunked", "decoding, 8"):
-        assert part in out
-    for line in out.splitlines():
-        if line.startswith("| update"):
+def test_every_part_of_the_gpu_table_at_a_small_scale(capsys, tmp_path):
+    out = tmp_path / "table.md"
+    gpu.main(["--tiny", "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert printed == out.read_text()
+    assert "failed" not in printed
+    assert "Error" not in printed
+    for name in gpu.PARTS:
+        assert f"| {name} | done | | |" in printed
+    for part in ("96 tokens", "192 tokens", "recomputed", "old_logp", "seconds to load", "chunks of", "decoding, 8"):
+        assert part in printed
+    for line in printed.splitlines():
+        if line.startswith("| update,"):
             measured, planned = line.split("|")[3:5]
             assert float(measured) > 0
             assert float(planned) > 0
 
 
-def test_without_deepspeed_the_table_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "HAS_DEEPSPEED", False)
-    gpu.main(["--tiny"])
-    out = capsys.readouterr().out
-    assert "updates by torch's AdamW, no DeepSpeed" in out
-    assert "weights alone (no DeepSpeed)" in out
+def test_a_part_that_the_file_holds_is_not_measured_again(capsys, tmp_path):
+    out = tmp_path / "table.md"
+    out.write_text("".join(f"| {name} | done | | |\n" for name in gpu.PARTS))
+    gpu.main(["--tiny", "--out", str(out)])
+    assert "done" not in capsys.readouterr().out
+
+
+def test_an_unknown_part_is_refused_with_the_names_of_all(capsys):
+    with pytest.raises(SystemExit):
+        gpu.main(["--tiny", "storey"])
+    assert "unknown part storey; there are runs" in capsys.readouterr().err
 
 
 def test_without_a_gpu_it_names_the_way_out(monkeypatch, capsys):
@@ -36,8 +46,8 @@ def test_without_a_gpu_it_names_the_way_out(monkeypatch, capsys):
 
 
 def test_a_part_in_a_process_of_its_own_prints_its_rows_and_may_fail(capfd):
-    gpu.apart(print, "| a row |")
-    gpu.apart(sys.exit, 3)
+    gpu_table.apart(print, "| a row |")
+    gpu_table.apart(sys.exit, 3)
     out = capfd.readouterr().out
     assert "| a row |" in out
     assert "| exit | failed | exit code 3 |" in out

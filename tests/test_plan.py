@@ -1,6 +1,7 @@
 """The plan: counts against the models themselves, FLOPs against torch's counter, bytes against what is allocated."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from dgpo import config as configs
 from dgpo import trainer
 from dgpo.config import ConfigError
 from dgpo.memory import OutOfMemory, out_of_memory
-from dgpo.plan import Hardware, Shape, Work, predict, shape_of
+from dgpo.plan import CARDS, Hardware, Shape, Work, hardware_of, predict, shape_of
 
 SMALL_QWEN2 = {"vocab_size": 100, "hidden_size": 96, "intermediate_size": 320, "num_attention_heads": 6}
 
@@ -210,3 +211,16 @@ class TestOutOfMemory:
         error = out_of_memory(like("./nowhere"), "update", torch.OutOfMemoryError("no"))
         assert "out of GPU memory in update: no" in str(error)
         assert "plan has no prediction: model='./nowhere' does not exist" in str(error)
+
+
+class TestCards:
+    def test_a_card_brings_its_bandwidth_and_a_given_field_replaces_it(self):
+        assert hardware_of("h100").bandwidth == 3.35e12
+        assert hardware_of("b200", memory=1e11) == replace(CARDS["b200"], memory=1e11)
+        with pytest.raises(ConfigError, match="gpu='v100' must be one of a100, h100, h200, b200"):
+            hardware_of("v100")
+
+    def test_small_models_reach_less_of_a_card(self):
+        shares = [Hardware().reached(n) / Hardware().flops for n in (1.5e9, 7e9, 14e9)]
+        assert shares == pytest.approx([0.2, 0.28, 0.32])
+        assert Hardware(mfu=0.5).reached(10**9) == 0.5 * 989e12

@@ -1,0 +1,336 @@
+"""The parts of `benchmarks.gpu`: what each measures, beside what `dgpo.plan` predicts."""
+
+import importlib.util
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from benchmarks.gpu_table import apart, emptied, row, seconds
+from dgpo import config as configs
+from dgpo import plan
+from dgpo.batch import Batch
+from dgpo.distributed import process_group
+from dgpo.engine import Engine
+from dgpo.model.logprobs import CHUNK_BYTES, token_logprobs
+from dgpo.model.policy import Policy, recompute_layers
+from dgpo.rollout import Sampling, TransformersSampler
+from dgpo.trainer import train
+
+PROBLEMS = Path(plan.__file__).parent / "tasks/data/problems.jsonl"
+MODEL = {"task": "math", "data": "none", "model": "DeepSeek-R1-Distill-Qwen-1.5B", "dtype": "bfloat16"}
+WORK = {"prompts": 8, "completions": 2, "max_prompt_tokens": 1024, "max_new_tokens": 3840, "device": "cuda"}
+SMALL = Qwen2Config(
+    vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1,
+)  # fmt: skip
+TINY = {"prompts": 4, "completions": 2, "max_prompt_tokens": 64, "max_new_tokens": 24, "device": "cpu"}
+
+
+def card() -> plan.Hardware:
+    """What `plan` knows of the GPU of this machine, by its name; an H100 if it knows none."""
+    name = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
+    return next((hardware for known, hardware in plan.CARDS.items() if known in name), plan.CARDS["h100"])
+
+
+def settings(is_tiny: bool, **overrides) -> configs.Config:
+    sizes = TINY if is_tiny else MODEL | WORK
+    return configs.make({**sizes, "updates": 1, "kl_to_start": False, "rollout_rows": 64, **overrides})
+
+
+def build(config: configs.Config) -> Policy:
+    """The policy of the config's shape, random weights on its device."""
+    torch.manual_seed(0)
+    with torch.device(config.device):
+        lm = Qwen2ForCausalLM(SMALL if config.model == "tiny" else plan.known(config.model))
+    lm = lm.to(config.device, getattr(torch, config.dtype)).eval()
+    if config.gradient_checkpointing:
+        recompute_layers(lm)
+    return Policy(lm, right_padded=True)
+
+
+def batch_of(config: configs.Config, words: int) -> Batch:
+    """As many sequences as a step has, each a quarter of the longest prompt and the longest completion."""
+    B, P, T = config.batch_size, config.max_prompt_tokens // 4, config.max_new_tokens
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.ones(B, T, dtype=torch.bool)
+    return Batch(
+        tokens=torch.randint(2, words, (B, P + T), generator=generator),
+        attention=torch.ones(B, P + T, dtype=torch.bool),
+        mask=mask,
+        rollout_logp=torch.zeros(B, T),
+        finished=torch.ones(B, dtype=torch.bool),
+        row=torch.arange(B),
+        advantage=torch.randn(B, 1, generator=generator),
+        coefficient=mask / mask.sum(),
+    )
+
+
+def make_engine(policy: Policy, config: configs.Config) -> Engine:
+    process_group.init(config.device, config.timeout)
+    return Engine(policy, config)
+
+
+def runs(is_tiny: bool) -> None:
+    """Every way to run the trainer, from its start to its end."""
+    ways = {
+        "ZeRO-1": {"zero_stage": 1},
+        "ZeRO-2": {"zero_stage": 2},
+        "ZeRO-3": {"zero_stage": 3},
+        "ZeRO-2, optimizer offloaded": {"zero_stage": 2, "offload": "optimizer"},
+        "ZeRO-3, all offloaded": {"zero_stage": 3, "offload": "optimizer+params"},
+        "asynchronous": {"asynchronous": True},
+    }
+    base = {
+        "steps": 2,
+        "difficulty": 1,
+        "prompts": 8,
+        "eval_problems": 4,
+        "updates": 2,
+        "tiny": {"steps": 400, "max_difficulty": 1},
+        "checkpoint_every": 1,
+    }
+    base |= {"device": "cpu" if is_tiny else "cuda", "dtype": "float32" if is_tiny else "bfloat16"}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (name, settings_) in enumerate(ways.items()):
+            try:
+                run = train(configs.load("tiny", **base, **settings_, run_dir=f"{folder}/{i}"))
+                last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+                said = f"mismatch {last['mismatch/mean_abs']:.2g}, gradient norm {last['grad_norm/mean']:.3g}"
+            except Exception as error:  # noqa: BLE001 (the other ways still tell)
+                said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            row("train tiny", name, said)
+
+
+def updates(is_tiny: bool) -> None:
+    """Throughput, MFU and memory of updates, each in a process of its own; the last one with a checkpoint as well."""
+    budgets = (96, 192) if is_tiny else (8192, 18_432)
+    ways = [(budgets[0], False, False), (budgets[1], True, False)]
+    ways += [] if is_tiny else [(budgets[1], True, True)]
+    for way in ways:
+        one_way(is_tiny, *way, way is ways[-1]) if is_tiny else apart(one_way, is_tiny, *way, way is ways[-1])
+
+
+def one_way(is_tiny: bool, budget: int, again: bool, liger: bool, more: bool) -> None:
+    """Updates in one way; with `more`, the log-probability pass and a checkpoint as well."""
+    config = settings(is_tiny, micro_tokens=budget, gradient_checkpointing=again, liger=liger, zero_stage=2)
+    part = f"update, {budget} tokens a micro-batch{', recomputed layers' * again}{', Liger' * liger}"
+    policy = build(config)
+    batch = batch_of(config, policy.lm.config.vocab_size)
+    engine = make_engine(policy, config)
+    micros = [batch.select(rows).to(config.device) for rows in batch.micro_batches(config.micro_batch, budget)]
+    known = plan.predict(config, length=config.max_new_tokens, hardware=card())
+
+    def losses():
+        for micro in micros:
+            yield (micro.coefficient * -micro.advantage * engine(micro)[0]).sum()
+
+    try:
+        took = seconds(lambda: engine.update(losses(), len(micros)))
+    except torch.OutOfMemoryError:
+        row(part, "peak memory, GB", "out of memory", peak_of(known) / 1e9)
+        return
+    predicted = known.seconds["update"] + known.seconds["optimizer step"]
+    tokens = int(batch.attention.sum())
+    row(part, "tokens/s", tokens / took, tokens / predicted)
+    pairs = int(batch.attention.sum(1).square().sum()) / 2
+    flops = 3 * known.shape.forward_flops(tokens, pairs, int(batch.mask.sum()))
+    rate = known.hardware.flops
+    row(part, "MFU", flops / took / rate, flops / predicted / rate)
+    if not is_tiny:
+        row(part, "peak memory, GB", torch.cuda.max_memory_allocated() / 1e9, peak_of(known) / 1e9)
+        row(part, "reserved, GB", torch.cuda.max_memory_reserved() / 1e9)
+        segments = torch.cuda.memory_snapshot()
+        row(part, "expandable segments", f"{sum(s.get('is_expandable', False) for s in segments)} of {len(segments)}")
+    if more:
+        old_logp(policy, micros, known)
+        checkpoint(engine)
+
+
+def peak_of(known: plan.Plan) -> float:
+    """Predicted bytes at the peak of an update and its optimizer step, which are measured together."""
+    return max(sum(known.memory[phase].values()) for phase in ("update", "optimizer step"))
+
+
+def old_logp(policy: Policy, micros: list[Batch], known: plan.Plan) -> None:
+    def run():
+        with torch.no_grad():
+            for micro in micros:
+                policy(micro, with_entropy=True)
+
+    row("old_logp", "seconds", seconds(run), known.seconds["old_logp"])
+
+
+def checkpoint(engine: Engine) -> None:
+    """Save and load by the engine."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        row("checkpoint", "seconds to save", seconds(lambda: engine.save(folder), 1, warm=0))
+        row("checkpoint", "GB", sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e9)
+        row("checkpoint", "seconds to load", seconds(lambda: engine.load(folder, 1), 1, warm=0))
+
+
+def watching(is_tiny: bool) -> None:
+    """The engine's check of every gradient of a policy, and the square of a float32 copy, which it once was."""
+    config = settings(is_tiny)
+    gradients = [torch.randn_like(p) for p in build(config).parameters()]
+    ways = {
+        "norm in float32": lambda g: torch.linalg.vector_norm(g, dtype=torch.float32).square(),
+        "float32 copies": lambda g: g.float().square().sum(),
+    }
+    for name, norm in ways.items():
+        with emptied():
+            before = 0 if is_tiny else torch.cuda.memory_allocated()
+            row(f"gradient check, {name}", "seconds", seconds(lambda norm=norm: [norm(g) for g in gradients]))
+            if not is_tiny:
+                row(f"gradient check, {name}", "GB", (torch.cuda.max_memory_allocated() - before) / 1e9)
+
+
+def numbers(is_tiny: bool) -> None:
+    """How far log π of the same tokens is apart: two passes, other batches, another precision of the output layer."""
+    config = settings(is_tiny, micro_tokens=192 if is_tiny else 18_432)
+    policy = build(config)
+    batch = batch_of(config, policy.lm.config.vocab_size).to(config.device)
+    few = batch.select(torch.arange(2))
+    logp = policy(few)[0].detach()
+    with torch.no_grad():
+        passes = {
+            "the same batch without gradient": policy(few)[0],
+            "each sequence alone": torch.cat([policy(few.select(rows))[0] for rows in torch.arange(2).split(1)]),
+        }
+        hidden = policy._right_padded(few)
+        weight = policy.lm.get_output_embeddings().weight
+        targets = few.completion[few.mask]
+        exact = torch.cat(
+            [
+                F.linear(h.float(), weight.float()).log_softmax(-1).gather(1, t[:, None])[:, 0]
+                for h, t in zip(hidden.split(512), targets.split(512), strict=True)
+            ]
+        )
+    for name, other in passes.items():
+        off = f"mean {(logp - other).abs().mean():.2g}, largest {(logp - other).abs().max():.2g}"
+        row("log π twice", name, "equal bits" if torch.equal(logp, other) else off)
+    off = (logp[few.mask] - exact).abs()
+    row("log π, bfloat16 output layer beside float32", "mean, largest", f"{off.mean():.2g}, {off.max():.2g}")
+
+
+def logprobs(is_tiny: bool) -> None:
+    """Token log-probabilities with their gradients: the whole matrix, chunks, Liger's fused kernel."""
+    device, dtype = ("cpu", torch.float32) if is_tiny else ("cuda", torch.bfloat16)
+    N, V, H = (32, 101, 16) if is_tiny else (8192, 151_936, 1536)
+    hidden = torch.randn(N, H, device=device, dtype=dtype).requires_grad_()
+    weight = (torch.randn(V, H, device=device, dtype=dtype) / H**0.5).requires_grad_()
+    targets = torch.randint(V, (N,), device=device)
+    kinds = {
+        "naive": lambda: F.linear(hidden, weight).float().log_softmax(-1).gather(1, targets[:, None]),
+    }
+    for size in (64, 512, 2048):  # MiB
+        kinds[f"chunks of {size} MiB"] = lambda size=size: in_chunks(size, hidden, weight, targets)
+    if not is_tiny and importlib.util.find_spec("liger_kernel") is not None:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        kinds["Liger"] = lambda: -LigerFusedLinearCrossEntropyLoss(reduction="none")(weight, hidden, targets)
+    else:
+        row("log-probabilities, Liger", "seconds", "not installed or no GPU")
+    for name, logp in kinds.items():
+        with emptied():
+            before = 0 if is_tiny else torch.cuda.memory_allocated()
+            took = seconds(lambda logp=logp: torch.autograd.grad(logp().sum(), (hidden, weight)))
+            row(f"log-probabilities, {name}, {N} × {V}", "seconds", took)
+            if not is_tiny:
+                peak = (torch.cuda.max_memory_allocated() - before) / 1e9
+                row(f"log-probabilities, {name}, {N} × {V}", "peak memory, GB", peak)
+
+
+def in_chunks(size: int, hidden, weight, targets):
+    CHUNK_BYTES[weight.device.type] = size * 2**20
+    return token_logprobs(hidden, weight, targets)[0]
+
+
+def decode(is_tiny: bool) -> None:
+    """The embedded sampler against the time that its bytes need at the memory's full rate."""
+    for rows in (4, 8) if is_tiny else (64, 256):
+        sizes = {"max_prompt_tokens": 64, "max_new_tokens": 16 if is_tiny else 64, "completions": 1}
+        config = settings(is_tiny, **sizes, prompts=rows, rollout_rows=rows)
+        with emptied():
+            policy = build(config)
+            policy.lm.generation_config.eos_token_id = None
+            sampler = TransformersSampler(policy, _NoTokenizer(), rows)
+            sampler.stop = [policy.lm.config.vocab_size]  # nothing stops
+            prompts = [[5 + i % 10] * config.max_prompt_tokens for i in range(rows)]
+            sampling = Sampling(config.max_new_tokens, 1.0)
+            took = seconds(lambda s=sampler, p=prompts, k=sampling: s.generate(p, list(range(len(p))), k), 1)
+            known = plan.predict(config, length=config.max_new_tokens, hardware=card())
+            part, tokens = f"decoding, {rows} sequences", rows * config.max_new_tokens
+            row(part, "tokens/s", tokens / took, tokens / known.seconds["decode"])
+            work = plan.Work(config, known.shape, 1, config.max_new_tokens, known.hardware)
+            context = config.max_prompt_tokens + config.max_new_tokens / 2
+            read = config.max_new_tokens * (work.weight_bytes + rows * context * work.kv_bytes)
+            row(part, "share of the memory's rate", read / took / known.hardware.bandwidth)
+
+
+def story(is_tiny: bool) -> None:
+    """A training of two steps, from reading a checkpoint to writing one, and its phases beside the plan."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, problems = Path(name), PROBLEMS.read_text().splitlines()
+        config = settings(is_tiny)
+        policy = build(config)
+        policy.lm.save_pretrained(folder / "model")
+        _tokenizer(problems).save_pretrained(folder / "model")
+        del policy
+        sizes = {"max_prompt_tokens": 256, "max_new_tokens": 32 if is_tiny else 256, "micro_tokens": 18_432}
+        config = configs.make(
+            {
+                **{
+                    "task": "math",
+                    "data": str(PROBLEMS),
+                    "model": str(folder / "model"),
+                    "run_dir": str(folder / "run"),
+                },
+                **{"dtype": config.dtype, "device": config.device, "zero_stage": 2, "steps": 2, "prompts": 8, **sizes},
+                **{"completions": 8, "updates": 4, "eval_problems": 4, "eval_completions": 1, "kl_to_start": False},
+                **{
+                    "gradient_checkpointing": True,
+                    "lr": 1e-6,
+                    "entropy_coef": 0.01,
+                    "eval_every": 0,
+                    "checkpoint_every": 0,
+                },
+            }
+        )
+        run = train(config)
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        known = plan.predict(config, length=last["length/mean"], hardware=card())
+        predicted = {
+            "rollout": known.seconds["prefill"] + known.seconds["decode"],
+            "old_logp": known.seconds["old_logp"],
+            "update": known.seconds["update"] + known.seconds["optimizer step"],
+        }
+        for key, value in last.items():
+            if key.startswith("seconds/"):
+                row("two steps, the second", key, value, predicted.get(key.removeprefix("seconds/")))
+        for key in ("length/mean", "mismatch/mean_abs", "mismatch/ratio_max", "grad_norm/mean"):
+            row("two steps, the second", key, last[key])
+        if not is_tiny:
+            peak = torch.cuda.max_memory_allocated() / 1e9
+            row("two steps", "peak memory, GB", peak, known.peak / 1e9)
+
+
+def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of the problems, whose ids are below any model's."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "<end>"]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<end>")
+
+
+class _NoTokenizer:
+    pad_token_id, eos_token_id = 1, 0

@@ -1,0 +1,63 @@
+"""The table of `benchmarks.gpu`: rows printed and appended as they are known, times, a process for each part."""
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+
+OUT = "DGPO_GPU_TABLE"  # environment variable: the file of the table, also for the processes started here
+_PATIENCE = 150  # seconds for a part
+
+
+def row(part: str, quantity: str, measured: float | str, predicted: float | None = None) -> None:
+    """A line of the table, printed when it is known."""
+    said = measured if isinstance(measured, str) else f"{measured:.4g}"
+    write(f"| {part} | {quantity} | {said} | {'' if predicted is None else f'{predicted:.4g}'} |")
+
+
+def write(line: str) -> None:
+    """Print a line, and append it to the file of the table."""
+    print(line, flush=True)
+    if out := os.environ.get(OUT):
+        with open(out, "a") as file:
+            file.write(line + "\n")
+
+
+def seconds(run: Callable[[], object], repeats: int = 3, warm: int = 1) -> float:
+    """Median wall seconds of `run` after `warm` runs that do not count."""
+    times = []
+    for _ in range(warm + repeats):
+        synchronize()
+        start = time.perf_counter()
+        run()
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[warm:])
+
+
+def apart(function: Callable, *args) -> None:
+    """Call it in a process of its own: DeepSpeed keeps an engine's memory for as long as its process lives."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=args)
+    process.start()
+    process.join(_PATIENCE)
+    process.kill()
+    if process.exitcode != 0:
+        row(function.__name__, "failed", f"exit code {process.exitcode}")
+
+
+@contextmanager
+def emptied():
+    """Give back what the part before held, and count peaks afresh."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    yield
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
