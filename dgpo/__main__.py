@@ -72,7 +72,7 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     plan.add_argument("--length", type=float, metavar="TOKENS", help="mean completion (half of max_new_tokens)")
     plan.add_argument("--bandwidth", type=float, metavar="TB/S", help="of a GPU's memory")
     plan.add_argument("--tflops", type=float, help="bfloat16 matrix rate of a GPU, as published")
-    plan.add_argument("--mfu", type=float, help="share of it that forward and backward passes reach (by size)")
+    plan.add_argument("--mfu", type=float, help="share of it that forward and backward passes reach (0.31)")
     commands.add_parser("methods", help="list the methods")
     evaluation = commands.add_parser("eval", help="evaluate a checkpoint")
     evaluation.add_argument("settings", nargs="*", metavar="key=value", help="settings of dgpo.evaluation.settings")

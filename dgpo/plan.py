@@ -20,6 +20,7 @@ from dgpo.model.logprobs import CHUNK_BYTES
 
 _DEEPSPEED_BUCKET = 500_000_000  # elements of its reduce bucket
 _DEEPSPEED_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time
+_LAUNCH = 0.85e-3  # seconds in which Python launches one layer of a decoding step (measured: 28 layers, an H100's host)
 _CONTEXT = 3e9  # bytes: CUDA context, NCCL, what the allocator cannot use
 
 KNOWN = {  # by the name of the repository, for a machine without network
@@ -37,7 +38,7 @@ class Hardware:
     bandwidth    bytes a second of its memory, as published
     flops        bfloat16 matrix FLOPs a second, as published (dense)
     link         bytes a second to the other GPUs, one way, as published (NVLink)
-    mfu          share of `flops` that forward and backward passes reach (an assumption; None: by the model's size)
+    mfu          share of `flops` that forward and backward passes reach (0.31 to 0.34 measured: 1.5B on an H100)
     streaming    share of `bandwidth` and `link` that is reached (an assumption)
     """
 
@@ -45,12 +46,8 @@ class Hardware:
     bandwidth: float = 4.8e12
     flops: float = 989e12
     link: float = 450e9
-    mfu: float | None = None
+    mfu: float = 0.31
     streaming: float = 0.6
-
-    def reached(self, parameters: int) -> float:
-        """FLOPs a second in forward and backward passes: small models leave more of the card idle."""
-        return self.flops * (self.mfu or (0.2 if parameters < 3e9 else 0.28 if parameters < 10e9 else 0.32))
 
 
 CARDS = {  # as published: memory, its bandwidth, dense bfloat16, NVLink one way
@@ -289,7 +286,7 @@ def _host(work: Work) -> float:
 
 def _seconds(work: Work) -> dict[str, float]:
     config, shape, gpus, hardware = work.config, work.shape, work.gpus, work.hardware
-    stream, compute = hardware.bandwidth * hardware.streaming, hardware.reached(shape.parameters)
+    stream, compute = hardware.bandwidth * hardware.streaming, hardware.flops * hardware.mfu
     if work.width == 4:
         compute /= 16  # float32 outside the tensor cores: 67 TFLOP/s of 989
     outputs = work.rows * work.length
@@ -302,13 +299,13 @@ def _seconds(work: Work) -> dict[str, float]:
         rows = min(work.live_rows, max(1.0, work.kv_cache / (work.kv_bytes * context)))
         steps = max(config.max_new_tokens, outputs * work.spread / rows)
         read = steps * work.sampler_weights + outputs * work.spread * context * work.kv_bytes
-        decode_flops = shape.forward_flops(outputs, outputs * context, outputs)
+        decode_flops, host = shape.forward_flops(outputs, outputs * context, outputs), 0.0
     else:  # every call runs to its longest completion, over all rows and the padded prompt
         steps = -(-work.rows // config.rollout_rows) * config.max_new_tokens
         context = config.max_prompt_tokens + config.max_new_tokens / 2
         read = steps * (work.weight_bytes + work.live_rows * (context * work.kv_bytes + 60 * shape.words))
         decoded = work.live_rows * steps
-        decode_flops = shape.forward_flops(decoded, decoded * context, decoded)
+        decode_flops, host = shape.forward_flops(decoded, decoded * context, decoded), steps * shape.layers * _LAUNCH
     prefill = shape.forward_flops(work.rows * work.prompt, work.rows * work.prompt**2 / 2, work.rows)
     states = 30 * shape.parameters / gpus  # what AdamW reads and writes of weights, moments and gradients
     ring = (gpus - 1) / gpus * work.weight_bytes
@@ -320,7 +317,7 @@ def _seconds(work: Work) -> dict[str, float]:
     }[work.stage]
     return {
         "prefill": prefill / compute,
-        "decode": max(read / stream, decode_flops / compute),
+        "decode": max(read / stream, decode_flops / compute, host),
         "old_logp": forward * (2 if "reference" in memory(work)["update"] else 1) / compute,
         "update": config.epochs * (3 * forward + again + head_again) / compute,
         "optimizer step": config.updates * config.epochs * states / stream,
@@ -332,8 +329,7 @@ def _assumed(work: Work) -> list[str]:
     hardware = work.hardware
     return [
         f"a GPU reads {hardware.bandwidth / 1e12:g} TB/s, computes {hardware.flops / 1e12:g} TFLOP/s and sends "
-        f"{hardware.link / 1e9:g} GB/s; of that it reaches {hardware.streaming:.0%}, of the FLOPs "
-        f"{hardware.reached(work.shape.parameters) / hardware.flops:.0%}",
+        f"{hardware.link / 1e9:g} GB/s; of that it reaches {hardware.streaming:.0%}, of the FLOPs {hardware.mfu:.0%}",
         f"completions of {work.length:g} tokens, the longest {work.config.max_new_tokens}; prompts of {work.prompt:g}",
         f"micro-batches of {work.micro} tokens, all full; layers keep what Qwen2's keep",
         "nothing overlaps; rewards, evaluation, checkpoints and the loading of weights are not counted",

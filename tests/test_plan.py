@@ -137,7 +137,7 @@ class TestSeconds:
         assert got["old_logp"] == pytest.approx(forward / 494.5e12)
         assert got["update"] == pytest.approx((3 * forward + 2 * 151_936 * 1536 * outputs) / 494.5e12)
         reads = 4096 * (2 * shape.parameters + 64 * ((1024 + 2048) * 2 * 256 * 28 * 2 + 60 * 151_936))
-        assert got["decode"] == pytest.approx(reads / 2.4e12)
+        assert reads / 2.4e12 < got["decode"] == pytest.approx(4096 * 28 * 0.85e-3)  # the host is the slower
         assert got["communication"] == pytest.approx(2 * 8 * 7 / 8 * 2 * shape.parameters / 225e9)
 
     def test_longer_completions_take_longer_and_one_gpu_sends_nothing(self):
@@ -219,8 +219,3 @@ class TestCards:
         assert hardware_of("b200", memory=1e11) == replace(CARDS["b200"], memory=1e11)
         with pytest.raises(ConfigError, match="gpu='v100' must be one of a100, h100, h200, b200"):
             hardware_of("v100")
-
-    def test_small_models_reach_less_of_a_card(self):
-        shares = [Hardware().reached(n) / Hardware().flops for n in (1.5e9, 7e9, 14e9)]
-        assert shares == pytest.approx([0.2, 0.28, 0.32])
-        assert Hardware(mfu=0.5).reached(10**9) == 0.5 * 989e12
