@@ -30,7 +30,7 @@ def learning_curves(runs: Run | list[Run], publication: bool = False):
             _draw_curves(axes.flat, run, look)
         titles = (
             ("training reward", "mean of the step's completions"),
-            ("held-out problems", f"avg@{runs[0].config.eval_completions}  (thin: pass@k)"),
+            ("held-out problems", f"avg@{runs[0].config.eval_samples}  (thin: pass@k)"),
             ("policy entropy", "nats a token"),
             ("KL to the start", "nats a token"),
             ("importance ratio π/π_old", "mean, min to max"),
@@ -45,14 +45,14 @@ def learning_curves(runs: Run | list[Run], publication: bool = False):
         axes[0, 1].set_ylim(-0.02, 1.02)
         if any((_column(run.steps, "ratio/max") > 0).any() for run in runs):
             axes[1, 1].set_yscale("log")
-        if not any("kl_to_start" in run.steps or run.steps.empty for run in runs):
-            say(axes[1, 0], "not measured: kl_to_start=false")
+        if not any("kl/reference" in run.steps or run.steps.empty for run in runs):
+            say(axes[1, 0], "not measured: log_reference_kl=false")
         return finish(plt, fig, axes[0, 0].get_lines(), empty="no step was made")
 
 
 def _draw_curves(axes, run: Run, look: dict) -> None:
     reward, heldout, entropy, kl, ratio, gradient = axes
-    steps, tests, k = run.steps, run.evaluations, run.config.eval_completions
+    steps, tests, k = run.steps, run.evaluations, run.config.eval_samples
     x = steps["step"]
     colour = look["color"]
     reward.plot(x, _column(steps, "reward/mean"), **look)
@@ -62,8 +62,8 @@ def _draw_curves(axes, run: Run, look: dict) -> None:
     )
     heldout.plot(tests["step"], tests[f"eval/pass@{k}"], color=colour, linewidth=0.8)
     entropy.plot(x, _column(steps, "entropy"), **look)
-    if "kl_to_start" in steps:
-        kl.plot(x, steps["kl_to_start"], **look)
+    if "kl/reference" in steps:
+        kl.plot(x, steps["kl/reference"], **look)
     ratio.fill_between(
         x, _column(steps, "ratio/min"), _column(steps, "ratio/max"), color=colour, alpha=0.25, linewidth=0
     )

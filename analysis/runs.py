@@ -39,7 +39,7 @@ class Run:
     @property
     def evaluations(self) -> pd.DataFrame:
         """The rows of steps after which the held-out problems were tried."""
-        return self.metrics[self.metrics[f"eval/avg@{self.config.eval_completions}"].notna()]
+        return self.metrics[self.metrics[f"eval/avg@{self.config.eval_samples}"].notna()]
 
     @property
     def summary(self) -> dict:
@@ -49,7 +49,7 @@ class Run:
         return json.loads(path.read_text())
 
     def tokens(self, steps: int | None = None, required: bool = True) -> pd.DataFrame:
-        """The sampled token records of the first `steps` steps, or of all: see `dgpo.run.telemetry.TokenTelemetry`.
+        """The sampled token records of the first `steps` steps, or of all: see `dgpo.run.telemetry.TokenStats`.
 
         Raises RunError where there is none; or else, without `required`, the frame is empty.
         """
@@ -101,7 +101,7 @@ def no_signal(run: Run) -> str:
     silent = steps["groups/zero_variance"] == steps["groups"] if len(steps) else pd.Series([False])
     if not silent.all() or (steps["max_w_log/applied"].fillna(0) > 0).any():  # without a baseline equal rewards act too
         return ""
-    reward, k = steps["reward/mean"].mean(), run.config.eval_completions
+    reward, k = steps["reward/mean"].mean(), run.config.eval_samples
     if steps["reward/mean"].max() == 0:
         tries = [
             "problems that the model solves now and then: before training it solved "
@@ -127,7 +127,7 @@ def no_signal(run: Run) -> str:
 
 def numbers(run: Run) -> pd.Series:
     """The numbers of a finished run, as a table to read: accuracy with its interval, spread, weights, cost."""
-    summary, k = run.summary, run.config.eval_completions
+    summary, k = run.summary, run.config.eval_samples
     steps = run.steps
 
     def accuracy(when, name):
@@ -150,8 +150,8 @@ def numbers(run: Run) -> pd.Series:
             f"largest weight on ∇π{where}": f"{steps[f'max_w_prob{applied}'].max():.3g}",
             "largest gradient norm before clipping": f"{steps['grad_norm/max'].max():.3g}",
         }
-        if "kl_to_start" in steps:
-            table["KL to the start, last step (nats a token)"] = f"{steps['kl_to_start'].iloc[-1]:.3f}"
+        if "kl/reference" in steps:
+            table["KL to the start, last step (nats a token)"] = f"{steps['kl/reference'].iloc[-1]:.3f}"
     table |= {
         "wall seconds": ", ".join(f"{name} {spent:.0f}" for name, spent in summary["seconds"].items() if spent >= 0.5),
         "CPU seconds of the process": summary["cpu_seconds"],

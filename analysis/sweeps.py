@@ -110,7 +110,7 @@ class Results:
     @property
     def k(self) -> int:
         """Completions of a held-out problem at an evaluation."""
-        return next(iter(self.configs.values())).eval_completions
+        return next(iter(self.configs.values())).eval_samples
 
     @cached_property
     def runs(self) -> pd.DataFrame:

@@ -23,12 +23,12 @@ from dgpo.trainer import train
 
 PROBLEMS = Path(plan.__file__).parent / "tasks/data/problems.jsonl"
 MODEL = {"task": "math", "data": "none", "model": "DeepSeek-R1-Distill-Qwen-1.5B", "dtype": "bfloat16"}
-WORK = {"prompts": 8, "completions": 2, "max_prompt_tokens": 1024, "max_new_tokens": 3840, "device": "cuda"}
+WORK = {"prompts_per_step": 8, "group_size": 2, "max_prompt_tokens": 1024, "max_new_tokens": 3840, "device": "cuda"}
 SMALL = Qwen2Config(
     vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
     num_key_value_heads=1,
 )  # fmt: skip
-TINY = {"prompts": 4, "completions": 2, "max_prompt_tokens": 64, "max_new_tokens": 24, "device": "cpu"}
+TINY = {"prompts_per_step": 4, "group_size": 2, "max_prompt_tokens": 64, "max_new_tokens": 24, "device": "cpu"}
 
 
 def card() -> plan.Hardware:
@@ -39,7 +39,9 @@ def card() -> plan.Hardware:
 
 def settings(is_tiny: bool, **overrides) -> configs.Config:
     sizes = TINY if is_tiny else MODEL | WORK
-    return configs.make({**sizes, "updates": 1, "kl_to_start": False, "rollout_rows": 64, **overrides})
+    return configs.make(
+        {**sizes, "num_minibatches": 1, "log_reference_kl": False, "generation_batch_size": 64, **overrides}
+    )
 
 
 def build(config: configs.Config) -> Policy:
@@ -59,14 +61,14 @@ def batch_of(config: configs.Config, words: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     mask = torch.ones(B, T, dtype=torch.bool)
     return Batch(
-        tokens=torch.randint(2, words, (B, P + T), generator=generator),
-        attention=torch.ones(B, P + T, dtype=torch.bool),
+        input_ids=torch.randint(2, words, (B, P + T), generator=generator),
+        attention_mask=torch.ones(B, P + T, dtype=torch.bool),
         mask=mask,
         rollout_logp=torch.zeros(B, T),
         finished=torch.ones(B, dtype=torch.bool),
-        row=torch.arange(B),
+        sequence_id=torch.arange(B),
         advantage=torch.randn(B, 1, generator=generator),
-        coefficient=mask / mask.sum(),
+        loss_weight=mask / mask.sum(),
     )
 
 
@@ -88,9 +90,9 @@ def runs(is_tiny: bool) -> None:
     base = {
         "steps": 2,
         "difficulty": 1,
-        "prompts": 8,
+        "prompts_per_step": 8,
         "eval_problems": 4,
-        "updates": 2,
+        "num_minibatches": 2,
         "tiny": {"steps": 400, "max_difficulty": 1},
         "checkpoint_every": 1,
     }
@@ -117,17 +119,19 @@ def updates(is_tiny: bool) -> None:
 
 def one_way(is_tiny: bool, budget: int, again: bool, liger: bool, more: bool) -> None:
     """Updates in one way; with `more`, the log-probability pass and a checkpoint as well."""
-    config = settings(is_tiny, micro_tokens=budget, gradient_checkpointing=again, liger=liger, zero_stage=2)
+    config = settings(
+        is_tiny, max_tokens_per_micro_batch=budget, gradient_checkpointing=again, liger=liger, zero_stage=2
+    )
     part = f"update, {budget} tokens a micro-batch{', recomputed layers' * again}{', Liger' * liger}"
     policy = build(config)
     batch = batch_of(config, policy.lm.config.vocab_size)
     engine = make_engine(policy, config)
-    micros = [batch.select(rows).to(config.device) for rows in batch.micro_batches(config.micro_batch, budget)]
+    micros = [batch.select(rows).to(config.device) for rows in batch.micro_batches(config.micro_batch_size, budget)]
     known = plan.predict(config, length=config.max_new_tokens, hardware=card())
 
     def losses():
         for micro in micros:
-            yield (micro.coefficient * -micro.advantage * engine(micro)[0]).sum()
+            yield (micro.loss_weight * -micro.advantage * engine(micro)[0]).sum()
 
     try:
         took = seconds(lambda: engine.update(losses(), len(micros)))
@@ -135,9 +139,9 @@ def one_way(is_tiny: bool, budget: int, again: bool, liger: bool, more: bool) ->
         row(part, "peak memory, GB", "out of memory", peak_of(known) / 1e9)
         return
     predicted = known.seconds["update"] + known.seconds["optimizer step"]
-    tokens = int(batch.attention.sum())
+    tokens = int(batch.attention_mask.sum())
     row(part, "tokens/s", tokens / took, tokens / predicted)
-    pairs = int(batch.attention.sum(1).square().sum()) / 2
+    pairs = int(batch.attention_mask.sum(1).square().sum()) / 2
     flops = 3 * known.shape.forward_flops(tokens, pairs, int(batch.mask.sum()))
     rate = known.hardware.flops
     row(part, "MFU", flops / took / rate, flops / predicted / rate)
@@ -192,7 +196,7 @@ def watching(is_tiny: bool) -> None:
 
 def numbers(is_tiny: bool) -> None:
     """How far log π of the same tokens is apart: two passes, other batches, another precision of the output layer."""
-    config = settings(is_tiny, micro_tokens=192 if is_tiny else 18_432)
+    config = settings(is_tiny, max_tokens_per_micro_batch=192 if is_tiny else 18_432)
     policy = build(config)
     batch = batch_of(config, policy.lm.config.vocab_size).to(config.device)
     few = batch.select(torch.arange(2))
@@ -254,8 +258,8 @@ def in_chunks(size: int, hidden, weight, targets):
 def decode(is_tiny: bool) -> None:
     """The embedded sampler against the time that its bytes need at the memory's full rate."""
     for rows in (4, 8) if is_tiny else (64, 256):
-        sizes = {"max_prompt_tokens": 64, "max_new_tokens": 16 if is_tiny else 64, "completions": 1}
-        config = settings(is_tiny, **sizes, prompts=rows, rollout_rows=rows)
+        sizes = {"max_prompt_tokens": 64, "max_new_tokens": 16 if is_tiny else 64, "group_size": 1}
+        config = settings(is_tiny, **sizes, prompts_per_step=rows, generation_batch_size=rows)
         with emptied():
             policy = build(config)
             policy.lm.generation_config.eos_token_id = None
@@ -282,7 +286,11 @@ def story(is_tiny: bool) -> None:
         policy.lm.save_pretrained(folder / "model")
         _tokenizer(problems).save_pretrained(folder / "model")
         del policy
-        sizes = {"max_prompt_tokens": 256, "max_new_tokens": 32 if is_tiny else 256, "micro_tokens": 18_432}
+        sizes = {
+            "max_prompt_tokens": 256,
+            "max_new_tokens": 32 if is_tiny else 256,
+            "max_tokens_per_micro_batch": 18_432,
+        }
         config = configs.make(
             {
                 **{
@@ -291,8 +299,21 @@ def story(is_tiny: bool) -> None:
                     "model": str(folder / "model"),
                     "run_dir": str(folder / "run"),
                 },
-                **{"dtype": config.dtype, "device": config.device, "zero_stage": 2, "steps": 2, "prompts": 8, **sizes},
-                **{"completions": 8, "updates": 4, "eval_problems": 4, "eval_completions": 1, "kl_to_start": False},
+                **{
+                    "dtype": config.dtype,
+                    "device": config.device,
+                    "zero_stage": 2,
+                    "steps": 2,
+                    "prompts_per_step": 8,
+                    **sizes,
+                },
+                **{
+                    "group_size": 8,
+                    "num_minibatches": 4,
+                    "eval_problems": 4,
+                    "eval_samples": 1,
+                    "log_reference_kl": False,
+                },
                 **{
                     "gradient_checkpointing": True,
                     "lr": 1e-6,

@@ -22,7 +22,7 @@ PARTS = ("weights", "optimizer", "gradients", "buckets")
 
 def measure(stage: int, dtype: str) -> dict[str, tuple[float, dict[str, float]]]:
     """Phase of the plan → (bytes that are there, predicted bytes by part) on this rank."""
-    config = configs.load("tiny", zero_stage=stage, dtype=dtype, kl_to_start=False)
+    config = configs.load("tiny", zero_stage=stage, dtype=dtype, log_reference_kl=False)
     process_group.init("cpu", config.timeout)
     shape = Qwen2Config(
         vocab_size=2000, hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,

@@ -39,11 +39,11 @@ def main(rounds: int = 5) -> None:
     for size in workload.SIZES:
         with tempfile.TemporaryDirectory() as folder:
             workload.make_model(Path(folder), size, heads=2)  # vLLM's CPU attention has no heads of 16 dimensions
-            config = configs.load("tiny", model=folder, rollout="vllm", rollout_rows=max(COUNTS), threads=1)
+            config = configs.load("tiny", model=folder, rollout="vllm", generation_batch_size=max(COUNTS), threads=1)
             lm, tokenizer, source = tiny.load_policy(config)
             policy = Policy(lm)
             samplers = [
-                rollout.TransformersSampler(policy, tokenizer, config.rollout_rows),
+                rollout.TransformersSampler(policy, tokenizer, config.generation_batch_size),
                 rollout.make(config, policy, tokenizer, source, workload.PROMPT_TOKENS + workload.TOKENS),
             ]
             for count in COUNTS:

@@ -31,10 +31,10 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from dgpo import __main__ as cli
 from dgpo.config import ConfigError
-from dgpo.files import write_whole
+from dgpo.files import atomic_write
 from dgpo.model import tiny
 from dgpo.progress import Progress
-from dgpo.seeds import derive
+from dgpo.seeds import fold_in
 
 NAMES = (
     *("Ann", "Ben", "Cem", "Dan", "Eve", "Flo", "Gus", "Hal", "Ida", "Jon", "Kim", "Lea"),
@@ -79,16 +79,16 @@ RL = {
     "task": "math",
     "max_prompt_tokens": 512,
     "max_new_tokens": 160,
-    "prompts": 32,
-    "completions": 16,
-    "updates": 16,
-    "micro_batch": 32,
-    "rollout_rows": 512,
+    "prompts_per_step": 32,
+    "group_size": 16,
+    "num_minibatches": 16,
+    "micro_batch_size": 32,
+    "generation_batch_size": 512,
     "lr": 1e-4,
     "steps": 100,
     "eval_every": 20,
     "eval_problems": 128,
-    "eval_completions": 8,
+    "eval_samples": 8,
     "checkpoint_every": 5,
     "keep_checkpoints": 1,
 }
@@ -193,7 +193,7 @@ def write_problems(folder: Path, settings: Settings) -> None:
         rng = random.Random(f"story {name}")
         stories = [draw(rng, rng.choice(settings.hard), heldout) for _ in range(count)]
         lines = "".join(json.dumps({"problem": s.text, "answer": s.answer}) + "\n" for s in stories)
-        write_whole(folder / f"{name}.jsonl", lambda scratch, lines=lines: scratch.write_text(lines))
+        atomic_write(folder / f"{name}.jsonl", lambda scratch, lines=lines: scratch.write_text(lines))
 
 
 def pretrain(folder: Path, settings: Settings) -> None:
@@ -224,13 +224,13 @@ def pretrain(folder: Path, settings: Settings) -> None:
                 progress.update(step, loss=loss.item())
             if step % settings.save_every == 0 or step == settings.steps:
                 whole = {"step": step} | {name: part.state_dict() for name, part in parts.items()}
-                write_whole(state, lambda scratch, whole=whole: torch.save(whole, scratch))
+                atomic_write(state, lambda scratch, whole=whole: torch.save(whole, scratch))
 
     def save(scratch: Path):
         model.eval().save_pretrained(scratch)
         words.save_pretrained(scratch)
 
-    write_whole(folder / "policy", save)
+    atomic_write(folder / "policy", save)
 
 
 class _Examples(Dataset):
@@ -240,7 +240,7 @@ class _Examples(Dataset):
         self.settings, self.words = settings, words
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        settings, rng = self.settings, random.Random(derive("story", step))
+        settings, rng = self.settings, random.Random(fold_in("story", step))
         stories = [draw(rng, rng.randint(1, settings.easy)) for _ in range(settings.batch)]
         prompts = self.words([f"{s.text}\n<think>" for s in stories]).input_ids
         completions = self.words([worked_example(s, rng, settings.slip) for s in stories]).input_ids
@@ -258,7 +258,7 @@ def sweep_file(folder: Path, settings: Settings) -> Path:
         "factors": {"method": METHODS},
         "seeds": settings.seeds,
     }
-    write_whole(folder / "sweep.yaml", lambda scratch: scratch.write_text(yaml.safe_dump(fields, sort_keys=False)))
+    atomic_write(folder / "sweep.yaml", lambda scratch: scratch.write_text(yaml.safe_dump(fields, sort_keys=False)))
     return folder / "sweep.yaml"
 
 
@@ -273,7 +273,7 @@ def main(words: list[str]) -> int:
     made, asked = folder / "story.json", settings.model_dump_json(exclude={"seeds", "rl", "save_every", "workers"})
     if made.exists() and made.read_text() != asked:
         raise SystemExit(f"error: {folder} was begun with {made.read_text()}, not {asked}: take another folder")
-    write_whole(made, lambda scratch: scratch.write_text(asked))
+    atomic_write(made, lambda scratch: scratch.write_text(asked))
     if not (folder / "test.jsonl").exists():
         write_problems(folder, settings)
     if not (folder / "policy").exists():

@@ -97,9 +97,10 @@ def dgpo_worker(folder: Path) -> None:
 
     tasks.make = lambda config, tokenizer: Task(notes={}, verdicts=Counter(), heldout=(), close=lambda: None)
     config = configs.load(
-        "tiny", model=str(folder), run_dir=str(folder / "run"), prompts=PROMPTS, completions=COMPLETIONS,
-        updates=UPDATES, micro_batch=PROMPTS * COMPLETIONS // UPDATES, max_prompt_tokens=PROMPT_TOKENS,
-        max_new_tokens=TOKENS, steps=10_000, eval_every=0, checkpoint_every=0, kl_to_start=False, threads=1, lr=1e-6,
+        "tiny", model=str(folder), run_dir=str(folder / "run"), prompts_per_step=PROMPTS, group_size=COMPLETIONS,
+        num_minibatches=UPDATES, micro_batch_size=PROMPTS * COMPLETIONS // UPDATES, max_prompt_tokens=PROMPT_TOKENS,
+        max_new_tokens=TOKENS, steps=10_000, eval_every=0, checkpoint_every=0, log_reference_kl=False, threads=1,
+        lr=1e-6,
     )  # fmt: skip
     made = trainer.Trainer(config)
     made.restore()

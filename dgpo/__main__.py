@@ -5,6 +5,7 @@ python -m dgpo eval [key=value ...]                evaluate a checkpoint on benc
 python -m dgpo eval --rescore FOLDER               judge the stored completions again
 python -m dgpo eval --compare FOLDER FOLDER        the paired differences of two evaluations
 python -m dgpo data check FILE [--against TEST ...]  what is in a file of problems, and what of it other files hold
+python -m dgpo settings [NAME]                     every setting: what it is, what is allowed, its default
 python -m dgpo methods                             the methods, their parameters and defaults
 """
 
@@ -53,11 +54,13 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     )
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher gives it; LOCAL_RANK is used
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train a policy")
+    train = commands.add_parser("train", help="train a policy", formatter_class=_Help)
     train.add_argument(
         "settings", nargs="*", metavar="[RECIPE] key=value", help="a recipe and settings that override it"
     )
-    sweep = commands.add_parser("sweep", help="train every cell of a sweep with every seed, as far as is missing")
+    sweep = commands.add_parser(
+        "sweep", help="train every cell of a sweep with every seed, as far as is missing", formatter_class=_Help
+    )
     sweep.add_argument("file", metavar="FILE", help="the sweep, or the sweep.yaml in its folder")
     sweep.add_argument("settings", nargs="*", metavar="key=value", help="fields of the sweep, or settings of all runs")
     sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
@@ -73,8 +76,14 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     plan.add_argument("--bandwidth", type=float, metavar="TB/S", help="of a GPU's memory")
     plan.add_argument("--tflops", type=float, help="bfloat16 matrix rate of a GPU, as published")
     plan.add_argument("--mfu", type=float, help="share of it that forward and backward passes reach (0.31)")
+    described = commands.add_parser("settings", help="describe the settings")
+    described.add_argument("name", nargs="?", metavar="NAME", help="one of them, such as group_size or tiny.hidden")
+    described.add_argument("--of", choices=("train", "eval", "sweep"), default="train", help="the command (train)")
+    form = described.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="as Markdown tables")
+    form.add_argument("--schema", action="store_true", help="as a JSON schema, for editors")
     commands.add_parser("methods", help="list the methods")
-    evaluation = commands.add_parser("eval", help="evaluate a checkpoint")
+    evaluation = commands.add_parser("eval", help="evaluate a checkpoint", formatter_class=_Help)
     evaluation.add_argument("settings", nargs="*", metavar="key=value", help="settings of dgpo.evaluation.settings")
     either = evaluation.add_mutually_exclusive_group()
     either.add_argument("--rescore", metavar="FOLDER", help="judge the completions of an evaluation again")
@@ -87,8 +96,8 @@ def _run(words: list[str], places: dict[str, str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(bad)}")
     if rest:
         args.settings += rest
-    run = {"train": _train, "plan": _plan, "sweep": _sweep, "methods": _methods, "eval": _eval}[args.command]
-    return run(args, places)
+    run = {"train": _train, "plan": _plan, "sweep": _sweep, "methods": _methods, "eval": _eval, "settings": _settings}
+    return run[args.command](args, places)
 
 
 def _flush() -> None:
@@ -206,6 +215,28 @@ def _methods(_args, _places) -> int:
         print(f"{key:10s} {(type(method).__doc__ or '').splitlines()[0]}")
         print(f"{'':10s} {', '.join(f'{k}={v}' for k, v in method.params().items()) or 'no parameters'}")
     return 0
+
+
+def _settings(args, _places) -> int:
+    from dgpo import describe
+
+    kind = describe.COMMANDS[args.of]
+    form = describe.schema if args.schema else describe.markdown if args.markdown else describe.reference
+    print(describe.one(args.name) if args.name else form(kind))
+    return 0
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help that ends in the settings of the command, which are read when it is asked for."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog)
+        self._command = prog.rpartition(" ")[2]
+
+    def format_help(self) -> str:
+        from dgpo import describe
+
+        return f"{super().format_help()}\n{describe.reference(describe.COMMANDS[self._command])}\n"
 
 
 def parse(settings: list[str], texts: Collection[str] = ()) -> tuple[str, dict]:

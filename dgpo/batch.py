@@ -12,42 +12,42 @@ from torch import Tensor
 class Batch:
     """B sequences: left-padded prompts of P tokens, then right-padded completions of T tokens.
 
-    tokens        [B, P+T] int64
-    attention     [B, P+T] bool, true on prompt and completion tokens
-    mask          [B, T] bool, true on completion tokens, the end of sequence included
-    rollout_logp  [B, T] float32, log π by the sampler
-    finished      [B] bool, ended by a stop token rather than by the length limit
-    row           [B] int64, the sequence's number in the step's batch; completions of one prompt are neighbours
-    advantage     [B, 1] float32, once scored
-    old_logp      [B, T] float32, log π by the trainer itself at rollout time
-    entropy       [B, T] float32, of the same policy, in nats
-    ref_logp      [B, T] float32, log π by the reference, which is the policy at the start of the run
-    correction    [B, T] float32, factor of the policy-gradient term, for the sampler's distance (objective.correction)
-    coefficient   [B, T] float32, what a token counts for in its optimizer batch (objective.token_coefficients)
+    input_ids         [B, P+T] int64
+    attention_mask    [B, P+T] bool, true on prompt and completion tokens
+    mask              [B, T] bool, true on completion tokens, the end of sequence included
+    rollout_logp      [B, T] float32, log π by the sampler
+    finished          [B] bool, ended by a stop token rather than by the length limit
+    sequence_id       [B] int64, the sequence's number in the step's batch; completions of one prompt are neighbours
+    advantage         [B, 1] float32, once scored
+    old_logp          [B, T] float32, log π by the trainer itself at rollout time
+    entropy           [B, T] float32, of the same policy, in nats
+    ref_logp          [B, T] float32, log π by the reference, which is the policy at the start of the run
+    importance_weight [B, T] float32, factor of the policy-gradient term (objective.importance_weights)
+    loss_weight       [B, T] float32, what a token counts for in its optimizer batch (objective.loss_weights)
 
     What is not known yet is None.
     """
 
-    tokens: Tensor
-    attention: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
     mask: Tensor
     rollout_logp: Tensor
     finished: Tensor
-    row: Tensor
+    sequence_id: Tensor
     advantage: Tensor | None = None
     old_logp: Tensor | None = None
     entropy: Tensor | None = None
     ref_logp: Tensor | None = None
-    correction: Tensor | None = None
-    coefficient: Tensor | None = None
+    importance_weight: Tensor | None = None
+    loss_weight: Tensor | None = None
 
     def __len__(self):
-        return len(self.tokens)
+        return len(self.input_ids)
 
     @property
     def completion(self) -> Tensor:
-        """The completion part of `tokens`, [B, T]."""
-        return self.tokens[:, -self.mask.shape[1] :]
+        """The completion part of `input_ids`, [B, T]."""
+        return self.input_ids[:, -self.mask.shape[1] :]
 
     def replace(self, **fields) -> "Batch":
         return dataclasses.replace(self, **fields)
@@ -62,13 +62,13 @@ class Batch:
     def select(self, index: Tensor) -> "Batch":
         """The sequences at `index` (numbers or a boolean mask), trimmed of columns that are padding in all of them."""
         part = {k: v[index] for k, v in self.tensors().items()}
-        P = self.tokens.shape[1] - self.mask.shape[1]
-        live = part["attention"].any(0)
+        P = self.input_ids.shape[1] - self.mask.shape[1]
+        live = part["attention_mask"].any(0)
         first = int(live[:P].int().argmax()) if P else 0
         T = max(int(part["mask"].sum(1).max()), 1) if len(part["mask"]) else 1
-        for name in ("tokens", "attention"):
+        for name in ("input_ids", "attention_mask"):
             part[name] = part[name][:, first : P + T]
-        for name in ("mask", "rollout_logp", "old_logp", "entropy", "ref_logp", "correction", "coefficient"):
+        for name in ("mask", "rollout_logp", "old_logp", "entropy", "ref_logp", "importance_weight", "loss_weight"):
             if name in part:
                 part[name] = part[name][:, :T]
         return Batch(**part)
@@ -81,7 +81,7 @@ class Batch:
         """
         if tokens is None:
             return list(torch.arange(len(self)).split(rows)) if len(self) else []
-        length = self.attention.sum(1)
+        length = self.attention_mask.sum(1)
         order = length.argsort(descending=True, stable=True)
         parts, start = [], 0
         while start < len(order):
@@ -92,17 +92,17 @@ class Batch:
             start += len(parts[-1])
         return parts
 
-    def nothing(self) -> "Batch":
+    def dummy(self) -> "Batch":
         """One sequence of the batch with no token to learn from: it runs, and its loss and gradients are 0."""
         one = self.select(torch.arange(1))
-        empty = {"coefficient": torch.zeros_like(one.coefficient)} if one.coefficient is not None else {}
+        empty = {"loss_weight": torch.zeros_like(one.loss_weight)} if one.loss_weight is not None else {}
         return one.replace(mask=torch.zeros_like(one.mask), **empty)
 
-    def shares(self, count: int) -> list[Tensor]:
+    def split_across_ranks(self, count: int) -> list[Tensor]:
         """The sequences of each of `count` ranks, by number: dealt out by length, so that their work is alike."""
         if count == 1:
             return [torch.arange(len(self))]
-        order = self.attention.sum(1).argsort(descending=True, stable=True)
+        order = self.attention_mask.sum(1).argsort(descending=True, stable=True)
         return [order[i::count].sort().values for i in range(count)]
 
     def split(self, rows: int, tokens: int | None = None) -> list["Batch"]:
@@ -119,7 +119,7 @@ class Batch:
 
 def concatenate(batches: list[Batch]) -> Batch:
     """One batch of all sequences, padded to the longest prompt and completion; unscored fields only."""
-    P = max(b.tokens.shape[1] - b.mask.shape[1] for b in batches)
+    P = max(b.input_ids.shape[1] - b.mask.shape[1] for b in batches)
     T = max(b.mask.shape[1] for b in batches)
 
     def pad(x: Tensor, left: int, right: int) -> Tensor:
@@ -128,15 +128,15 @@ def concatenate(batches: list[Batch]) -> Batch:
     parts = []
     for b in batches:
         t = b.mask.shape[1]
-        left, right = P - (b.tokens.shape[1] - t), T - t
+        left, right = P - (b.input_ids.shape[1] - t), T - t
         parts.append(
             {
-                "tokens": pad(b.tokens, left, right),
-                "attention": pad(b.attention, left, right),
+                "input_ids": pad(b.input_ids, left, right),
+                "attention_mask": pad(b.attention_mask, left, right),
                 "mask": pad(b.mask, 0, right),
                 "rollout_logp": pad(b.rollout_logp, 0, right),
                 "finished": b.finished,
-                "row": b.row,
+                "sequence_id": b.sequence_id,
             }
         )
     return Batch(**{k: torch.cat([p[k] for p in parts]) for k in parts[0]})

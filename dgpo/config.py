@@ -1,25 +1,24 @@
-"""Every setting of a run, typed and validated; `recipes/*.yaml` are instances of `Config`.
+"""Every setting of a run, typed and described; `recipes/*.yaml` are instances of `Config`.
 
     config = load("tiny", method="dgpo", n=2, steps=100)       a recipe by name or path, with overrides
 
 A name that is no setting but a parameter of the chosen method (`n`, `eps_low`, ...) goes to `method_params`.
+`python -m dgpo settings` prints what is described here.
 """
 
 import dataclasses
-import importlib.util
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
-import torch
 import yaml
 from pydantic import Field
 
-from dgpo import methods
 from dgpo.errors import ConfigError
-from dgpo.objective import ADVANTAGES, AGGREGATIONS, CORRECTIONS, KL_KINDS
 from dgpo.plain import path_text, plain
 from dgpo.settings import (
+    RENAMED,
     Above0,
     AnyNumber,
     Count,
@@ -33,169 +32,202 @@ from dgpo.settings import (
     Settings,
     Threads,
     refusal,
+    setting,
     unknown,
 )
 from dgpo.written import read_mapping
 
+if TYPE_CHECKING:
+    from dgpo.methods import Method
+
 ACCEPTABLE = ("data", "model", "prompts", "code", "metrics")
 RECIPES = Path(__file__).parent / "recipes"
 
+_run, _method, _policy, _task, _rollout, _updates, _ranks, _evaluation = (
+    partial(setting, group=group)
+    for group in ("run", "method", "policy", "task", "rollout", "updates", "ranks", "evaluation")
+)
+
 
 class TinyPolicy(Settings):
-    """The architecture and the supervised warm-up of the embedded policy (`model: tiny`).
+    """The architecture and the supervised warm-up of the embedded policy (`model: tiny`)."""
 
-    max_difficulty    worked examples have 1..max_difficulty operations
-    slip              probability that a worked step is wrong
-    steps, batch, lr  AdamW steps, examples a step, peak learning rate (linear warm-up, cosine to 0)
-    init              standard deviation of the initial weights
-    seed              of initialisation and examples, apart from the run's own seed
-    """
-
-    hidden: Positive = 64
-    layers: Positive = 2
-    heads: Positive = 4
-    max_difficulty: Positive = 4
-    slip: Annotated[float, Field(ge=0, le=1)] = 0.3
-    steps: Annotated[Positive, Field(ge=20)] = 1800
-    batch: Positive = 32
-    lr: Above0 = 3e-3
-    init: Above0 = 0.08
-    seed: Seed = 0
+    hidden: Positive = _policy(64, description="width of the embedded policy")
+    layers: Positive = _policy(2, description="its layers")
+    heads: Positive = _policy(4, description="its attention heads")
+    max_difficulty: Positive = _policy(4, description="its worked examples have 1 to this many operations")
+    step_error_rate: Annotated[float, Field(ge=0, le=1)] = _policy(
+        0.3, description="share of their worked steps that are wrong"
+    )
+    steps: Annotated[Positive, Field(ge=20)] = _policy(1800, description="AdamW steps of its warm-up")
+    batch: Positive = _policy(32, description="examples in each of them")
+    lr: Above0 = _policy(3e-3, description="peak learning rate: linear warm-up, then cosine to 0")
+    init: Above0 = _policy(0.08, description="standard deviation of the initial weights")
+    seed: Seed = _policy(0, description="of initialisation and examples, apart from the run's own seed")
 
 
 class VLLM(Settings):
-    """The engine of rollout='vllm', one on each rank or one on every `tensor_parallel` ranks.
+    """The engine of rollout='vllm': one on each rank, or one on every `tensor_parallel` ranks."""
 
-    gpu_memory    share of a GPU for its weights and KV cache
-    sleep         give that memory back while the policy is updated; on a CPU nothing is given back
-    """
-
-    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = 0.4
-    tensor_parallel: Positive = 1
-    sleep: bool = True
+    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = _rollout(
+        0.4, description="share of a GPU for vLLM's weights and KV cache"
+    )
+    tensor_parallel: Positive = _rollout(1, description="ranks that share one engine")
+    sleep: bool = _rollout(True, description="give that memory back during updates (no effect on a CPU)")
 
 
-class Config(Settings):
-    """One run. Everything that changes its numbers is here.
+class PolicySettings(Settings):
+    """What a run and an evaluation share: the policy, the fields of problem files, the sampler."""
 
-    eval_every=0 evaluates before the first step and after the last only; checkpoint_every=0 saves after the last only.
-    A micro-batch is `micro_batch` sequences or, with micro_tokens, as many as keep sequences × longest within it.
-    attention="auto" takes flash-attn where it is installed and the policy is in bfloat16 on a GPU, else SDPA. Code that
-    comes with a checkpoint runs only with trust_remote_code.
-    self_check="refuse" ends a run at its start where log π depends on the batch or on the sampler's cache
-    (dgpo.rollout.selfcheck); "warn" prints that and continues.
-    threads=0 takes one thread for a policy below 20 M parameters and torch's own number above. timeout: seconds that a
-    rank waits for the others, in any one place. ranks: how many there must be; 0 takes what the launcher started.
-    accept_changes lists what may differ from what a resumed run was made of (dgpo.run.identity); "metrics" accepts that
-    rows of its metrics are lost. By default nothing may.
-    encoding is that of text files of problems that are not UTF-8. date is what a chat template gets as today's; None is
-    the day on which the run began.
-    keep_best keeps, beside the newest keep_checkpoints, the one of the highest avg@k.
-    asynchronous samples the next step's completions in another process while this step is learned from, one step
-    off-policy: old_logp is then the sampler's, so that a method's ratio carries the step, and mismatch/* measures it.
-    max_mismatch stops the run where mean |log π_trainer − log π_sampler| is above it; `correction` and its limits: see
-    objective.correction.
-    """
+    seed: Seed = _run(0, description="of every random number")
+    overwrite: bool = _run(False, description="replace what the folder holds", resume="free")
 
-    # run
-    run_dir: PathText = "runs/tiny"
-    seed: Seed = 0
-    steps: Positive = 60
-    resume: bool = False
-    overwrite: bool = False
-    accept_changes: list[Literal[*ACCEPTABLE]] = []
+    model: PathText = _policy(
+        "tiny", description="folder or hub name of the policy; `tiny` is the embedded one", resume="content"
+    )
+    tiny: TinyPolicy = _policy(TinyPolicy(), description="the embedded policy: tiny.hidden, tiny.steps, …")
+    dtype: Literal["float32", "bfloat16"] = _policy("float32", description="precision of weights and activations")
+    device: Literal["auto", "cpu", "cuda"] = _policy(
+        "auto", description="`auto` takes a GPU where there is one", resume="rounding"
+    )
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = _policy(
+        "auto",
+        description="`auto` takes flash-attn where it is installed and the policy is bfloat16 on a GPU, else SDPA",
+        resume="rounding",
+    )
+    trust_remote_code: bool = _policy(False, description="run code that comes with a checkpoint")
+    self_check: Literal["refuse", "warn"] = _policy(
+        "refuse",
+        description="what to do at the start where log π depends on the batch or on the sampler's cache",
+        resume="free",
+    )
+    threads: Threads = _policy(
+        0, description="CPU threads; 0 takes one below 20 M parameters, else torch's own number", resume="rounding"
+    )
 
-    # method: how tokens are weighed, by a key or as module:Class
-    method: str = "dgpo"
-    method_params: dict[str, Any] = {}
-    advantage: Literal[*ADVANTAGES] = "grpo"
-    zero_variance: Literal["keep", "drop", "resample"] = "keep"
-    resample_rounds: Positive = 4
-    aggregation: Literal["method", *AGGREGATIONS] = "method"
-    kl: Literal[*KL_KINDS] = "k3"
-    kl_coef: From0 = 0.0
-    entropy_coef: AnyNumber = 0.0
+    difficulty: Positive = _task(4, description="operations of a chain")
+    problem_field: str = _task("problem", description="field of a problem file that holds the problem")
+    answer_field: str = _task("answer", description="field that holds the reference answer")
+    encoding: Encoding = _task("utf-8", description="of problem files that are not UTF-8, such as cp1252")
+    date: Day | None = _task(
+        None, description="what a chat template gets as today's date; none: the day of the start", resume="later"
+    )
+    max_new_tokens: Positive = _rollout(40, description="longest completion", unit="tokens")
+    rollout: Literal["transformers", "vllm"] = _rollout("transformers", description="the sampler")
+    vllm: VLLM = _rollout(VLLM(), description="vLLM's engine: vllm.gpu_memory, …", resume="rounding")
+    temperature: Above0 = _rollout(1.0, description="of the samples")
+    generation_batch_size: Positive = _rollout(
+        256, description="most sequences sampled at once by a rank", unit="sequences", resume="rounding"
+    )
 
-    # policy
-    model: PathText = "tiny"
-    tiny: TinyPolicy = TinyPolicy()
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
-    gradient_checkpointing: bool = False
-    liger: bool = False
-    trust_remote_code: bool = False
-    self_check: Literal["refuse", "warn"] = "refuse"
-    threads: Threads = 0
 
-    # task
-    task: Literal["chain", "math"] = "chain"
-    difficulty: Positive = 4
-    data: PathText | None = None
-    eval_data: PathText | None = None
-    problem_field: str = "problem"
-    answer_field: str = "answer"
-    encoding: Encoding = "utf-8"
-    skip_bad_rows: bool = False
-    drop_contaminated: bool = False
-    date: Day | None = None
-    max_prompt_tokens: Positive = 64
-    max_new_tokens: Positive = 40
+class Config(PolicySettings):
+    """One run. Everything that changes its numbers is here."""
 
-    # rollout
-    rollout: Literal["transformers", "vllm"] = "transformers"
-    vllm: VLLM = VLLM()
-    prompts: Positive = 32
-    completions: Positive = 8
-    temperature: Above0 = 1.0
-    rollout_rows: Positive = 256
-    asynchronous: bool = False
-    max_mismatch: Above0 | None = None
-    correction: Literal[*CORRECTIONS] = "none"
-    correction_cap: Above0 = 2.0
-    correction_bounds: tuple[From0, Above0] = (0.5, 5.0)
+    run_dir: PathText = _run("runs/tiny", description="folder of the run", resume="free")
+    steps: Positive = _run(60, description="batches to sample and learn from", resume="later")
+    resume: bool = _run(False, description="continue the run in run_dir from its newest checkpoint", resume="free")
+    accept_changes: list[Literal["data", "model", "prompts", "code", "metrics"]] = _run(
+        [],
+        description="what may differ from what a resumed run was made of; `metrics` accepts lost rows",
+        resume="free",
+    )
 
-    # updates
-    epochs: Positive = 1
-    updates: Positive = 8
-    micro_batch: Positive = 32
-    micro_tokens: Positive | None = None
-    lr: Above0 = 3e-4
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_updates: Count = 0
-    weight_decay: From0 = 0.0
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    grad_clip: Above0 = 1.0
+    method: str = _method("dgpo", description="a method's key (python -m dgpo methods), or module:Class")
+    method_params: dict[str, Any] = _method({}, description="its parameters; each may also be given by its own name")
+    advantage: Literal["grpo", "mean", "rloo", "none"] = _method(
+        "grpo", description="of a reward: (R − mean) / std, R − mean, leave-one-out, or R itself"
+    )
+    filter_groups: Literal["none", "drop", "resample"] = _method(
+        "none", description="groups of equal rewards: kept, dropped, or others sampled in their place (DAPO)"
+    )
+    max_resample_rounds: Positive = _method(4, description="most rounds of filter_groups='resample'")
+    loss_aggregation: Literal["method", "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant"] = (
+        _method("method", description="mean over tokens and sequences; `method` takes the one of the method's paper")
+    )
+    kl: Literal["k1", "k2", "k3"] = _method("k3", description="estimator of the KL penalty")
+    kl_coef: From0 = _method(0.0, description="weight of the KL to the initial policy")
+    entropy_coef: AnyNumber = _method(0.0, description="weight of the entropy bonus")
 
-    # ranks
-    ranks: Count = 0
-    zero_stage: Annotated[int, Field(ge=1, le=3)] = 1
-    offload: Literal["none", "optimizer", "optimizer+params"] = "none"
-    timeout: Above0 = 1800.0
+    gradient_checkpointing: bool = _policy(
+        False, description="recompute layers in the backward pass: less memory, a third more time", resume="rounding"
+    )
+    liger: bool = _policy(False, description="Liger's fused kernels, on a GPU", resume="rounding")
 
-    # evaluation and records
-    eval_every: Count = 10
-    eval_problems: Positive = 128
-    eval_completions: Positive = 8
-    eval_temperature: Above0 = 1.0
-    checkpoint_every: Count = 10
-    keep_checkpoints: Positive = 2
-    keep_best: bool = False
-    kl_to_start: bool = True
-    token_records: Count = 512
-    tensorboard: bool = False
+    task: Literal["chain", "math"] = _task("chain", description="`chain` is generated, `math` reads files")
+    data: PathText | None = _task(None, description="file or hub name of training problems", resume="content")
+    eval_data: PathText | None = _task(
+        None, description="held-out problems; none: the first of a seeded shuffle of data", resume="content"
+    )
+    skip_bad_rows: bool = _task(False, description="leave out rows that cannot be used, instead of stopping")
+    drop_contaminated: bool = _task(False, description="leave out training problems that eval_data holds")
+    max_prompt_tokens: Positive = _task(64, description="longest prompt; longer problems are left out", unit="tokens")
+
+    prompts_per_step: Positive = _rollout(32, description="problems of a step", unit="problems")
+    group_size: Positive = _rollout(8, description="completions of each problem", unit="completions")
+    asynchronous: bool = _rollout(
+        False, description="sample the next step in another process during the updates: one step off-policy"
+    )
+    max_mismatch: Above0 | None = _rollout(
+        None, description="stop above this mean |log π_trainer − log π_sampler|", unit="nats"
+    )
+    importance_correction: Literal["none", "tis-token", "tis-sequence", "mask"] = _rollout(
+        "none", description="weigh the gradient by π_trainer / π_sampler: capped by token or sequence, or as a mask"
+    )
+    importance_cap: Above0 = _rollout(2.0, description="cap of tis-token and tis-sequence")
+    importance_bounds: tuple[From0, Above0] = _rollout((0.5, 5.0), description="ratios that `mask` keeps")
+
+    epochs: Positive = _updates(1, description="passes over a step's batch")
+    num_minibatches: Positive = _updates(8, description="optimizer steps of each pass")
+    micro_batch_size: Positive = _updates(
+        32, description="sequences of a forward and backward pass", unit="sequences", resume="rounding"
+    )
+    max_tokens_per_micro_batch: Positive | None = _updates(
+        None,
+        description="in place of micro_batch_size: as many sequences as keep sequences × longest within it",
+        unit="tokens",
+        resume="rounding",
+    )
+    lr: Above0 = _updates(3e-4, description="AdamW's learning rate")
+    schedule: Literal["constant", "cosine"] = _updates("constant", description="of the learning rate")
+    warmup_updates: Count = _updates(0, description="optimizer steps of linear warm-up")
+    weight_decay: From0 = _updates(0.0, description="AdamW's")
+    betas: tuple[Fraction, Fraction] = _updates((0.9, 0.999), description="AdamW's")
+    grad_clip: Above0 = _updates(1.0, description="largest norm of the gradient")
+
+    ranks: Count = _ranks(0, description="processes; 0 takes what the launcher started", resume="rounding")
+    zero_stage: Annotated[int, Field(ge=1, le=3)] = _ranks(1, description="DeepSpeed's ZeRO stage", resume="rounding")
+    offload: Literal["none", "optimizer", "optimizer+params"] = _ranks(
+        "none", description="what DeepSpeed keeps in main memory", resume="rounding"
+    )
+    timeout: Above0 = _ranks(
+        1800.0, description="longest wait for the other ranks at any one place", unit="seconds", resume="free"
+    )
+
+    eval_every: Count = _evaluation(10, description="0: before the first step and after the last only", unit="steps")
+    eval_problems: Positive = _evaluation(128, description="held-out problems", unit="problems")
+    eval_samples: Positive = _evaluation(8, description="completions of each of them", unit="completions")
+    eval_temperature: Above0 = _evaluation(1.0, description="of those samples")
+    checkpoint_every: Count = _evaluation(10, description="0: after the last step only", unit="steps", resume="free")
+    keep_checkpoints: Positive = _evaluation(2, description="newest checkpoints that stay", resume="free")
+    keep_best: bool = _evaluation(False, description="also keep the one of the highest avg@k", resume="free")
+    log_reference_kl: bool = _evaluation(True, description="measure the KL to the initial policy in every step")
+    token_records: Count = _evaluation(512, description="tokens of a step that are recorded", unit="tokens")
+    tensorboard: bool = _evaluation(False, description="write the metrics for TensorBoard as well", resume="free")
 
     @property
     def batch_size(self) -> int:
         """Sequences a step."""
-        return self.prompts * self.completions
+        return self.prompts_per_step * self.group_size
 
     @property
     def total_updates(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.steps * self.epochs * self.updates
+        return self.steps * self.epochs * self.num_minibatches
 
-    def make_method(self) -> methods.Method:
+    def make_method(self) -> "Method":
+        from dgpo import methods
+
         return methods.get(self.method, **self.method_params)
 
 
@@ -212,6 +244,8 @@ def load(recipe: str | Path | None = None, **overrides) -> Config:
 
 def make(settings: dict[str, Any]) -> Config:
     """A validated Config from flat settings; parameters of the method may stand among them."""
+    from dgpo import config_rules, methods  # torch, which the help of the command line does without
+
     settings = {str(name): plain(value) for name, value in settings.items()}
     key, params = settings.get("method", Config.model_fields["method"].default), settings.get("method_params")
     params = {} if params is None else params
@@ -230,7 +264,7 @@ def make(settings: dict[str, Any]) -> Config:
         config = Config(**settings)
     except pydantic.ValidationError as error:
         raise refusal(error) from None
-    return _validate(config)
+    return config_rules.validate(config)
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
@@ -250,6 +284,11 @@ def read_run(path: Path) -> Config:
         settings = read_mapping(path, "settings")
         if absent := {"run_dir", "seed", "method", "method_params"} - settings.keys():  # a run writes every setting
             raise ConfigError(f"it has no {', '.join(sorted(absent))}")
+        if old := RENAMED.keys() & settings.keys() - Config.model_fields.keys():
+            raise ConfigError(
+                f"dgpo 0.1 wrote it, whose settings had other names ({', '.join(sorted(old)[:3])}, …): read or resume "
+                "it with that version"
+            )
         return make(settings)
     except ConfigError as error:
         raise ConfigError(f"{str(path)!r} is not the config.yaml of a run: {error}") from None
@@ -263,73 +302,6 @@ def dump(config: Settings, path: Path) -> None:
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What `now` has otherwise than `before`, as `name: before → now`."""
     return [f"{name}: {value!r} → {now[name]!r}" for name, value in before.items() if value != now[name]]
-
-
-def _validate(config: Config) -> Config:
-    """What holds between settings. Returns the config with its method's parameters and aggregation resolved."""
-    try:
-        method = config.make_method()
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if config.batch_size % config.updates:
-        raise ConfigError(
-            f"prompts × completions = {config.prompts} × {config.completions} = {config.batch_size} "
-            f"does not divide into updates={config.updates} equal mini-batches"
-        )
-    if config.warmup_updates >= config.total_updates:
-        raise ConfigError(
-            f"warmup_updates={config.warmup_updates} must be less than all {config.total_updates} updates"
-        )
-    longest = config.max_prompt_tokens + config.max_new_tokens
-    if config.micro_tokens is not None and config.micro_tokens < longest:
-        raise ConfigError(
-            f"micro_tokens={config.micro_tokens} must be at least the longest sequence, "
-            f"max_prompt_tokens + max_new_tokens = {longest}"
-        )
-    if config.task == "math" and not config.data:
-        raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
-    if config.task == "math" and config.model == "tiny":
-        raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of task='chain'")
-    if config.drop_contaminated and not (config.task == "math" and config.eval_data):
-        raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
-    if config.completions == 1 and config.zero_variance != "keep":
-        raise ConfigError(
-            f"completions=1 with zero_variance={config.zero_variance!r}: a group of one never varies, so none is left"
-        )
-    if config.asynchronous and config.correction != "none":
-        raise ConfigError(
-            f"asynchronous=True: its old log-probabilities are the sampler's own, so that "
-            f"correction={config.correction!r} has nothing to correct"
-        )
-    if config.asynchronous and config.vllm.tensor_parallel > 1:
-        raise ConfigError(
-            f"asynchronous=True: each rank has a sampler of its own, so vllm.tensor_parallel="
-            f"{config.vllm.tensor_parallel} must be 1"
-        )
-    if config.correction_bounds[0] >= config.correction_bounds[1]:
-        raise ConfigError(f"correction_bounds={list(config.correction_bounds)}: the first must be below the second")
-    if config.offload == "optimizer+params" and config.zero_stage != 3:
-        raise ConfigError(f"offload='optimizer+params' needs zero_stage=3, not zero_stage={config.zero_stage}")
-    if config.tiny.hidden % (2 * config.tiny.heads):
-        raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
-    aggregation = method.aggregation if config.aggregation == "method" else config.aggregation
-    return config.model_copy(update={"method_params": method.params(), "aggregation": aggregation})
-
-
-def check_machine(config: Settings) -> None:
-    """Raise ConfigError where this machine lacks what a Config or EvalConfig asks for: before anything is loaded.
-
-    To read the settings of a run that another machine made, or to plan one, needs none of it.
-    """
-    liger, tensorboard = (getattr(config, name, False) for name in ("liger", "tensorboard"))
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device='cuda', but there is no CUDA device here: 'cpu' or 'auto'")
-    if liger and (config.device == "cpu" or not torch.cuda.is_available()):
-        raise ConfigError("liger=True: Liger's kernels need a CUDA device")
-    if liger and importlib.util.find_spec("liger_kernel") is None:
-        raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
-    if tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")
 
 
 def _number(value):

@@ -93,11 +93,11 @@ class Engine:
             part = (policy or self.policy)(micro.to(self.policy.device), with_entropy=True)
             T = micro.mask.shape[1]
             logp[rows, :T], entropy[rows, :T] = (x.cpu() for x in part)
-        for _ in range(self.spare(micro_batches)):
-            (policy or self.policy)(batch.nothing().to(self.policy.device))
+        for _ in range(self.padding_micro_batches(micro_batches)):
+            (policy or self.policy)(batch.dummy().to(self.policy.device))
         return process_group.all_reduce_sum(logp), process_group.all_reduce_sum(entropy)
 
-    def spare(self, micro_batches: list) -> int:
+    def padding_micro_batches(self, micro_batches: list) -> int:
         """How many micro-batches this rank must run beyond its own: under ZeRO every one is a meeting of all ranks."""
         return int(process_group.all_reduce_max(torch.tensor(len(micro_batches)))) - len(micro_batches)
 
@@ -120,7 +120,7 @@ class Engine:
         self.deepspeed.step()
         return {"grad_norm": float(self.deepspeed.get_global_grad_norm()), "lr": lr}
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def named_full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(name as in the checkpoint, full tensor) of every parameter of the policy.
 
         Under ZeRO-3 a tensor is put together when it is asked for, by all ranks: each must iterate to the end.
@@ -132,12 +132,16 @@ class Engine:
             else:
                 yield name, parameter
 
-    def whole(self) -> dict[str, Tensor]:
+    def full_state_dict(self) -> dict[str, Tensor]:
         """Copies of the weights and of the buffers that a checkpoint has, on the CPU; empty on all ranks but the first.
 
         To be called by all ranks.
         """
-        own = {name: tensor.detach().cpu().clone() for name, tensor in self.weights() if process_group.rank() == 0}
+        own = {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in self.named_full_parameters()
+            if process_group.rank() == 0
+        }
         if process_group.rank() == 0:
             saved = self.policy.lm.state_dict()
             own |= {k: v.cpu().clone() for k, v in self.policy.lm.named_buffers() if k in saved}

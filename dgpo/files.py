@@ -22,13 +22,13 @@ class Busy(ConfigError):
     """A folder that another process has locked."""
 
 
-def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+def atomic_write(target: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file or folder under another name, and rename it to `target` when it is complete.
 
     Its content is on the disk before it has its name, and the name before this returns.
     """
     make_folder(target.parent)
-    scratch = partial(target)
+    scratch = temporary_path(target)
     remove(scratch)
     try:
         write(scratch)
@@ -49,7 +49,7 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
 
 def write_text(target: Path, text: str) -> None:
     """Write a text and the end of its last line, whole or not at all."""
-    write_whole(target, lambda scratch: scratch.write_text(f"{text}\n"))
+    atomic_write(target, lambda scratch: scratch.write_text(f"{text}\n"))
 
 
 def make_folder(folder: Path) -> None:
@@ -93,7 +93,7 @@ def sync_entry(path: Path) -> None:
         os.close(handle)
 
 
-def partial(target: Path) -> Path:
+def temporary_path(target: Path) -> Path:
     """The name under which `target` is made."""
     return target.parent / f".{target.name}.partial"
 

@@ -11,11 +11,11 @@ class OutOfMemory(Explained, RuntimeError):
 
 
 _REMEDIES = {
-    "rollout": "rollout_rows, max_new_tokens",
+    "rollout": "generation_batch_size, max_new_tokens",
     "load": "vllm.gpu_memory, vllm.sleep",
-    "evaluate": "rollout_rows, max_new_tokens",
-    "old_logp": "micro_tokens, micro_batch",
-    "update": "micro_tokens, micro_batch, gradient_checkpointing, zero_stage",
+    "evaluate": "generation_batch_size, max_new_tokens",
+    "old_logp": "max_tokens_per_micro_batch, micro_batch_size",
+    "update": "max_tokens_per_micro_batch, micro_batch_size, gradient_checkpointing, zero_stage",
 }
 
 

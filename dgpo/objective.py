@@ -4,7 +4,7 @@
 
 c_t is what a token counts for. It is fixed for the whole optimizer batch before that is cut into micro-batches, so a
 gradient is the same however it is accumulated. The value of the first term says nothing (its gradient does): report
-rewards and weights instead. ρ_t is 1 unless the sampler's distance from the trainer is corrected (`correction`).
+rewards and weights instead. ρ_t is 1 unless the sampler's distance from the trainer is corrected.
 
 Shapes: rewards `[P, n]`, P prompts of n completions; token quantities `[B, T]`.
 """
@@ -54,7 +54,7 @@ def zero_variance(rewards: Tensor) -> Tensor:
     return rewards.amax(1) == rewards.amin(1)
 
 
-def token_coefficients(mask: Tensor, how: str = "token-mean", length: int | None = None) -> Tensor:
+def loss_weights(mask: Tensor, how: str = "token-mean", length: int | None = None) -> Tensor:
     """What each token of one optimizer batch counts for, float32 `[B, T]`, 0 on masked tokens.
 
         token-mean            1 / N                      N live tokens of the whole batch
@@ -77,9 +77,9 @@ def token_coefficients(mask: Tensor, how: str = "token-mean", length: int | None
             return live / sequences
         case "constant":
             if not length:
-                raise ValueError(f"aggregation='constant' needs a positive length (given {length!r})")
+                raise ValueError(f"loss_aggregation='constant' needs a positive length (given {length!r})")
             return live / (sequences * length)
-    raise ValueError(f"aggregation={how!r} must be one of {', '.join(AGGREGATIONS)}")
+    raise ValueError(f"loss_aggregation={how!r} must be one of {', '.join(AGGREGATIONS)}")
 
 
 def surrogate(logp: Tensor, w_log: Tensor, advantage: Tensor, coefficient: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def kl_penalty(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
     raise ValueError(f"kl={kind!r} must be one of {', '.join(KL_KINDS)}")
 
 
-def correction(
+def importance_weights(
     logp: Tensor, rollout_logp: Tensor, mask: Tensor, kind: str, cap: float = 2.0, bounds: tuple = (0.5, 5.0)
 ) -> Tensor | None:
     """The factor ρ of each token's policy-gradient term, `[B, T]` without gradient; None for "none".
@@ -138,7 +138,7 @@ def correction(
         case "mask":
             ratio, (low, high) = d.exp(), bounds
             return torch.where((ratio >= low) & (ratio <= high), ratio, 0)
-    raise ValueError(f"correction={kind!r} must be one of {', '.join(CORRECTIONS)}")
+    raise ValueError(f"importance_correction={kind!r} must be one of {', '.join(CORRECTIONS)}")
 
 
 def objective(
@@ -158,13 +158,13 @@ def objective(
     over all ranks, add up to its loss.
     """
     w_log = method.weight(logp, batch.old_logp, batch.advantage, batch.mask)
-    weight = batch.coefficient if batch.correction is None else batch.coefficient * batch.correction
+    weight = batch.loss_weight if batch.importance_weight is None else batch.loss_weight * batch.importance_weight
     loss = surrogate(logp, w_log, batch.advantage, weight)
     if kl_coef:
         penalty = kl_penalty(_live(logp, batch.mask), _live(batch.ref_logp, batch.mask), kl)
-        loss = loss + kl_coef * (batch.coefficient * penalty).sum()
+        loss = loss + kl_coef * (batch.loss_weight * penalty).sum()
     if entropy_coef:
-        loss = loss - entropy_coef * (batch.coefficient * _live(entropy, batch.mask)).sum()
+        loss = loss - entropy_coef * (batch.loss_weight * _live(entropy, batch.mask)).sum()
     return loss, w_log
 
 

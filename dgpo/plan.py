@@ -183,8 +183,8 @@ def predict(config: Config, gpus: int = 1, hardware: Hardware | None = None, len
     """
     if gpus < 1:
         raise ConfigError(f"gpus={gpus} must be positive")
-    if config.prompts < gpus:
-        raise ConfigError(f"prompts={config.prompts} must be at least the number of GPUs, {gpus}")
+    if config.prompts_per_step < gpus:
+        raise ConfigError(f"prompts_per_step={config.prompts_per_step} must be at least the number of GPUs, {gpus}")
     length = config.max_new_tokens / 2 if length is None else length
     if not 0 < length <= config.max_new_tokens:
         raise ConfigError(f"length={length:g} must be above 0 and at most max_new_tokens={config.max_new_tokens}")
@@ -208,12 +208,13 @@ class Work:
         self.longest = config.max_prompt_tokens + config.max_new_tokens
         self.tokens = self.rows * (self.prompt + length)
         self.pairs = self.rows * (self.prompt + length) ** 2 / 2
-        self.micro = config.micro_tokens or config.micro_batch * self.longest
-        self.micros = max(1.0, self.tokens / config.updates / self.micro) * config.updates * config.epochs
+        self.micro = config.max_tokens_per_micro_batch or config.micro_batch_size * self.longest
+        self.updates = config.num_minibatches * config.epochs
+        self.micros = max(1.0, self.tokens / config.num_minibatches / self.micro) * self.updates
         self.weight_bytes = shape.parameters * self.width
         self.engine = config.rollout == "vllm"
         self.spread = config.vllm.tensor_parallel if self.engine else 1  # GPUs that share a sampler, and its sequences
-        self.live_rows = min(self.rows * self.spread, config.rollout_rows)  # at once in the sampler
+        self.live_rows = min(self.rows * self.spread, config.generation_batch_size)  # at once in the sampler
         self.kv_bytes = 2 * shape.keys * shape.layers * self.width / self.spread  # of one token, on one GPU
         self.sampler_weights = self.weight_bytes / self.spread if self.engine else 0.0
         self.kv_cache = self.live_rows * self.longest * self.kv_bytes
@@ -236,7 +237,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
     states = {
         "weights": 0 if work.offload == "optimizer+params" else split,
         "optimizer": 0 if on_host else 12 * shape.parameters / gpus,  # float32 weights and both moments, ZeRO-1 to 3
-        "reference": split if config.kl_to_start or config.kl_coef else 0,
+        "reference": split if config.log_reference_kl or config.kl_coef else 0,
         # the embedded sampler has whole weights under ZeRO-3 and in a process of its own; else it shares the trained
         "sampler's copy": work.weight_bytes if own_copy else 0,
     }
@@ -301,7 +302,7 @@ def _seconds(work: Work) -> dict[str, float]:
         read = steps * work.sampler_weights + outputs * work.spread * context * work.kv_bytes
         decode_flops, host = shape.forward_flops(outputs, outputs * context, outputs), 0.0
     else:  # every call runs to its longest completion, over all rows and the padded prompt
-        steps = -(-work.rows // config.rollout_rows) * config.max_new_tokens
+        steps = -(-work.rows // config.generation_batch_size) * config.max_new_tokens
         context = config.max_prompt_tokens + config.max_new_tokens / 2
         read = steps * (work.weight_bytes + work.live_rows * (context * work.kv_bytes + 60 * shape.words))
         decoded = work.live_rows * steps
@@ -311,8 +312,8 @@ def _seconds(work: Work) -> dict[str, float]:
     ring = (gpus - 1) / gpus * work.weight_bytes
     # weights and gradients: once an update; gradients every micro-batch; weights twice, gradients once there too
     moved = {
-        1: 2 * config.updates * config.epochs * ring,
-        2: (work.micros + config.updates * config.epochs) * ring,
+        1: 2 * work.updates * ring,
+        2: (work.micros + work.updates) * ring,
         3: 3 * work.micros * ring,
     }[work.stage]
     return {
@@ -320,7 +321,7 @@ def _seconds(work: Work) -> dict[str, float]:
         "decode": max(read / stream, decode_flops / compute, host),
         "old_logp": forward * (2 if "reference" in memory(work)["update"] else 1) / compute,
         "update": config.epochs * (3 * forward + again + head_again) / compute,
-        "optimizer step": config.updates * config.epochs * states / stream,
+        "optimizer step": work.updates * states / stream,
         "communication": moved / (hardware.link * hardware.streaming) if gpus > 1 else 0.0,
     }
 

@@ -3,8 +3,8 @@
 import hashlib
 
 
-def derive(*parts) -> int:
-    """A 63-bit seed from the run's seed and the names of a place: `derive(seed, "rollout", step, i)`.
+def fold_in(*parts) -> int:
+    """A 63-bit seed from the run's seed and the names of a place: `fold_in(seed, "rollout", step, i)`.
 
     A step's randomness is a function of (seed, step), so a run that continues at a step needs no saved generator.
     """

@@ -1,10 +1,13 @@
-"""What the settings of runs, evaluations and sweeps have in common: their types and what a refusal says."""
+"""What the settings of runs, evaluations and sweeps share: their types, what each says of itself, error messages.
+
+temperature: Above0 = setting(1.0, "rollout", "temperature of the samples", resume="fixed")
+"""
 
 import difflib
 from collections.abc import Collection
 from datetime import date
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -17,18 +20,79 @@ from pydantic import (
     field_validator,
 )
 
-from dgpo.data.files import text_encoding
 from dgpo.errors import ConfigError
 from dgpo.plain import has_boolean, path_text, plain
 
+GROUPS = {
+    "run": "the folder and the length of a run",
+    "method": "how tokens are weighed",
+    "policy": "the model, and how it is computed",
+    "task": "the problems",
+    "rollout": "how completions are sampled",
+    "updates": "optimizer steps on each batch",
+    "ranks": "processes and GPUs",
+    "evaluation": "held-out problems, checkpoints and records",
+    "scores": "what is computed from judged completions",
+    "sweep": "the runs of a sweep",
+}
+
+Resume = Literal["fixed", "content", "rounding", "later", "free"]
+RESUME = {
+    "fixed": "must stay when a run is resumed",
+    "content": "may be another path with the same content",
+    "rounding": "may change: floating-point sums of later steps may then differ in their last bits",
+    "later": "may change: it affects later steps alone",
+    "free": "may change: it affects no number",
+}
+
+RENAMED = {  # before version 0.2
+    "prompts": "prompts_per_step",
+    "completions": "group_size",
+    "updates": "num_minibatches",
+    "rollout_rows": "generation_batch_size",
+    "micro_batch": "micro_batch_size",
+    "micro_tokens": "max_tokens_per_micro_batch",
+    "zero_variance": "filter_groups",
+    "resample_rounds": "max_resample_rounds",
+    "correction": "importance_correction",
+    "correction_cap": "importance_cap",
+    "correction_bounds": "importance_bounds",
+    "kl_to_start": "log_reference_kl",
+    "aggregation": "loss_aggregation",
+    "eval_completions": "eval_samples",
+    "slip": "step_error_rate",
+}
+
 _LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
 _HUGE = 1e9  # of any other number: as good as without a limit, and no sum of a few overflows
+
+
+def setting(
+    default: Any = ..., *, group: str, description: str, unit: str = "", resume: Resume = "fixed", **limits: Any
+) -> Any:
+    """A field of Settings that describes itself; `group` is one of GROUPS, `resume` a class of RESUME.
+
+    `limits` are pydantic's, such as min_length.
+    """
+    if group not in GROUPS or resume not in RESUME:
+        raise ValueError(f"group={group!r}, resume={resume!r}: one of {', '.join(GROUPS)} and of {', '.join(RESUME)}")
+    about = {"group": group, "unit": unit, "resume": resume}
+    return Field(default=default, description=description, json_schema_extra=about, **limits)
+
+
+def _text_encoding(name: str) -> str:
+    try:
+        "a".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError("must be one of Python's text codecs, such as utf-8, utf-16, cp1252 or gb18030") from None
+    return name
+
 
 Positive = Annotated[int, Field(ge=1, le=_LARGEST)]
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Encoding = Annotated[str, AfterValidator(text_encoding)]  # of data files that are not UTF-8
+Encoding = Annotated[str, AfterValidator(_text_encoding)]  # of data files that are not UTF-8
 Above0 = Annotated[float, Field(gt=0, le=_HUGE)]
 AnyNumber = Annotated[float, Field(ge=-_HUGE, le=_HUGE)]
 From0 = Annotated[float, Field(ge=0, le=_HUGE)]
@@ -79,10 +143,22 @@ class Settings(BaseModel):
         """The names of the settings that are text, and free."""
         return {name for name, field in cls.model_fields.items() if _is_text(field.annotation)}
 
+    @classmethod
+    def resumable(cls, *classes: Resume) -> set[str]:
+        """The names of the settings of these classes of RESUME."""
+        return {name for name in cls.model_fields if about(cls, name)["resume"] in classes}
+
     def paths(self) -> dict[str, str]:
-        """The settings that are paths: what errors are to call each, and the path."""
-        given = {name: getattr(self, name) for name, field in type(self).model_fields.items() if _is_path(field)}
+        """The settings that are paths, the folder that is written to first: what errors call each, and the path."""
+        names = [name for name, field in type(self).model_fields.items() if _is_path(field)]
+        names.sort(key=lambda name: about(type(self), name)["group"] != "run")
+        given = {name: getattr(self, name) for name in names}
         return {f"{name}={value!r}": value for name, value in given.items() if value}
+
+
+def about(settings: type[Settings], name: str) -> dict[str, str]:
+    """Group, unit and class of RESUME of a setting."""
+    return settings.model_fields[name].json_schema_extra or {"group": "", "unit": "", "resume": "fixed"}
 
 
 def _is_path(field) -> bool:
@@ -99,7 +175,9 @@ def _is_text(kind: Any) -> bool:
 
 
 def unknown(name: str, value: Any, known: Collection[str], others: Collection[str] = ()) -> str:
-    """What an error says of a setting that is not among the `known`; it may have been meant for one of `others`."""
+    """The error text for a setting that is not among the `known`; it may have been meant for one of `others`."""
+    if RENAMED.get(name) in known:
+        return f"unknown setting {name}={value!r}: it is called {RENAMED[name]} now"
     close = difflib.get_close_matches(name, [*known, *others], n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"unknown setting {name}={value!r}{hint}\n  known settings: {', '.join(known)}"
@@ -114,5 +192,7 @@ def line(error) -> str:
     """What an error of pydantic says: the setting, its value, what is allowed."""
     name, said = ".".join(str(part) for part in error["loc"]), error["msg"].removeprefix("Value error, ")
     value = error["input"]
+    if error["type"] == "extra_forbidden" and (now := RENAMED.get(str(error["loc"][-1]))):
+        return f"unknown setting {name}={value!r}: it is called {now} now"
     shown = f"{value:g}" if type(value) is int and abs(value) > _HUGE**2 else repr(value)
     return f"{name}={shown}: {said[0].lower()}{said[1:]}"

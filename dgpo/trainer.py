@@ -23,21 +23,30 @@ from transformers import GenerationConfig
 
 from dgpo import rollout, tasks
 from dgpo.batch import Batch, concatenate
-from dgpo.config import Config, ConfigError, check_machine
+from dgpo.config import Config
+from dgpo.config_rules import check_machine
 from dgpo.distributed import process_group
 from dgpo.engine import Engine, NonFiniteError
+from dgpo.errors import ConfigError
 from dgpo.evaluation.heldout import decode, encode, evaluate
 from dgpo.memory import out_of_memory
 from dgpo.model import tiny
 from dgpo.model.policy import Policy, apply_liger, pick_device, recompute_layers
-from dgpo.objective import correction, group_advantages, kl_penalty, objective, token_coefficients, zero_variance
+from dgpo.objective import (
+    group_advantages,
+    importance_weights,
+    kl_penalty,
+    loss_weights,
+    objective,
+    zero_variance,
+)
 from dgpo.progress import Progress, tell
 from dgpo.rollout import Sampling, mismatch
 from dgpo.rollout.selfcheck import check_model
 from dgpo.run import identity, summary
 from dgpo.run.folder import RunFolder
-from dgpo.run.telemetry import Seconds, TokenTelemetry
-from dgpo.seeds import derive
+from dgpo.run.telemetry import PhaseTimer, TokenStats
+from dgpo.seeds import fold_in
 from dgpo.tasks.base import Problem
 
 _SHOWN = 8  # held-out problems whose first completion is kept at every evaluation
@@ -57,7 +66,7 @@ def train(config: Config) -> Path:
         with Progress(start, config.steps) as progress:
             for step in range(start + 1, config.steps + 1):
                 with process_group.error_scope(f"step {step}"):
-                    torch.manual_seed(derive(config.seed, "torch", step))
+                    torch.manual_seed(fold_in(config.seed, "torch", step))
                     batch, rewards, rolled = trainer.rollout()
                     trainer.sample_ahead(step)
                     batch, scored = trainer.score(batch, rewards)
@@ -80,7 +89,7 @@ class Trainer:
         process_group.check_settings(config)
         self.run = RunFolder(config)
         self.config = config = self.run.config
-        self.seconds = Seconds(partial(out_of_memory, config))
+        self.seconds = PhaseTimer(partial(out_of_memory, config))
         with self.seconds.phase("setup"):
             longest = config.max_prompt_tokens + config.max_new_tokens
             self.policy, self.tokenizer, self.source = process_group.on_all_ranks(_load, config)
@@ -90,7 +99,7 @@ class Trainer:
                     tell(f"{config.data}: {count} {name.replace('_', ' ')}")
             process_group.on_rank0(check_model, config, self.policy, self.tokenizer, longest)
             self.reference = None
-            if config.kl_to_start or config.kl_coef:
+            if config.log_reference_kl or config.kl_coef:
                 self.reference = copy.deepcopy(self.policy).requires_grad_(False)
             sampled = self.policy
             embedded = config.rollout == "transformers" and not config.asynchronous
@@ -131,13 +140,13 @@ class Trainer:
     def load_sampler(self) -> None:
         """Give the sampler the policy's weights; an asynchronous one ends its sampling first."""
         with self.seconds.phase("load"):
-            self.sampler.load(self.engine.weights())
+            self.sampler.load(self.engine.named_full_parameters())
 
     def rollout(self) -> tuple[Batch, Tensor, dict[str, float]]:
         """Completions and rewards `[groups, n]` to learn from, and metrics of all that was sampled.
 
-        With zero_variance="drop", groups whose rewards are all equal are left out; with "resample", others are sampled
-        in their place, for `resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
+        With filter_groups="drop", groups whose rewards are all equal are left out; with "resample", others are sampled
+        in their place, for `max_resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
         """
         config, batches, scores, rounds, stale = self.config, [], [], 0, 0
         known = Counter(self.task.verdicts)
@@ -146,10 +155,10 @@ class Trainer:
                 batches.append(batch)
                 scores.append(rewards)
             silent = zero_variance(torch.cat(scores))
-            enough = config.zero_variance != "resample" or int((~silent).sum()) >= config.prompts
+            enough = config.filter_groups != "resample" or int((~silent).sum()) >= config.prompts_per_step
             rounds += 1
             stale = max(stale, getattr(self.sampler, "staleness", 0))
-            if enough or rounds == config.resample_rounds:
+            if enough or rounds == config.max_resample_rounds:
                 break
         batch, rewards = concatenate(batches), torch.cat(scores)
         metrics = {
@@ -166,11 +175,11 @@ class Trainer:
         self.sampler.sleep()
         verdicts = sum(process_group.all_gather_object(self.task.verdicts - known), Counter())
         metrics |= {f"verdict/{name}": count / verdicts.total() for name, count in sorted(verdicts.items())}
-        if config.zero_variance != "keep":
-            kept = (~silent).nonzero().squeeze(1)[: config.prompts]
-            rows = (~silent).repeat_interleave(config.completions).nonzero().squeeze(1)
-            batch, rewards = batch.select(rows[: len(kept) * config.completions]), rewards[kept]
-        return batch.replace(row=torch.arange(len(batch))), rewards, metrics
+        if config.filter_groups != "none":
+            kept = (~silent).nonzero().squeeze(1)[: config.prompts_per_step]
+            rows = (~silent).repeat_interleave(config.group_size).nonzero().squeeze(1)
+            batch, rewards = batch.select(rows[: len(kept) * config.group_size]), rewards[kept]
+        return batch.replace(sequence_id=torch.arange(len(batch))), rewards, metrics
 
     def sample_ahead(self, step: int) -> None:
         """With asynchronous=True: begin with the next step's completions, by the policy that this step starts from."""
@@ -191,29 +200,34 @@ class Trainer:
         batch = batch.replace(advantage=advantage, old_logp=old_logp, entropy=entropy, ref_logp=reference)
         live = batch.mask
         distance = mismatch.compare(logp, batch.rollout_logp, live)
-        factor = correction(
-            logp, batch.rollout_logp, live, config.correction, config.correction_cap, config.correction_bounds
+        factor = importance_weights(
+            logp,
+            batch.rollout_logp,
+            live,
+            config.importance_correction,
+            config.importance_cap,
+            config.importance_bounds,
         )
-        batch = batch.replace(correction=factor)
+        batch = batch.replace(importance_weight=factor)
         metrics = {"entropy": float(entropy[live].mean())} | {f"mismatch/{k}": v for k, v in distance.items()}
         if factor is not None:
-            metrics["correction/mean"] = float(factor[live].mean())
+            metrics["importance_weight/mean"] = float(factor[live].mean())
         if reference is not None:
-            metrics["kl_to_start"] = float(kl_penalty(logp, reference, "k3")[live].mean())
+            metrics["kl/reference"] = float(kl_penalty(logp, reference, "k3")[live].mean())
         return batch, metrics
 
     def update(self, step: int, batch: Batch) -> dict[str, float]:
         """`epochs` × `updates` optimizer steps on the batch. Raises TrainingDiverged instead of applying a NaN."""
         config = self.config
-        generator = torch.Generator().manual_seed(derive(config.seed, "update", step))
-        telemetry = TokenTelemetry(self.method, config.token_records, config.epochs * int(batch.mask.sum()), generator)
+        generator = torch.Generator().manual_seed(fold_in(config.seed, "update", step))
+        telemetry = TokenStats(self.method, config.token_records, config.epochs * int(batch.mask.sum()), generator)
         reports = []
         with self.seconds.phase("update"):
-            for i, mini in enumerate(batch.minibatches(config.updates, config.epochs, generator)):
-                counts = token_coefficients(mini.mask, config.aggregation, config.max_new_tokens)
-                mini = mini.replace(coefficient=counts)
+            for i, mini in enumerate(batch.minibatches(config.num_minibatches, config.epochs, generator)):
+                counts = loss_weights(mini.mask, config.loss_aggregation, config.max_new_tokens)
+                mini = mini.replace(loss_weight=counts)
                 micros = [mini.select(rows) for rows in self._own_micro_batches(mini)]
-                micros += [mini.nothing()] * self.engine.spare(micros)
+                micros += [mini.dummy()] * self.engine.padding_micro_batches(micros)
                 try:
                     reports.append(self.engine.update(self._losses(i, micros, telemetry), len(micros)))
                 except NonFiniteError as error:
@@ -233,9 +247,9 @@ class Trainer:
         if step == 0 or last or (config.eval_every and step % config.eval_every == 0):
             with self.seconds.phase("evaluate"):
                 sampling = Sampling(config.max_new_tokens, config.eval_temperature)
-                result = evaluate(self.sampler, self.tokenizer, self.task, config.eval_completions, sampling)
+                result = evaluate(self.sampler, self.tokenizer, self.task, config.eval_samples, sampling)
             metrics = metrics | result.metrics()
-            self.heldout = metrics[f"eval/avg@{config.eval_completions}"]
+            self.heldout = metrics[f"eval/avg@{config.eval_samples}"]
         if wild := [k for k, v in metrics.items() if v is not None and not math.isfinite(v)]:
             newest = self.run.checkpoints()[-1:]
             raise TrainingDiverged(
@@ -251,34 +265,36 @@ class Trainer:
                 "position": self.position,
                 "updates": self.engine.updates,
                 "ranks": process_group.world_size(),
-                "heldout": metrics.get(f"eval/avg@{config.eval_completions}"),
+                "heldout": metrics.get(f"eval/avg@{config.eval_samples}"),
             }
             with self.seconds.phase("checkpoint"):  # counted in the next step's row
                 self.run.save_checkpoint(state, self._save)
 
     def finish(self) -> Path:
         """Write the trained policy and the summary."""
-        self.run.save_policy(partial(self._save_policy, self.engine.whole()))
+        self.run.save_policy(partial(self._save_policy, self.engine.full_state_dict()))
         self.run.write_summary(summary.summarise(self.run, self.config, self.method, self.task.notes))
         return self.run.path
 
     def _sample(self) -> list[tuple[Batch, Tensor]]:
         """Completions and rewards of the next `prompts` problems: each rank's part, in the order of the stream."""
-        config, n = self.config, self.config.completions
+        config, n = self.config, self.config.group_size
         with self.seconds.phase("rollout"):
             problems, prompts, seeds = self._requests()
             batch = self.sampler.generate(prompts, seeds, self.sampling)
-            self.position += config.prompts
+            self.position += config.prompts_per_step
         with self.seconds.phase("reward"):
             rewards = self.task.rewards(problems, decode(self.tokenizer, batch))
             return process_group.all_gather_object((batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)))
 
     def _requests(self) -> tuple[list[Problem], list[list[int]], list[int]]:
         """This rank's part of the next `prompts` problems, `completions` times each, with their prompts and seeds."""
-        config, n = self.config, self.config.completions
-        places = range(self.position, self.position + config.prompts)[process_group.local_slice(config.prompts)]
+        config, n = self.config, self.config.group_size
+        places = range(self.position, self.position + config.prompts_per_step)[
+            process_group.local_slice(config.prompts_per_step)
+        ]
         problems = [self.task.train(place) for place in places for _ in range(n)]
-        seeds = [derive(config.seed, "rollout", place, i) for place in places for i in range(n)]
+        seeds = [fold_in(config.seed, "rollout", place, i) for place in places for i in range(n)]
         return problems, encode(self.tokenizer, [p.prompt for p in problems]), seeds
 
     def _ahead_file(self) -> str:
@@ -291,12 +307,15 @@ class Trainer:
 
     def _own_micro_batches(self, batch: Batch) -> list[Tensor]:
         """This rank's part of a batch, by number of sequence."""
-        own = batch.shares(process_group.world_size())[process_group.rank()]
+        own = batch.split_across_ranks(process_group.world_size())[process_group.rank()]
         return [
-            own[rows] for rows in batch.select(own).micro_batches(self.config.micro_batch, self.config.micro_tokens)
+            own[rows]
+            for rows in batch.select(own).micro_batches(
+                self.config.micro_batch_size, self.config.max_tokens_per_micro_batch
+            )
         ]
 
-    def _losses(self, update: int, micros: list[Batch], telemetry: TokenTelemetry) -> Iterator[Tensor]:
+    def _losses(self, update: int, micros: list[Batch], telemetry: TokenStats) -> Iterator[Tensor]:
         config = self.config
         for micro in micros:
             on_device = micro.to(self.policy.device)
@@ -343,4 +362,4 @@ def _load(config: Config):
             f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must "
             f"add up to at most the model's {positions} positions"
         )
-    return Policy(lm, config.temperature, right_padded=config.micro_tokens is not None), tokenizer, source
+    return Policy(lm, config.temperature, right_padded=config.max_tokens_per_micro_batch is not None), tokenizer, source

@@ -30,7 +30,7 @@ def test_completions_are_by_the_policy_of_the_step_before(small, monkeypatch, tm
     steps, update = [], trainer.Trainer.update
 
     def watch(self, step, batch):
-        steps.append((batch, {name: w.detach().clone() for name, w in self.engine.weights()}))
+        steps.append((batch, {name: w.detach().clone() for name, w in self.engine.named_full_parameters()}))
         return update(self, step, batch)
 
     monkeypatch.setattr(trainer.Trainer, "update", watch)
@@ -39,7 +39,7 @@ def test_completions_are_by_the_policy_of_the_step_before(small, monkeypatch, tm
     for k, (batch, _) in enumerate(steps):
         made.sampler.load(steps[max(k - 1, 0)][1].items())  # for the first step nothing could be sampled ahead
         again, _, _ = made.rollout()
-        assert torch.equal(again.tokens, batch.tokens), k
+        assert torch.equal(again.input_ids, batch.input_ids), k
         assert torch.equal(again.rollout_logp, batch.rollout_logp), k
         assert torch.equal(batch.old_logp, batch.rollout_logp), k  # the ratio is against the policy that sampled
     assert [row["staleness/steps"] for row in got[1:]] == [0, 1, 1, 1]
@@ -50,7 +50,13 @@ def test_completions_are_by_the_policy_of_the_step_before(small, monkeypatch, tm
 
 def test_a_run_whose_sampler_dies_goes_on_as_if_it_had_not(small, monkeypatch, capsys, tmp_path):
     """Groups without a signal are sampled again, with the weights of now: the next step's request comes after them."""
-    small |= {"zero_variance": "resample", "prompts": 4, "updates": 2, "resample_rounds": 3, "checkpoint_every": 1}
+    small |= {
+        "filter_groups": "resample",
+        "prompts_per_step": 4,
+        "num_minibatches": 2,
+        "max_resample_rounds": 3,
+        "checkpoint_every": 1,
+    }
     whole = rows(run(small, run_dir=str(tmp_path / "whole")))
     assert [row["staleness/steps"] for row in whole[1:]] == [0, 1, 1, 1]
     assert any(row["groups"] > 4 for row in whole[2:])
@@ -175,7 +181,7 @@ class TestFailures:
 
 
 def test_what_does_not_go_together(small):
-    with pytest.raises(ConfigError, match="correction='mask' has nothing to correct"):
-        configs.make({**small, "correction": "mask"})
+    with pytest.raises(ConfigError, match="importance_correction='mask' has nothing to correct"):
+        configs.make({**small, "importance_correction": "mask"})
     with pytest.raises(ConfigError, match=r"vllm\.tensor_parallel=2 must be 1"):
         configs.make({**small, "rollout": "vllm", "vllm": {"tensor_parallel": 2}})

@@ -80,7 +80,7 @@ def test_worked_examples_slip_as_often_as_asked_and_go_on_from_the_slip():
     right = total = 0
     for _ in range(500):
         problem = chain.draw(rng, 4, heldout=False)
-        steps = chain.solve(problem.id, rng, slip=0.3)
+        steps = chain.solve(problem.id, rng, step_error_rate=0.3)
         for before, after in itertools.pairwise(steps):
             assert after[0] == before[-1]
         right += sum(chain.solve(s[:3])[0] == s for s in steps)
@@ -109,7 +109,7 @@ def test_the_warmed_up_policy_is_an_ordinary_checkpoint_cached_by_its_settings(c
     settings = TinyPolicy.model_validate_json((checkpoint / "tiny.json").read_text())
     monkeypatch.setattr(tiny, "warm_up", lambda settings: pytest.fail("trained again"))
     assert tiny.checkpoint(settings) == checkpoint
-    assert tiny.key(settings) != tiny.key(settings.model_copy(update={"slip": 0.2}))
+    assert tiny.key(settings) != tiny.key(settings.model_copy(update={"step_error_rate": 0.2}))
 
 
 def test_an_interrupted_warm_up_leaves_nothing(tmp_path, monkeypatch):

@@ -25,9 +25,9 @@ def test_settings_may_stand_behind_options(monkeypatch, capsys):
     asked = []
     for name in ("_plan", "_sweep"):
         monkeypatch.setattr(cli, name, lambda args, places: asked.append(args) or 0)
-    assert cli.main(["plan", "r1-distill-7b", "--gpus", "8", "prompts=64"]) == 0
+    assert cli.main(["plan", "r1-distill-7b", "--gpus", "8", "prompts_per_step=64"]) == 0
     assert cli.main(["sweep", "s.yaml", "--report", "seeds=[0]"]) == 0
-    assert [args.settings for args in asked] == [["r1-distill-7b", "prompts=64"], ["seeds=[0]"]]
+    assert [args.settings for args in asked] == [["r1-distill-7b", "prompts_per_step=64"], ["seeds=[0]"]]
     assert (asked[0].gpus, asked[1].report) == (8, True)
     for words in (["plan", "--gpus", "8", "--gpu_count=8"], ["sweep", "s.yaml", "--report", "now"], ["methods", "n=1"]):
         with pytest.raises(SystemExit):

@@ -14,9 +14,9 @@ def test_the_recipe_and_its_overrides():
     config = configs.load("tiny", method="dgpo", n=2, lr="1e-4")
     assert config.method_params == {"eps_low": 0.2, "eps_high": 0.2, "n": 2, "m": 2.0}
     assert config.lr == 1e-4  # YAML 1.1 reads 1e-4 as a string
-    assert config.aggregation == "token-mean"
-    assert configs.load("tiny", method="gspo").aggregation == "seq-mean-token-mean"
-    assert configs.load("tiny", method="gspo", aggregation="token-mean").aggregation == "token-mean"
+    assert config.loss_aggregation == "token-mean"
+    assert configs.load("tiny", method="gspo").loss_aggregation == "seq-mean-token-mean"
+    assert configs.load("tiny", method="gspo", loss_aggregation="token-mean").loss_aggregation == "token-mean"
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
@@ -62,22 +62,25 @@ def test_a_resolved_config_survives_writing_and_reading(tmp_path):
         ({"method_params": {"k": 1}}, ["'k'", "eps_low, eps_high, n, m"]),
         ({"task": "sudoku"}, ["task='sudoku'", "'chain' or 'math'"]),
         ({"rollout": "sglang"}, ["rollout='sglang'", "'transformers'"]),
-        ({"correction": "tis"}, ["correction='tis'", "'tis-sequence' or 'mask'"]),
-        ({"correction_bounds": [2, 0.5]}, ["correction_bounds=[2.0, 0.5]", "first must be below the second"]),
+        ({"importance_correction": "tis"}, ["importance_correction='tis'", "'tis-sequence' or 'mask'"]),
+        ({"importance_bounds": [2, 0.5]}, ["importance_bounds=[2.0, 0.5]", "first must be below the second"]),
         ({"max_mismatch": 0}, ["max_mismatch=0", "greater than 0"]),
-        ({"aggregation": "mean"}, ["aggregation='mean'", "token-mean"]),
+        ({"loss_aggregation": "mean"}, ["loss_aggregation='mean'", "token-mean"]),
         ({"advantage": "gae"}, ["advantage='gae'", "rloo"]),
         ({"steps": 2.5}, ["steps=2.5", "integer"]),
         ({"lr": 0}, ["lr=0", "greater than 0"]),
         ({"seed": "one"}, ["seed='one'"]),
         ({"tiny": {"width": 3}}, ["tiny.width=3"]),
-        ({"updates": 7}, ["32 × 8 = 256", "updates=7"]),
-        ({"micro_tokens": 103}, ["micro_tokens=103", "max_prompt_tokens + max_new_tokens = 104"]),
+        ({"num_minibatches": 7}, ["32 × 8 = 256", "num_minibatches=7"]),
+        (
+            {"max_tokens_per_micro_batch": 103},
+            ["max_tokens_per_micro_batch=103", "max_prompt_tokens + max_new_tokens = 104"],
+        ),
         ({"task": "math"}, ["needs data="]),
         ({"task": "math", "data": "x.jsonl"}, ["needs model="]),
         ({"schedule": "cosine", "warmup_updates": 480}, ["warmup_updates=480", "480"]),
-        ({"completions": 1, "zero_variance": "drop", "updates": 8}, ["completions=1", "zero_variance='drop'"]),
-        ({"completions": 1, "advantage": "rloo", "zero_variance": "drop"}, ["completions=1"]),
+        ({"group_size": 1, "filter_groups": "drop", "num_minibatches": 8}, ["group_size=1", "filter_groups='drop'"]),
+        ({"group_size": 1, "advantage": "rloo", "filter_groups": "drop"}, ["group_size=1"]),
         ({"betas": [0.9, 1.5]}, ["betas.1=1.5", "less than 1"]),
         ({"method": ["dgpo"]}, ["method=['dgpo']", "grpo"]),
         ({"method_params": "n=2"}, ["method_params='n=2'", "mapping"]),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.evaluation.heldout import Evaluation, evaluate, mean_interval, pass_at_k
+from dgpo.evaluation.heldout import HeldoutResult, evaluate, mean_interval, pass_at_k
 from dgpo.model.loading import load_lm
 from dgpo.model.policy import Policy
 from dgpo.rollout import Sampling, TransformersSampler
@@ -46,7 +46,7 @@ def test_the_interval_covers_as_often_as_it_says():
 
 def test_metrics_by_hand():
     problems = (Problem("a", "a", "1"), Problem("b", "b", "2"))
-    result = Evaluation(
+    result = HeldoutResult(
         problems,
         rewards=np.array([[1.0, 0.0], [0.0, 0.0]]),
         completions=[["x", "y"], ["z", "w"]],
@@ -64,7 +64,7 @@ def test_metrics_by_hand():
 
 
 def test_one_problem_has_no_interval_rather_than_a_certain_one():
-    metrics = Evaluation(
+    metrics = HeldoutResult(
         (Problem("a", "a", "1"),), np.ones((1, 2)), [["x", "y"]], np.ones((1, 2)), np.ones((1, 2))
     ).metrics()
     assert metrics["eval/avg@2"] == 1.0

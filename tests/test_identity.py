@@ -214,7 +214,7 @@ class TestDisk:
         folder, events = recorded
         for step in (2, 4):
             name = f"step_{step:06d}"
-            scratch = files.partial(folder / "checkpoints" / name)
+            scratch = files.temporary_path(folder / "checkpoints" / name)
             order = [event[1] for event in events]
             end = next(i for i, e in enumerate(events) if e[0] == "replace" and e[1] == scratch)
             shard, state, own = (order.index(scratch / f) for f in ("rank_00000.safetensors", "state.json", "."))
@@ -353,11 +353,11 @@ class TestRuns:
         tiny.chain.tokenizer().save_pretrained(tmp_path / "model")
         settings = {**running.SMALL, "run_dir": str(tmp_path / "run"), "model": str(tmp_path / "model")}
         made = trainer.Trainer(configs.make(settings))
-        before = {name: weight.clone() for name, weight in made.engine.weights()}
+        before = {name: weight.clone() for name, weight in made.engine.named_full_parameters()}
         said = rf"rank_00000\.safetensors is of a model of other shapes .* lm\.\S+ \[.*32\] → \[.*{hidden}\].* more"
         with pytest.raises(CheckpointError, match=said):
             made.engine.load(recorded[0] / "checkpoints" / "step_000004", 16)
-        assert all(torch.equal(weight, before[name]) for name, weight in made.engine.weights())
+        assert all(torch.equal(weight, before[name]) for name, weight in made.engine.named_full_parameters())
 
     def test_another_start_policy_is_named_and_accepted_deliberately(self, run, checkpoint, tmp_path, capsys):
         other = shutil.copytree(checkpoint, tmp_path / "other")

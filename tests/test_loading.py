@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dgpo import config as configs
+from dgpo import config_rules
 from dgpo.config import ConfigError
 from dgpo.model import loading
 from dgpo.model.loading import load_lm
@@ -325,13 +326,13 @@ class TestLiger:
 
     def test_it_needs_a_gpu_and_the_package(self, monkeypatch):
         with pytest.raises(ConfigError, match="liger=True: Liger's kernels need a CUDA device"):
-            configs.check_machine(configs.load("tiny", liger=True))
+            config_rules.check_machine(configs.load("tiny", liger=True))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         with pytest.raises(ConfigError, match="kernels need a CUDA device"):
-            configs.check_machine(configs.load("tiny", liger=True, device="cpu"))
+            config_rules.check_machine(configs.load("tiny", liger=True, device="cpu"))
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ConfigError, match="liger=True needs the package liger-kernel"):
-            configs.check_machine(configs.load("tiny", liger=True))
+            config_rules.check_machine(configs.load("tiny", liger=True))
 
 
 def test_a_tokenizer_file_is_read_as_it_was_saved(folder):

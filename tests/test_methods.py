@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dgpo import methods
-from dgpo.objective import surrogate, token_coefficients
+from dgpo.objective import loss_weights, surrogate
 
 ROWS = json.loads((Path(__file__).parent / "data/weights.json").read_text())["rows"]
 F64 = torch.float64
@@ -71,7 +71,7 @@ def test_sequence_methods_have_the_gradient_of_their_sequence_loss(key, loss):
     A = torch.tensor([1.0, -1.0] * 6, dtype=F64)
     ours, theirs = (old + delta).requires_grad_(), (old + delta).requires_grad_()
     w = method.weight(ours, old, A[:, None])
-    coefficient = token_coefficients(torch.ones_like(old, dtype=torch.bool), method.aggregation).double()
+    coefficient = loss_weights(torch.ones_like(old, dtype=torch.bool), method.aggregation).double()
     surrogate(ours, w, A[:, None], coefficient).backward()
     loss(theirs, old, A, **method.params()).mean().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)  # coefficients are float32
@@ -177,7 +177,7 @@ def test_masked_garbage_reaches_neither_weights_nor_gradients(key, garbage):
     w = methods.get(key).weight(*dirty, mask)
     assert torch.equal(w, clean)
     assert (w[~mask] == 0).all()
-    coefficient = token_coefficients(mask)
+    coefficient = loss_weights(mask)
     surrogate(dirty[0], w, dirty[2], coefficient).backward()
     assert dirty[0].grad.isfinite().all()
     assert (dirty[0].grad[~mask] == 0).all()

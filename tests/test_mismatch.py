@@ -42,16 +42,16 @@ def test_what_is_masked_does_not_count():
         {"mean_abs": math.log(1.25), "ratio_min": 0.8, "ratio_mean": 0.8, "ratio_max": 0.8, "kl": math.log(1.25) - 0.2}
     )
     for kind in ("tis-token", "tis-sequence", "mask"):
-        assert objective.correction(wild, logs(SAMPLER), mask, kind).isfinite().all()
+        assert objective.importance_weights(wild, logs(SAMPLER), mask, kind).isfinite().all()
 
 
 def test_without_truncation_the_corrected_mean_is_the_trainers_own():
     value = torch.tensor([1.0, -2.0, 5.0, 0.5])
     expected = float((TRAINER * value).sum())
     for kind, limits in (("tis-token", {"cap": 100.0}), ("mask", {"bounds": (0.0, 100.0)})):
-        weight = objective.correction(logs(TRAINER), logs(SAMPLER), LIVE, kind, **limits)
+        weight = objective.importance_weights(logs(TRAINER), logs(SAMPLER), LIVE, kind, **limits)
         assert float((weight * value[DRAWN]).mean()) == pytest.approx(expected, rel=1e-5)
-    assert objective.correction(logs(TRAINER), logs(SAMPLER), LIVE, "none") is None
+    assert objective.importance_weights(logs(TRAINER), logs(SAMPLER), LIVE, "none") is None
 
 
 def test_corrections_by_hand():
@@ -64,14 +64,16 @@ def test_corrections_by_hand():
         "mask": [[4.0, 1.5, 0.0], [0.0, 0.5, 1.0]],
     }
     for kind, expected in ratios.items():
-        got = objective.correction(logp, rollout, mask, kind, cap=2.0, bounds=(0.45, 5.0))
+        got = objective.importance_weights(logp, rollout, mask, kind, cap=2.0, bounds=(0.45, 5.0))
         torch.testing.assert_close(got[mask], torch.tensor(expected)[mask])
-    capped = objective.correction(logp, rollout, mask, "tis-sequence", cap=1.2)
+    capped = objective.importance_weights(logp, rollout, mask, "tis-sequence", cap=1.2)
     torch.testing.assert_close(capped, torch.tensor([[1.2] * 3, [0.2] * 3]))
     long = torch.full((1, 5000), 0.5)  # e^2500 is no float32
-    assert objective.correction(long, 0 * long, long > 0, "tis-sequence").unique().tolist() == [2.0]
-    with pytest.raises(ValueError, match="correction='tis' must be one of none, tis-token, tis-sequence, mask"):
-        objective.correction(logp, rollout, mask, "tis")
+    assert objective.importance_weights(long, 0 * long, long > 0, "tis-sequence").unique().tolist() == [2.0]
+    with pytest.raises(
+        ValueError, match="importance_correction='tis' must be one of none, tis-token, tis-sequence, mask"
+    ):
+        objective.importance_weights(logp, rollout, mask, "tis")
 
 
 def test_the_correction_scales_the_policy_gradient_and_nothing_else():
@@ -80,16 +82,16 @@ def test_the_correction_scales_the_policy_gradient_and_nothing_else():
     logp, old, ref = (-torch.rand(2, 3, generator=generator) for _ in range(3))
     factor = torch.tensor([[0.0, 0.5, 2.0], [1.0, 1.0, 0.3]])
     batch = Batch(
-        tokens=torch.zeros(2, 4, dtype=torch.long),
-        attention=torch.ones(2, 4, dtype=torch.bool),
+        input_ids=torch.zeros(2, 4, dtype=torch.long),
+        attention_mask=torch.ones(2, 4, dtype=torch.bool),
         mask=torch.ones(2, 3, dtype=torch.bool),
         rollout_logp=old,
         finished=torch.ones(2, dtype=torch.bool),
-        row=torch.arange(2),
+        sequence_id=torch.arange(2),
         advantage=torch.tensor([[1.0], [-0.5]]),
         old_logp=old,
         ref_logp=ref,
-        coefficient=torch.full((2, 3), 1 / 6),
+        loss_weight=torch.full((2, 3), 1 / 6),
     )
     kl_coef = 0.3
 
@@ -101,13 +103,15 @@ def test_the_correction_scales_the_policy_gradient_and_nothing_else():
         return x.grad, w_log
 
     plain, w_log = gradient()
-    policy_term = -batch.coefficient * batch.advantage * w_log
-    kl_term = kl_coef * batch.coefficient * (1 - (ref - logp).exp())
+    policy_term = -batch.loss_weight * batch.advantage * w_log
+    kl_term = kl_coef * batch.loss_weight * (1 - (ref - logp).exp())
     torch.testing.assert_close(plain, policy_term + kl_term)
-    corrected, same = gradient(correction=factor)
+    corrected, same = gradient(importance_weight=factor)
     torch.testing.assert_close(corrected, policy_term * factor + kl_term)
     assert torch.equal(same, w_log)
-    attached, _ = gradient(correction=lambda x: objective.correction(x, old, batch.mask, "tis-token", cap=9.0))
+    attached, _ = gradient(
+        importance_weight=lambda x: objective.importance_weights(x, old, batch.mask, "tis-token", cap=9.0)
+    )
     torch.testing.assert_close(attached, policy_term * (logp - old).exp() + kl_term)
 
 
@@ -123,7 +127,9 @@ def shifted(monkeypatch, by):
 
 
 def run(small, **overrides):
-    folder = running.run({**small, "steps": 1, "updates": 1, "overwrite": True, "self_check": "warn"}, **overrides)
+    folder = running.run(
+        {**small, "steps": 1, "num_minibatches": 1, "overwrite": True, "self_check": "warn"}, **overrides
+    )
     return read_rows(folder / "metrics.jsonl")
 
 
@@ -131,21 +137,21 @@ def test_a_run_reports_the_mismatch_and_applies_the_correction(small, monkeypatc
     plain = run(small)[1]
     assert plain["mismatch/kl"] < 1e-9
     assert plain["mismatch/ratio_mean"] == pytest.approx(1, abs=1e-5)
-    assert "correction/mean" not in plain
+    assert "importance_weight/mean" not in plain
     shifted(monkeypatch, -math.log(4))  # the trainer thinks every token four times as likely
     off = run(small)[1]
     assert off["mismatch/mean_abs"] == pytest.approx(math.log(4), rel=1e-4)
     assert off["mismatch/kl"] == pytest.approx(4 - 1 - math.log(4), rel=1e-4)
     assert off["grad_norm/max"] == plain["grad_norm/max"]
     for overrides, factor in (
-        ({"correction": "tis-token"}, 2),
-        ({"correction": "tis-token", "correction_cap": 3.0}, 3),
-        ({"correction": "tis-sequence", "correction_cap": 7.0}, 7),
-        ({"correction": "mask"}, 4),
-        ({"correction": "mask", "correction_bounds": [0.5, 2.0]}, 0),
+        ({"importance_correction": "tis-token"}, 2),
+        ({"importance_correction": "tis-token", "importance_cap": 3.0}, 3),
+        ({"importance_correction": "tis-sequence", "importance_cap": 7.0}, 7),
+        ({"importance_correction": "mask"}, 4),
+        ({"importance_correction": "mask", "importance_bounds": [0.5, 2.0]}, 0),
     ):
         row = run(small, **overrides)[1]
-        assert row["correction/mean"] == pytest.approx(factor, rel=1e-4)
+        assert row["importance_weight/mean"] == pytest.approx(factor, rel=1e-4)
         assert row["grad_norm/max"] == pytest.approx(factor * plain["grad_norm/max"], rel=1e-4)
 
 

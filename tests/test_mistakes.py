@@ -22,7 +22,7 @@ from dgpo import errors, plan
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import launcher, process_group
 from dgpo.evaluation import settings
-from dgpo.files import write_whole
+from dgpo.files import atomic_write
 from dgpo.methods import base
 from dgpo.plain import path_text
 from dgpo.rollout.background import BackgroundSampler
@@ -139,7 +139,7 @@ class TestPlaces:
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
         with pytest.raises(OSError, match="No space left") as error:
-            write_whole(tmp_path / "policy", full)
+            atomic_write(tmp_path / "policy", full)
         assert errors.explain(error.value, {"run_dir='r'": tmp_path}) == (
             f"run_dir='r' cannot be written to: No space left on device ({tmp_path}/policy)",
             3,

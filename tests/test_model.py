@@ -81,12 +81,12 @@ def make_batch(prompts, completions, pad=0):
     prompt = torch.tensor([[0] * (P - len(p)) + [1] * len(p) for p in prompts]).bool()
     mask = torch.tensor([[1] * len(c) + [0] * (T - len(c)) for c in completions]).bool()
     return Batch(
-        tokens=torch.tensor(rows),
-        attention=torch.cat([prompt, mask], 1),
+        input_ids=torch.tensor(rows),
+        attention_mask=torch.cat([prompt, mask], 1),
         mask=mask,
         rollout_logp=torch.zeros(mask.shape),
         finished=mask.any(1),
-        row=torch.arange(len(rows)),
+        sequence_id=torch.arange(len(rows)),
     )
 
 
@@ -114,8 +114,8 @@ def test_selecting_sequences_trims_padding_and_keeps_the_numbers(lm):
     batch = make_batch([[5, 6], [7, 8, 9, 10], [11]], [[12, 13, 14], [15], [3, 4]])
     logp = Policy(lm)(batch)[0]
     part = batch.select(torch.tensor([2, 0]))
-    assert part.tokens.shape == (2, 2 + 3)
-    assert part.row.tolist() == [2, 0]
+    assert part.input_ids.shape == (2, 2 + 3)
+    assert part.sequence_id.tolist() == [2, 0]
     torch.testing.assert_close(Policy(lm)(part)[0], logp[[2, 0]], rtol=1e-4, atol=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_right_padded_sequences_have_the_same_numbers(lm):
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12), st.integers(18, 60))
 def test_micro_batches_by_tokens_keep_the_budget_and_every_sequence(lengths, budget):
     batch = make_batch([[1] * p for p, _ in lengths], [[2] * c for _, c in lengths])
-    total = batch.attention.sum(1)
+    total = batch.attention_mask.sum(1)
     parts = batch.micro_batches(1, budget)
     assert torch.cat(parts).sort().values.tolist() == list(range(len(lengths)))
     for part, later in zip(parts, [*parts[1:], None], strict=True):

@@ -13,8 +13,11 @@ from dgpo.evaluation.scores import Samples
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
-    training = {k: SMALL[k] for k in ("tiny", "difficulty", "prompts", "completions", "updates", "micro_batch")}
-    training |= {"max_new_tokens": 14, "steps": 2, "eval_problems": 4, "eval_completions": 2}
+    training = {
+        k: SMALL[k]
+        for k in ("tiny", "difficulty", "prompts_per_step", "group_size", "num_minibatches", "micro_batch_size")
+    }
+    training |= {"max_new_tokens": 14, "steps": 2, "eval_problems": 4, "eval_samples": 2}
     parameters = {
         "folder": str(folder),
         "training": training,

@@ -16,9 +16,9 @@ from dgpo.objective import (
     AGGREGATIONS,
     group_advantages,
     kl_penalty,
+    loss_weights,
     objective,
     surrogate,
-    token_coefficients,
     zero_variance,
 )
 
@@ -53,10 +53,10 @@ def test_unknown_kinds_list_the_known_ones():
         group_advantages(torch.zeros(1, 2), "gae")
     with pytest.raises(ValueError, match=r"shape \(3,\); expected \[prompts, completions\]"):
         group_advantages(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"aggregation='mean' must be one of token-mean"):
-        token_coefficients(torch.ones(1, 2), "mean")
+    with pytest.raises(ValueError, match=r"loss_aggregation='mean' must be one of token-mean"):
+        loss_weights(torch.ones(1, 2), "mean")
     with pytest.raises(ValueError, match="needs a positive length"):
-        token_coefficients(torch.ones(1, 2), "constant")
+        loss_weights(torch.ones(1, 2), "constant")
     with pytest.raises(ValueError, match="kl='k4' must be one of k1, k2, k3"):
         kl_penalty(torch.zeros(1), torch.zeros(1), "k4")
 
@@ -67,21 +67,21 @@ def test_zero_variance_groups():
 
 def test_token_coefficients_by_hand():
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]).bool()  # the last completion is empty
-    by_token = token_coefficients(mask, "token-mean")
+    by_token = loss_weights(mask, "token-mean")
     assert by_token[mask].tolist() == pytest.approx([1 / 5] * 5)
-    by_sequence = token_coefficients(mask, "seq-mean-token-mean")
+    by_sequence = loss_weights(mask, "seq-mean-token-mean")
     assert by_sequence[mask].tolist() == pytest.approx([1 / 8] * 4 + [1 / 2])
-    assert token_coefficients(mask, "seq-mean-token-sum")[mask].tolist() == pytest.approx([1 / 2] * 5)
-    assert token_coefficients(mask, "constant", length=10)[mask].tolist() == pytest.approx([1 / 20] * 5)
+    assert loss_weights(mask, "seq-mean-token-sum")[mask].tolist() == pytest.approx([1 / 2] * 5)
+    assert loss_weights(mask, "constant", length=10)[mask].tolist() == pytest.approx([1 / 20] * 5)
     for how in AGGREGATIONS:
-        assert (token_coefficients(mask, how, length=10)[~mask] == 0).all()
+        assert (loss_weights(mask, how, length=10)[~mask] == 0).all()
 
 
 @pytest.mark.parametrize("how", AGGREGATIONS)
 def test_fully_masked_batches_cost_nothing(how):
     mask = torch.zeros(2, 3, dtype=torch.bool)
     logp = torch.full((2, 3), math.nan, requires_grad=True)
-    coefficient = token_coefficients(mask, how, length=4)
+    coefficient = loss_weights(mask, how, length=4)
     loss = surrogate(logp, torch.full((2, 3), math.nan), torch.ones(2, 1), coefficient)
     loss.backward()
     assert loss.item() == 0
@@ -138,12 +138,12 @@ def batch():
     mask = torch.arange(T) < torch.tensor([7, 1, 4, 0, 6, 2, 5, 3])[:, None]
     random = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     return Batch(
-        tokens=tokens,
-        attention=torch.cat([prompt, mask], 1),
+        input_ids=tokens,
+        attention_mask=torch.cat([prompt, mask], 1),
         mask=mask,
         rollout_logp=torch.zeros(B, T),
         finished=torch.ones(B, dtype=torch.bool),
-        row=torch.arange(B),
+        sequence_id=torch.arange(B),
         advantage=random(B, 1),
         old_logp=-3 + random(B, T),
         ref_logp=-3 + random(B, T),
@@ -156,7 +156,7 @@ def batch():
 def test_one_by_eight_accumulation_equals_eight_by_one(policy, batch, key, how, dtype, tolerance):
     """A batch's gradient is the same however it is cut; lengths differ, so a mean of means would not be."""
     method, policy = methods.get(key, eps_low=0.2, eps_high=0.2), copy.deepcopy(policy).to(dtype)
-    whole = batch.replace(coefficient=token_coefficients(batch.mask, how, length=9))
+    whole = batch.replace(loss_weight=loss_weights(batch.mask, how, length=9))
 
     def gradient(rows, tokens=None):
         policy.zero_grad()
@@ -176,7 +176,7 @@ def test_one_by_eight_accumulation_equals_eight_by_one(policy, batch, key, how, 
 def test_masked_garbage_in_every_field_changes_nothing(policy, batch):
     def gradient(batch):
         policy.zero_grad()
-        batch = batch.replace(coefficient=token_coefficients(batch.mask))
+        batch = batch.replace(loss_weight=loss_weights(batch.mask))
         logp, entropy = policy(batch, with_entropy=True)
         loss, w_log = objective(logp, entropy, batch, methods.get("dgpo"), kl_coef=0.1, entropy_coef=0.1)
         loss.backward()
@@ -185,7 +185,7 @@ def test_masked_garbage_in_every_field_changes_nothing(policy, batch):
     dirty = batch.replace(
         old_logp=torch.where(batch.mask, batch.old_logp, math.nan),
         ref_logp=torch.where(batch.mask, batch.ref_logp, math.inf),
-        tokens=torch.where(batch.attention, batch.tokens, 7),
+        input_ids=torch.where(batch.attention_mask, batch.input_ids, 7),
     )
     (clean_grad, clean_w), (dirty_grad, dirty_w) = gradient(batch), gradient(dirty)
     assert torch.equal(clean_w, dirty_w)
@@ -193,7 +193,7 @@ def test_masked_garbage_in_every_field_changes_nothing(policy, batch):
 
 
 def test_objective_adds_kl_and_entropy_with_their_signs(policy, batch):
-    batch = batch.replace(coefficient=token_coefficients(batch.mask))
+    batch = batch.replace(loss_weight=loss_weights(batch.mask))
     logp, entropy = policy(batch, with_entropy=True)
     method = methods.get("pg")
     plain, _ = objective(logp, entropy, batch, method)

@@ -25,8 +25,14 @@ def qwen2(layers, dtype=torch.float32, **other):
 
 
 def like(name, **overrides):
-    settings = {"task": "math", "data": "x", "dtype": "bfloat16", "kl_to_start": False, "micro_tokens": 8192}
-    sizes = {"prompts": 64, "completions": 8, "max_prompt_tokens": 1024, "max_new_tokens": 4096}
+    settings = {
+        "task": "math",
+        "data": "x",
+        "dtype": "bfloat16",
+        "log_reference_kl": False,
+        "max_tokens_per_micro_batch": 8192,
+    }
+    sizes = {"prompts_per_step": 64, "group_size": 8, "max_prompt_tokens": 1024, "max_new_tokens": 4096}
     return configs.make({**settings, **sizes, "model": name, **overrides})
 
 
@@ -101,12 +107,14 @@ class TestBytes:
         name = "DeepSeek-R1-Distill-Qwen-7B"
         alone, shared = (
             Work(config, shape_of(config), 8, 4096, Hardware())
-            for config in (like(name, rollout="vllm", rollout_rows=8, vllm={"tensor_parallel": n}) for n in (1, 8))
+            for config in (
+                like(name, rollout="vllm", generation_batch_size=8, vllm={"tensor_parallel": n}) for n in (1, 8)
+            )
         )
         assert (alone.live_rows, shared.live_rows) == (8, 8)
         assert shared.kv_bytes == alone.kv_bytes / 8
         assert shared.sampler_weights == alone.sampler_weights / 8
-        many = like(name, rollout="vllm", rollout_rows=10**6, vllm={"tensor_parallel": 8})
+        many = like(name, rollout="vllm", generation_batch_size=10**6, vllm={"tensor_parallel": 8})
         assert Work(many, shape_of(many), 8, 4096, Hardware()).live_rows == many.batch_size
 
     @pytest.mark.parametrize("rollout", ["transformers", "vllm"])
@@ -130,7 +138,7 @@ class TestBytes:
 class TestSeconds:
     def test_counted_by_hand(self):
         """64 prompts × 8 on 8 GPUs: 64 sequences of 256 + 2,048 tokens each, 8 updates, every rate as it is reached."""
-        config, hardware = like("DeepSeek-R1-Distill-Qwen-1.5B", updates=8), Hardware(mfu=0.5, streaming=0.5)
+        config, hardware = like("DeepSeek-R1-Distill-Qwen-1.5B", num_minibatches=8), Hardware(mfu=0.5, streaming=0.5)
         shape, got = shape_of(config), predict(config, 8, hardware).seconds
         tokens, pairs, outputs = 64 * 2304, 64 * 2304**2 / 2, 64 * 2048
         forward = 2 * shape.body * tokens + 4 * 1536 * 28 * pairs + 2 * 151_936 * 1536 * outputs
@@ -149,7 +157,7 @@ class TestSeconds:
 
 
 class TestCommand:
-    WORDS = ("task=math", "data=x", "model=DeepSeek-R1-Distill-Qwen-7B", "dtype=bfloat16", "prompts=64")
+    WORDS = ("task=math", "data=x", "model=DeepSeek-R1-Distill-Qwen-7B", "dtype=bfloat16", "prompts_per_step=64")
 
     def test_it_says_what_fits_and_what_it_assumed(self, capsys):
         assert cli.main(["plan", *self.WORDS, "gradient_checkpointing=true", "--gpus", "8", "--memory", "141"]) == 0
@@ -166,7 +174,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["--gpus", "65"], "prompts=64 must be at least the number of GPUs, 65"),
+            (["--gpus", "65"], "prompts_per_step=64 must be at least the number of GPUs, 65"),
             (["--memory", "0"], "memory=0"),
             (["--gpus", "0"], "gpus=0 must be positive"),
             (["model=./nowhere"], "does not exist"),

@@ -174,9 +174,9 @@ class TestRuns:
         figure = run_plots.learning_curves(begun)
         assert "no step was made" in words(figure)
         assert all(len(ax.texts) <= 1 for ax in figure.axes)
-        without = replace(equal, metrics=equal.metrics.drop(columns="kl_to_start"))
+        without = replace(equal, metrics=equal.metrics.drop(columns="kl/reference"))
         assert [text.get_text() for text in run_plots.learning_curves(without).axes[3].texts] == [
-            "not measured: kl_to_start=false"
+            "not measured: log_reference_kl=false"
         ]
         assert words(run_plots.region_shares(begun)) == "no step was made"
         assert runs.no_signal(begun) == ""

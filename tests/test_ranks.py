@@ -29,20 +29,23 @@ PAIRS = {
     "zero_3": ({"zero_stage": 3, "token_records": 100_000}, {"token_records": 100_000}),  # every token
     # 5 prompts on 2 ranks; 5 sequences an update: 3 micro-batches on one rank, 2 on the other
     "uneven": (
-        {"zero_stage": 3, "prompts": 5, "micro_batch": 1, "offload": "optimizer+params"},
-        {"prompts": 5},
+        {"zero_stage": 3, "prompts_per_step": 5, "micro_batch_size": 1, "offload": "optimizer+params"},
+        {"prompts_per_step": 5},
     ),
     "untied": ({"zero_stage": 3, "model": UNTIED}, {"model": UNTIED}),  # an output layer of its own
     "token_budget": (
-        {"zero_stage": 2, "micro_tokens": 40, "max_prompt_tokens": 4},
-        {"micro_tokens": 40, "max_prompt_tokens": 4},
+        {"zero_stage": 2, "max_tokens_per_micro_batch": 40, "max_prompt_tokens": 4},
+        {"max_tokens_per_micro_batch": 40, "max_prompt_tokens": 4},
     ),
     "every_term": (
         {"zero_stage": 3, "kl_coef": 0.1, "entropy_coef": 0.01, "gradient_checkpointing": True},
         {"kl_coef": 0.1, "entropy_coef": 0.01},
     ),
     # so few groups are left that an update has less sequences than ranks
-    "drop": ({"zero_stage": 2, "zero_variance": "drop", "updates": 16}, {"zero_variance": "drop", "updates": 16}),
+    "drop": (
+        {"zero_stage": 2, "filter_groups": "drop", "num_minibatches": 16},
+        {"filter_groups": "drop", "num_minibatches": 16},
+    ),
 }
 
 
@@ -145,7 +148,7 @@ def flat(checkpoint):
 
 
 class TestLaunchers:
-    WORDS = ("prompts=4", "completions=2", "updates=2", "steps=1", "eval_problems=4", "eval_completions=1")
+    WORDS = ("prompts_per_step=4", "group_size=2", "num_minibatches=2", "steps=1", "eval_problems=4", "eval_samples=1")
 
     def words(self, base, tmp_path):
         return ["train", "tiny", f"tiny={json.dumps(base['tiny'])}", "max_new_tokens=29", *self.WORDS,
@@ -230,7 +233,7 @@ def test_ranks_that_do_not_fit_the_settings_are_named(base):
         ConfigError, match=r"ranks 0 and 1 \(on b\) were started with other settings: lr: 0.0003 and 1.0"
     ):
         process_group._compare([(config, "a"), (other, "b")])
-    with pytest.raises(ConfigError, match=r"prompts=8 must be at least the number of ranks, 9 \(9 on a\)"):
+    with pytest.raises(ConfigError, match=r"prompts_per_step=8 must be at least the number of ranks, 9 \(9 on a\)"):
         process_group._compare([(config, "a")] * 9)
     process_group._compare([(config, "a"), (config, "b")])
 

@@ -19,9 +19,9 @@ RECIPES = ("r1-distill-1.5b", "r1-distill-7b", "r1-distill-14b")
 class TestRecipe:
     def test_it_says_what_is_published(self, name):
         config = configs.load(name)
-        assert config.prompts == 512
-        assert config.batch_size / config.updates / config.completions == 32
-        assert config.aggregation == "token-mean"
+        assert config.prompts_per_step == 512
+        assert config.batch_size / config.num_minibatches / config.group_size == 32
+        assert config.loss_aggregation == "token-mean"
         assert (config.kl_coef, config.entropy_coef, config.temperature) == (0, 0, 1)
         assert (config.method, config.epochs) == ("dgpo", 1)
         assert (config.method_params["n"], config.method_params["m"]) == ((2, 2) if "1.5b" in name else (1, 2))
@@ -41,8 +41,14 @@ class TestRecipe:
         monkeypatch.setattr(
             "dgpo.tasks.math.MathTask.rewards", lambda self, problems, texts: [i % 2 for i in range(len(texts))]
         )
-        scaled = {"prompts": 4, "completions": 4, "rollout": sampler, "max_new_tokens": 12, "micro_tokens": 2048}
-        small = {"steps": 2, "eval_problems": 2, "eval_completions": 1, "token_records": 64, "eval_every": 0}
+        scaled = {
+            "prompts_per_step": 4,
+            "group_size": 4,
+            "rollout": sampler,
+            "max_new_tokens": 12,
+            "max_tokens_per_micro_batch": 2048,
+        }
+        small = {"steps": 2, "eval_problems": 2, "eval_samples": 1, "token_records": 64, "eval_every": 0}
         paths = {"model": str(model), "data": str(problems), "run_dir": str(tmp_path / "run")}
         folder = train(configs.load(name, **scaled, **small, **paths))
         rows = read_rows(folder / "metrics.jsonl")

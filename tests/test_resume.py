@@ -114,7 +114,7 @@ def test_a_run_goes_on_in_smaller_pieces_and_says_that_they_round_otherwise(smal
     steady_draws(monkeypatch.setattr)
     undisturbed = run(small, run_dir=small["run_dir"] + "_whole")
     run(small, steps=2)
-    joined = run(small, resume=True, micro_batch=2, gradient_checkpointing=True, rollout_rows=8)
+    joined = run(small, resume=True, micro_batch_size=2, gradient_checkpointing=True, generation_batch_size=8)
     assert "from here on, sums round differently: gradient_checkpointing: False → True" in capsys.readouterr().err
     assert_alike(undisturbed, joined, checkpoint)
 
@@ -131,8 +131,8 @@ def _forget_the_mean(patch):
 
 
 def _count_one_more(patch):
-    counted = trainer.token_coefficients
-    patch(trainer, "token_coefficients", lambda mask, *how: counted(mask, *how) * mask.sum() / (mask.sum() + 1))
+    counted = trainer.loss_weights
+    patch(trainer, "loss_weights", lambda mask, *how: counted(mask, *how) * mask.sum() / (mask.sum() + 1))
 
 
 @pytest.mark.parametrize("fault", [_forget_the_mean, _count_one_more])

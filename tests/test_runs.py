@@ -72,7 +72,7 @@ def test_figures_are_drawn_and_saved(run):
 
 def test_a_run_without_any_update_is_drawn_as_empty(tmp_path, monkeypatch):
     monkeypatch.setattr("dgpo.tasks.chain.ChainTask.rewards", lambda self, problems, completions: [0.0] * len(problems))
-    run = runs.read(running.run(SMALL, run_dir=str(tmp_path / "run"), zero_variance="drop", steps=2))
+    run = runs.read(running.run(SMALL, run_dir=str(tmp_path / "run"), filter_groups="drop", steps=2))
     run_plots.learning_curves(run)
     run_plots.region_shares(run)
     assert "held-out avg@2 after, 95 % interval" in runs.numbers(run)

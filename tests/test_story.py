@@ -76,17 +76,17 @@ def test_from_nothing_to_the_report_and_again(tmp_path, capsys, monkeypatch):
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
     assert story.main([whole, *small, "seeds=[]"]) == 0
     monkeypatch.setattr(story, "METHODS", {key: story.METHODS[key] for key in ("grpo", "dgpo")})
-    save = story.write_whole
+    save = story.atomic_write
 
     def stop(target, write):
         save(target, write)
         if target.name == "pretrain.pt":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(story, "write_whole", stop)
+    monkeypatch.setattr(story, "atomic_write", stop)
     with pytest.raises(KeyboardInterrupt):
         story.main([cut, *small, "save_every=2"])
-    monkeypatch.setattr(story, "write_whole", save)
+    monkeypatch.setattr(story, "atomic_write", save)
     assert story.main([cut, *small, "save_every=2", "seeds=[0]", rl]) == 0
     weights = [(tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]

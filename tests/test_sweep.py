@@ -78,8 +78,8 @@ def test_the_report_says_what_was_equal_and_what_a_method_decided_itself(done):
     text = report.write(sweep, frame)
     assert (sweep.path / "report.md").read_text() == text
     equal, differing = report.contrast(sweep)
-    assert equal["updates"] == 4
-    assert equal["aggregation"] == "token-mean"
+    assert equal["num_minibatches"] == 4
+    assert equal["loss_aggregation"] == "token-mean"
     assert differing.loc["grpo"].to_dict() == {
         "method": "grpo", "lr": 3e-4, "eps_low": 0.2, "eps_high": 0.2, "dual_clip": "off",
     }  # fmt: skip
@@ -411,6 +411,6 @@ def test_the_kept_sweeps_leave_nothing_to_the_methods(path):
     for name, allowed in (("eps_low", {"0.2"}), ("eps_high", {"0.2"}), ("dual_clip", {"3", "off"})):
         values = set(differing[name].map(str)) if name in differing else {str(equal[name])}
         assert values <= allowed | {report.ABSENT}
-    assert equal["zero_variance"] == "keep"
+    assert equal["filter_groups"] == "none"
     assert equal["kl_coef"] == 0.0
-    assert equal["aggregation"] == "token-mean"
+    assert equal["loss_aggregation"] == "token-mean"

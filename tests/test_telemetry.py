@@ -7,26 +7,26 @@ import torch
 
 from dgpo import methods
 from dgpo.batch import Batch
-from dgpo.run.telemetry import TokenTelemetry
+from dgpo.run.telemetry import TokenStats
 
 
 def test_the_largest_weight_applied_leaves_out_tokens_without_advantage():
     """A group whose rewards are all equal has advantage 0: whatever its tokens weigh has no effect."""
     method, one = methods.get("pg"), torch.ones(2, 1, dtype=torch.bool)
     batch = Batch(
-        tokens=torch.zeros(2, 2, dtype=torch.long),
-        attention=torch.ones(2, 2, dtype=torch.bool),
+        input_ids=torch.zeros(2, 2, dtype=torch.long),
+        attention_mask=torch.ones(2, 2, dtype=torch.bool),
         mask=one,
         rollout_logp=torch.zeros(2, 1),
         finished=one[:, 0],
-        row=torch.arange(2),
+        sequence_id=torch.arange(2),
     ).replace(
         advantage=torch.tensor([[0.0], [-1.0]]),
         old_logp=torch.tensor([[-5.0], [-1.0]]),
         entropy=torch.zeros(2, 1),
     )
     logp = torch.tensor([[-1.0], [-0.5]])
-    telemetry = TokenTelemetry(method, 0, 2, torch.Generator())
+    telemetry = TokenStats(method, 0, 2, torch.Generator())
     telemetry.add(0, batch, logp, method.weight(logp, batch.old_logp, batch.advantage, one))
     found = telemetry.metrics()
     assert found["max_w_log"] == pytest.approx(math.exp(4))

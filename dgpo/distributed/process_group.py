@@ -69,8 +69,8 @@ def _compare(told: list[tuple[Config, str]]) -> None:
             "is the launcher's number, or its hostfile, the right one?"
         )
     for name, items in (
-        ("prompts", config.prompts),
-        ("eval_problems × eval_completions", config.eval_problems * config.eval_completions),
+        ("prompts_per_step", config.prompts_per_step),
+        ("eval_problems × eval_samples", config.eval_problems * config.eval_samples),
     ):
         if items < count:
             raise ConfigError(f"{name}={items} must be at least the number of ranks, {count} ({hosts})")

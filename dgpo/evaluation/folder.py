@@ -32,10 +32,10 @@ from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
 from dgpo.evaluation.scores import Samples
 from dgpo.evaluation.settings import EvalConfig
-from dgpo.files import Lock, file_hash, lock, remove, write_text, write_whole
+from dgpo.files import Lock, atomic_write, file_hash, lock, remove, write_text
 from dgpo.plain import path_text
 from dgpo.run.identity import Change, Identity, MadeOf, digest
-from dgpo.seeds import derive
+from dgpo.seeds import fold_in
 from dgpo.settings import Positive
 from dgpo.written import read_mapping
 
@@ -128,7 +128,7 @@ class EvaluationFolder:
             remove(path / name)
         rows = [(b.name, i, p.id, p.prompt, p.answer) for b in benchmarks for i, p in enumerate(b.problems)]
         frame = pd.DataFrame(rows, columns=["benchmark", "index", "id", "prompt", "answer"])
-        write_whole(path / "problems.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
+        atomic_write(path / "problems.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
         manifest = Manifest(
             identity=Identity.new(made_of),
             benchmarks={b.name: len(b.problems) for b in benchmarks},
@@ -177,7 +177,7 @@ class EvaluationFolder:
 
     def seed(self, benchmark: str, index: int, sample: int) -> int:
         """That of a completion: it does not depend on how the work is cut up."""
-        return derive(self.config.seed, "eval", benchmark, index, sample)
+        return fold_in(self.config.seed, "eval", benchmark, index, sample)
 
     def write(self, benchmark: str, path: Path, columns: dict[str, list]) -> None:
         """One file of completions, whole or not at all. Raises FolderLost, see `Lock.check`."""
@@ -185,7 +185,7 @@ class EvaluationFolder:
             self.lock.check()
         table = pyarrow.table({name: columns[name] for name in COLUMNS})
         table = table.replace_schema_metadata(self._stamp(benchmark))
-        write_whole(path, lambda scratch: parquet.write_table(table, scratch, write_page_checksum=True))
+        atomic_write(path, lambda scratch: parquet.write_table(table, scratch, write_page_checksum=True))
 
     def read(
         self, benchmark: str, path: Path, places: Sequence[tuple[int, int]], columns: Sequence[str] = COLUMNS
@@ -262,7 +262,7 @@ class EvaluationFolder:
     def write_results(self, rows: list[dict], per_problem: pd.DataFrame) -> None:
         if self.lock:
             self.lock.check()
-        write_whole(self.path / "per_problem.parquet", lambda scratch: per_problem.to_parquet(scratch, index=False))
+        atomic_write(self.path / "per_problem.parquet", lambda scratch: per_problem.to_parquet(scratch, index=False))
         rows = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN is not JSON
         write_text(self.path / "results.json", json.dumps(rows, indent=2, allow_nan=False))
 
@@ -291,5 +291,5 @@ class EvaluationFolder:
 def _write_settings(path: Path, config: EvalConfig, manifest: Manifest) -> None:
     """The manifest last: it is what makes the folder an evaluation, and its n what holds."""
     config = config.model_copy(update={"accept_changes": []})  # accepted once, and recorded
-    write_whole(path / "config.yaml", lambda scratch: dump(config, scratch))
+    atomic_write(path / "config.yaml", lambda scratch: dump(config, scratch))
     write_text(path / "manifest.json", manifest.model_dump_json(indent=2))

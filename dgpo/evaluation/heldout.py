@@ -11,7 +11,7 @@ import numpy as np
 
 from dgpo.distributed import process_group
 from dgpo.rollout import Sampler, Sampling
-from dgpo.seeds import derive
+from dgpo.seeds import fold_in
 from dgpo.tasks.base import Problem, Task
 
 
@@ -39,7 +39,7 @@ def mean_interval(values: np.ndarray, z: float = 1.96) -> tuple[float, float | N
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class HeldoutResult:
     """Rewards `[P, k]` of k completions of P held-out problems, their texts and their lengths in tokens."""
 
     problems: Sequence[Problem]
@@ -77,21 +77,21 @@ class Evaluation:
         ]
 
 
-def evaluate(sampler: Sampler, tokenizer, task: Task, completions: int, sampling: Sampling) -> Evaluation:
+def evaluate(sampler: Sampler, tokenizer, task: Task, completions: int, sampling: Sampling) -> HeldoutResult:
     """Sample `completions` answers to every held-out problem, each rank its share; all ranks get the whole.
 
     The seeds are the same at every call and in every run.
     """
     problems = [p for p in task.heldout for _ in range(completions)]
     own = process_group.local_slice(len(problems))
-    seeds = [derive("evaluate", i) for i in range(len(problems))]
+    seeds = [fold_in("evaluate", i) for i in range(len(problems))]
     batch = sampler.generate(encode(tokenizer, [p.prompt for p in problems[own]]), seeds[own], sampling)
     texts = decode(tokenizer, batch)
     rewards = task.rewards(problems[own], texts)
     rows = zip(texts, rewards, batch.mask.sum(1).tolist(), batch.finished.tolist(), strict=True)
     texts, rewards, lengths, finished = zip(*chain.from_iterable(process_group.all_gather_object([*rows])), strict=True)
     shape = (len(task.heldout), completions)
-    return Evaluation(
+    return HeldoutResult(
         problems=task.heldout,
         rewards=np.array(rewards).reshape(shape),
         completions=[[*texts[i : i + completions]] for i in range(0, len(texts), completions)],

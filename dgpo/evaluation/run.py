@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from dgpo import rollout
-from dgpo.config import ConfigError, check_machine
+from dgpo.config_rules import check_machine
 from dgpo.distributed import process_group
+from dgpo.errors import ConfigError
 from dgpo.evaluation import benchmarks
 from dgpo.evaluation.benchmarks import Benchmark, Judge
 from dgpo.evaluation.folder import EvaluationFolder

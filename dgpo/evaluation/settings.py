@@ -1,87 +1,50 @@
-"""Every setting of an evaluation, typed and validated. They are separate from training's."""
+"""Every setting of an evaluation, typed and described. They are separate from training's."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 
-from dgpo.config import VLLM, TinyPolicy, changes
+from dgpo.config import PolicySettings, changes
 from dgpo.errors import ConfigError
-from dgpo.settings import Above0, Count, Day, Encoding, PathText, Positive, Seed, Settings, Threads, refusal, unknown
+from dgpo.settings import Above0, Count, PathText, Positive, refusal, setting, unknown
 
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
-
-class EvalConfig(Settings):
-    """One evaluation. The sampling defaults are those that R1-Distill is published with.
-
-    n                     completions of each problem; an evaluation that is there may be continued with a larger one
-    k                     the k of pass@k and maj@k in the tables; none means powers of two and n
-    benchmarks            `chain`, and names of files in `data_dir` (`math500`) or their short names (`aime24`)
-    limit                 the first problems of each file; 0 for all
-    encoding              of text files of problems that are not UTF-8
-    date                  what a chat template gets as today's; None means the day on which the evaluation began
-    self_check            "refuse" ends it at the start where log π depends on the batch or on the sampler's cache
-                          (dgpo.rollout.selfcheck); "warn" prints that and continues
-    chain_problems        held-out chains, of `difficulty`; `chain_max_new_tokens` is their limit
-    chunk_rows            completions in one file: what a kill can lose
-    accept_changes        [code] continues with another version of dgpo; by default that is refused
-    """
-
-    eval_dir: PathText = "runs/eval"
-    overwrite: bool = False
-    accept_changes: list[Literal[*ACCEPTABLE]] = []
-
-    model: PathText = "tiny"
-    tiny: TinyPolicy = TinyPolicy()
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
-    trust_remote_code: bool = False
-    self_check: Literal["refuse", "warn"] = "refuse"
-    threads: Threads = 0
-
-    benchmarks: list[str] = Field(default=["chain"], min_length=1)
-    data_dir: PathText | None = None
-    problem_field: str = "problem"
-    answer_field: str = "answer"
-    encoding: Encoding = "utf-8"
-    date: Day | None = None
-    limit: Count = 0
-    difficulty: Positive = 4
-    chain_problems: Positive = 128
-
-    n: Positive = 16
-    k: list[Positive] = []
-    seed: Seed = 0
-    temperature: Above0 = 0.6
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    max_new_tokens: Positive = 32768
-    chain_max_new_tokens: Positive = 40
-
-    rollout: Literal["transformers", "vllm"] = "transformers"
-    vllm: VLLM = VLLM()
-    rollout_rows: Positive = 256
-    chunk_rows: Positive = 1024
-
-
-# What may differ when an evaluation goes on: the policy and the problems are compared by their content.
-CONTINUABLE = (
-    "eval_dir",
-    "overwrite",
-    "accept_changes",
-    "self_check",
-    "model",
-    "tiny",
-    "threads",
-    "data_dir",
-    "k",
-    "rollout_rows",
-    "vllm",
-)
-
 # What else than the policy and the problems decides a score, with the limit of tokens.
 SAMPLING = ("temperature", "top_p", "dtype", "rollout")
+
+_run, _task, _rollout, _scores = (partial(setting, group=group) for group in ("run", "task", "rollout", "scores"))
+
+
+class EvalConfig(PolicySettings):
+    """One evaluation. The sampling defaults are those that R1-Distill is published with."""
+
+    eval_dir: PathText = _run("runs/eval", description="folder of the evaluation", resume="free")
+    accept_changes: list[Literal["code"]] = _run(
+        [], description="[code] continues with another version of dgpo", resume="free"
+    )
+
+    benchmarks: list[str] = _task(
+        ["chain"], description="`chain`, and files in data_dir (math500) or their short names (aime24)", min_length=1
+    )
+    data_dir: PathText | None = _task(None, description="folder of the benchmarks' files", resume="content")
+    limit: Count = _task(0, description="first problems of each file; 0 for all", unit="problems")
+    chain_problems: Positive = _task(128, description="held-out chains", unit="problems")
+
+    n: Positive = _rollout(
+        16, description="completions of each problem; a larger n continues an evaluation", unit="completions"
+    )
+    temperature: Above0 = _rollout(0.6, description="of the samples")
+    top_p: Annotated[float, Field(gt=0, le=1)] = _rollout(0.95, description="nucleus of the samples")
+    max_new_tokens: Positive = _rollout(32768, description="longest completion", unit="tokens")
+    chain_max_new_tokens: Positive = _rollout(40, description="longest completion of a chain", unit="tokens")
+    chunk_rows: Positive = _run(1024, description="completions in one file: what a kill can lose", unit="completions")
+
+    k: list[Positive] = _scores(
+        [], description="the k of pass@k and maj@k in the tables; none: powers of two and n", resume="free"
+    )
 
 
 def load(**settings: Any) -> EvalConfig:
@@ -104,7 +67,11 @@ def load(**settings: Any) -> EvalConfig:
 
 
 def differences(before: EvalConfig, now: EvalConfig) -> list[str]:
-    """The settings in which an evaluation may not go on, as `name: before → now`; n may grow."""
-    left, right = before.model_dump(), now.model_dump()
-    free = {*CONTINUABLE, *(["n"] if now.n > before.n else []), *(["date"] if None in (before.date, now.date) else [])}
-    return changes({k: v for k, v in left.items() if k not in free}, right)
+    """The settings in which an evaluation may not be continued, as `name: before → now`.
+
+    The policy and the problems are compared by their content; n may grow; a date that was not given may be.
+    """
+    free = EvalConfig.resumable("free", "content", "rounding") | {"tiny"}
+    free |= {"n"} if now.n > before.n else set()
+    free |= {"date"} if None in (before.date, now.date) else set()
+    return changes(before.model_dump(exclude=free), now.model_dump())

@@ -46,18 +46,21 @@ class Policy(nn.Module):
     # Both give the hidden states that predict the live tokens, [N, H]: those one place before them.
 
     def _left_padded(self, batch) -> Tensor:
-        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        positions = (batch.attention_mask.long().cumsum(1) - 1).clamp(min=0)
         hidden = self.lm.base_model(
-            input_ids=batch.tokens, attention_mask=batch.attention.long(), position_ids=positions, use_cache=False
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask.long(),
+            position_ids=positions,
+            use_cache=False,
         ).last_hidden_state
         return hidden[:, -batch.mask.shape[1] - 1 : -1][batch.mask]
 
     def _right_padded(self, batch) -> Tensor:
-        prompt = batch.attention[:, : -batch.mask.shape[1]]
+        prompt = batch.attention_mask[:, : -batch.mask.shape[1]]
         before = (~prompt).sum(1, keepdim=True)  # columns of padding before each prompt
-        width = int(batch.attention.sum(1).max())
+        width = int(batch.attention_mask.sum(1).max())
         columns = torch.arange(width, device=before.device) + before
-        tokens = batch.tokens.gather(1, columns.clamp(max=batch.tokens.shape[1] - 1))
+        tokens = batch.input_ids.gather(1, columns.clamp(max=batch.input_ids.shape[1] - 1))
         hidden = self.lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         row, place = batch.mask.nonzero(as_tuple=True)
         return hidden[row, prompt.shape[1] - before[row, 0] + place - 1]

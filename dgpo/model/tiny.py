@@ -1,7 +1,7 @@
 """The embedded policy: a small Qwen2 that has been shown worked chains, slips included, and nothing else.
 
 It is an ordinary checkpoint folder, cached under a key of its settings. The examples it learns from are wrong at each
-step with probability `slip`: the policy then knows how to reason but not which step is right, which leaves
+step with probability `step_error_rate`: the policy then knows how to reason but not which step is right, which leaves
 reinforcement learning something to find. (Trained on clean but too few examples instead, it does not learn from RL.)
 """
 
@@ -149,7 +149,7 @@ def _examples(settings: TinyPolicy, rng: random.Random, tokenizer) -> tuple[torc
     for _ in range(settings.batch):
         problem = chain.draw(rng, rng.randint(1, settings.max_difficulty), heldout=False)
         prompt = tokenizer(problem.prompt).input_ids
-        completion = tokenizer(chain.worked_example(problem, rng, settings.slip)).input_ids
+        completion = tokenizer(chain.worked_example(problem, rng, settings.step_error_rate)).input_ids
         rows.append((prompt, [*completion, tokenizer.eos_token_id]))
     return stack(rows, tokenizer.pad_token_id)
 

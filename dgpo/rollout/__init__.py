@@ -26,7 +26,7 @@ def make(config, policy, tokenizer, source, length: int) -> Sampler:
         from dgpo.rollout.vllm import VLLMSampler
 
         return VLLMSampler(*own)
-    return TransformersSampler(policy, tokenizer, config.rollout_rows)
+    return TransformersSampler(policy, tokenizer, config.generation_batch_size)
 
 
 __all__ = ["Sampler", "SamplerError", "Sampling", "TransformersSampler", "check", "make"]

@@ -190,7 +190,7 @@ def _make(config: Config, source: str, pad: int, stop: list[int], length: int):
     from dgpo.rollout.transformers import TransformersSampler
 
     lm, tokenizer, _ = tiny.load_policy(config)
-    return TransformersSampler(Policy(lm, config.temperature), tokenizer, config.rollout_rows)
+    return TransformersSampler(Policy(lm, config.temperature), tokenizer, config.generation_batch_size)
 
 
 def main(descriptor: str) -> int:

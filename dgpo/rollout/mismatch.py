@@ -2,7 +2,7 @@
 
 d = log π_trainer − log π_sampler of a sampled token, both under the softmax over all words. It is 0 for a sampler that
 computes what the trainer computes; other kernels and precisions, stale weights and a stale prefix cache make it
-something else. The ratio π_trainer/π_sampler is e^d. `objective.correction` is what can be done about it.
+something else. The ratio π_trainer/π_sampler is e^d. `objective.importance_weights` is what can be done about it.
 """
 
 import torch

@@ -50,7 +50,7 @@ class TransformersSampler:
             rows = order[start : start + self.rows]
             parts.append(self._generate([prompts[i] for i in rows], [seeds[i] for i in rows], sampling))
         batch = concatenate(parts)
-        return batch.select(torch.tensor(order).argsort()).replace(row=torch.arange(len(prompts)))
+        return batch.select(torch.tensor(order).argsort()).replace(sequence_id=torch.arange(len(prompts)))
 
     def _generate(self, prompts, seeds, sampling):
         device = self.lm.device
@@ -69,12 +69,12 @@ class TransformersSampler:
         is_stop = torch.isin(completion, torch.tensor(self.stop, device=device))
         mask = is_stop.cumsum(1) - is_stop.int() == 0  # up to and with the first stop token
         return Batch(
-            tokens=tokens,
-            attention=torch.cat([attention, mask], 1),
+            input_ids=tokens,
+            attention_mask=torch.cat([attention, mask], 1),
             mask=mask,
             rollout_logp=torch.where(mask, torch.stack(draw.logp, 1), 0),
             finished=is_stop.any(1),
-            row=torch.arange(len(prompts), device=device),
+            sequence_id=torch.arange(len(prompts), device=device),
         ).to("cpu")
 
     @contextmanager

@@ -45,7 +45,7 @@ def require(config) -> None:
 
 
 class VLLMSampler:
-    """At most `config.rollout_rows` sequences of at most `length` tokens, prompt included, at once.
+    """At most `config.generation_batch_size` sequences of at most `length` tokens, prompt included, at once.
 
     On a CPU the KV cache is as large as vLLM's own variable VLLM_CPU_KVCACHE_SPACE says, 1 GiB by default. On a GPU it
     and the weights take `vllm.gpu_memory` of the device, and with `vllm.sleep` none of it from `sleep` to `load`.
@@ -72,7 +72,7 @@ class VLLMSampler:
                 str(source),
                 dtype=config.dtype,
                 max_model_len=length,
-                max_num_seqs=config.rollout_rows,
+                max_num_seqs=config.generation_batch_size,
                 gpu_memory_utilization=config.vllm.gpu_memory,
                 tensor_parallel_size=config.vllm.tensor_parallel,
                 distributed_executor_backend="external_launcher" if process_group.world_size() > 1 else None,
@@ -159,12 +159,12 @@ class VLLMSampler:
             attention[i, P - len(prompt) : end] = True
             logp[i, : len(ids)] = torch.tensor([at[t].logprob for at, t in zip(completion.logprobs, ids, strict=True)])
         return Batch(
-            tokens=tokens,
-            attention=attention,
+            input_ids=tokens,
+            attention_mask=attention,
             mask=attention[:, P:].clone(),
             rollout_logp=logp,
             finished=torch.tensor([c.finish_reason == "stop" for c in completions]),
-            row=torch.arange(B),
+            sequence_id=torch.arange(B),
         )
 
     def _scale_logits(self, model) -> None:

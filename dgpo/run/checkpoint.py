@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dgpo.distributed import process_group
 from dgpo.errors import Explained
-from dgpo.files import file_hashes, make_folder, partial, remove, sync, sync_entry
+from dgpo.files import file_hashes, make_folder, remove, sync, sync_entry, temporary_path
 from dgpo.progress import tell
 
 
@@ -31,7 +31,7 @@ def save(target: Path, state: dict, write: Callable[[Path], None], held: Callabl
     A rank's files are named after it, NAME_00003.safetensors. If anything fails on any rank, the unfinished folder goes
     and every rank raises: CheckpointError where it failed.
     """
-    scratch = partial(target)
+    scratch = temporary_path(target)
 
     def own() -> None:
         try:
@@ -125,7 +125,7 @@ def rotate(folders: list[Path], keep: int, keep_best: bool) -> None:
             kept.add(max(evaluated, key=lambda folder: (scores[folder], folder)))
     for folder in folders:
         if folder not in kept:  # under another name first: one that a kill leaves half removed is no checkpoint
-            remove(folder.rename(partial(folder)))
+            remove(folder.rename(temporary_path(folder)))
 
 
 def _make(scratch: Path) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from dgpo import config as configs
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import process_group
-from dgpo.files import Lock, check_place, lock, remove, sync_entry, write_text, write_whole
+from dgpo.files import Lock, atomic_write, check_place, lock, remove, sync_entry, write_text
 from dgpo.progress import tell
 from dgpo.run import checkpoint, rows
 from dgpo.run.checkpoint import CheckpointError
@@ -32,25 +32,11 @@ _OWN = (
     "tokens", "checkpoints", "policy", "tensorboard", "failed", "figures",
 )  # fmt: skip
 
-# What may differ between a run and its continuation: none of these changes the steps already made (a date is another on
-# purpose, and changes only a prompt whose template writes it),
-RESUMABLE = (
-    "resume", "overwrite", "accept_changes", "run_dir", "self_check", "date", "steps", "checkpoint_every",
-    "keep_checkpoints", "keep_best", "tensorboard", "timeout", "ranks", "zero_stage", "offload",
-)  # fmt: skip
-# these are compared by their content,
-BY_CONTENT = ("data", "eval_data", "model")
-# and these change no more than the rounding of the steps to come.
-ROUNDING = (
-    "device", "threads", "attention", "liger", "gradient_checkpointing", "micro_batch", "micro_tokens", "rollout_rows",
-    "vllm",
-)  # fmt: skip
-
 
 def differences(a: Config, b: Config) -> list[str]:
     """The settings in which b may not continue a, as `name: a → b`."""
     left, right = a.model_dump(), b.model_dump()
-    free = {*RESUMABLE, *BY_CONTENT, *ROUNDING}
+    free = Config.resumable("free", "later", "content", "rounding")
     if a.schedule == "cosine":  # which depends on its end
         free.remove("steps")
     return configs.changes({k: v for k, v in left.items() if k not in free}, right)
@@ -58,8 +44,7 @@ def differences(a: Config, b: Config) -> list[str]:
 
 def rounding(a: Config, b: Config) -> list[str]:
     """The settings in which b continues a with other rounding, as `name: a → b`."""
-    left, right = a.model_dump(include={*ROUNDING}), b.model_dump()
-    return configs.changes(left, right)
+    return configs.changes(a.model_dump(include=Config.resumable("rounding")), b.model_dump())
 
 
 def _by_rank_0(method):
@@ -152,7 +137,7 @@ class RunFolder:
         write_text(self.path / "identity.json", identity.model_dump_json(indent=2))
         self._rewind(state["step"] if state else -1, history)
         config = self.config.model_copy(update={"accept_changes": []})  # accepted once, and recorded
-        write_whole(self.path / "config.yaml", lambda scratch: configs.dump(config, scratch))
+        atomic_write(self.path / "config.yaml", lambda scratch: configs.dump(config, scratch))
         return state, identity
 
     def _go_on(self, now: MadeOf) -> tuple[dict | None, Identity, list[dict]]:
@@ -208,7 +193,7 @@ class RunFolder:
     @_writes
     def write_tokens(self, step: int, records: pd.DataFrame) -> None:
         target = self.path / "tokens" / f"step_{step:06d}.parquet"
-        write_whole(target, lambda scratch: records.to_parquet(scratch, index=False))
+        atomic_write(target, lambda scratch: records.to_parquet(scratch, index=False))
 
     @_writes
     def write_summary(self, summary: dict) -> None:
@@ -271,13 +256,13 @@ class RunFolder:
         """The batch of an update that was not applied, for inspection with `safetensors.torch.load_file`."""
         target = self.path / "failed" / f"step_{step:06d}.safetensors"
         tensors = {k: v.contiguous() for k, v in tensors.items()}
-        write_whole(target, lambda scratch: save_file(tensors, scratch))
+        atomic_write(target, lambda scratch: save_file(tensors, scratch))
         return target
 
     @_writes
     def save_policy(self, write: Callable[[Path], None]) -> None:
         """The trained policy as a checkpoint folder of `transformers`."""
-        write_whole(self.path / "policy", lambda scratch: (scratch.mkdir(), write(scratch)))
+        atomic_write(self.path / "policy", lambda scratch: (scratch.mkdir(), write(scratch)))
 
     def _refuse_a_run(self, exists: bool) -> None:
         if exists and not (self.config.resume or self.config.overwrite):
@@ -320,7 +305,7 @@ class RunFolder:
             lines = ", ".join(map(str, unreadable))
             tell(f"{self.path}/completions.jsonl: dropped unreadable line {lines}")
         for name, kept in (("metrics.jsonl", history), ("completions.jsonl", examples)):
-            write_whole(self.path / name, lambda scratch, kept=kept: rows.append(scratch, kept))
+            atomic_write(self.path / name, lambda scratch, kept=kept: rows.append(scratch, kept))
         for made, path in _steps(self.path / "tokens", ".parquet"):
             if made > step:
                 path.unlink()

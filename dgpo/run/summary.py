@@ -18,7 +18,7 @@ from dgpo.run.rows import read_rows
 def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, int]) -> dict:
     """What `summary.json` holds. CPU seconds and peak memory are those of this process; seconds are of all steps."""
     rows = read_rows(run.path / "metrics.jsonl")
-    evaluated = [row for row in rows if f"eval/avg@{config.eval_completions}" in row]
+    evaluated = [row for row in rows if f"eval/avg@{config.eval_samples}" in row]
     pick = lambda row: {k: v for k, v in row.items() if k == "step" or k.startswith("eval/")}  # noqa: E731
     usage = resource.getrusage(resource.RUSAGE_SELF)
     phases = sorted({k for row in rows for k in row if k.startswith("seconds/")})

@@ -19,7 +19,7 @@ _LARGEST = 650.0  # nats: what is larger is recorded as e^650, so that sums stay
 _OUTSIDE = 8.0  # how many times likelier a token outside the trust region is recorded
 
 
-class TokenTelemetry:
+class TokenStats:
     """Collects the live tokens of every update of one step.
 
     Shares are of the sums over the step's updates of |A·w_log| and |A·w_prob|, w_prob = w_log/π; sums in float64, since
@@ -65,7 +65,7 @@ class TokenTelemetry:
         self.parts.append(
             {
                 "update": torch.full_like(sequence, update),
-                "sequence": batch.row[sequence],
+                "sequence": batch.sequence_id[sequence],
                 "position": position,
                 "token": batch.completion[live][kept],
                 "logp": new[kept],
@@ -115,7 +115,7 @@ class TokenTelemetry:
         return frame.astype(dict.fromkeys(floats, "float32") | {"step": "int32", "update": "int32"})
 
 
-class Seconds:
+class PhaseTimer:
     """Wall time by phase; a phase may be entered many times.
 
     out_of_memory    makes the error to raise for torch's out-of-memory error, from the phase and that error

@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,24 +27,13 @@ import pydantic
 from pydantic import Field
 
 from dgpo import config as configs
-from dgpo import methods
 from dgpo.config import Config, ConfigError
 from dgpo.plain import path_text
-from dgpo.settings import PathText, Seed, Settings, line
+from dgpo.settings import PathText, Seed, Settings, line, setting
 from dgpo.written import read_mapping
 
 _RESERVED = ("run_dir", "seed", "resume", "overwrite")  # the sweep sets these
-# What may be another when a sweep goes on: none of these changes a number of a run.
-_FREE = (
-    "run_dir",
-    "resume",
-    "overwrite",
-    "accept_changes",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "tensorboard",
-    "self_check",
-)
+_sweep = partial(setting, group="sweep")
 _NAME = re.compile(r"[A-Za-z0-9_.+=-]+")
 _LONGEST = 200  # characters of a cell's name; a file's has room for 255, and some get more round it
 _OWN = ("sweep.yaml", "sweep.parquet", "report.md", "policies.json", "data.json", "figures")  # beside its cells
@@ -52,12 +42,14 @@ _OWN = ("sweep.yaml", "sweep.parquet", "report.md", "policies.json", "data.json"
 class Sweep(Settings):
     """One sweep, as its file gives it. A level of a factor is the settings that it stands for."""
 
-    name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
-    folder: PathText
-    recipe: PathText = "tiny"
-    settings: dict[str, Any] = {}
-    factors: Annotated[dict[str, list[Any] | dict[str, dict[str, Any]]], Field(min_length=1)]
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")] = _sweep(description="name of the sweep")
+    folder: PathText = _sweep(description="its folder: a run of each cell and seed, the table, the report")
+    recipe: PathText = _sweep("tiny", description="recipe of all runs")
+    settings: dict[str, Any] = _sweep({}, description="settings that all runs share")
+    factors: dict[str, list[Any] | dict[str, dict[str, Any]]] = _sweep(
+        description="what is crossed: values of a setting, or named bundles of settings", min_length=1
+    )
+    seeds: list[Seed] = _sweep(description="seeds of each cell", min_length=1)
 
     @property
     def path(self) -> Path:
@@ -185,7 +177,7 @@ def differences(before: Sweep, now: Sweep) -> list[str]:
 
 def comparable(config: Config) -> dict[str, Any]:
     """The settings that decide a run's numbers, the seed excepted."""
-    return {k: v for k, v in config.model_dump().items() if k not in (*_FREE, "seed")}
+    return config.model_dump(exclude=Config.resumable("free") | {"seed"})
 
 
 def levels_of(factor: str, values: list | dict[str, dict]) -> list[tuple[str, dict[str, Any]]]:
@@ -198,6 +190,8 @@ def levels_of(factor: str, values: list | dict[str, dict]) -> list[tuple[str, di
 
 def method_levels(keys: Sequence[str], **held) -> dict[str, dict[str, Any]]:
     """Levels of a factor of methods, each with those of the parameters `held` that it has: {key: settings}."""
+    from dgpo import methods
+
     return {key: {"method": key} | {k: v for k, v in held.items() if k in methods.get(key).params()} for key in keys}
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from dgpo import config as configs
-from dgpo import errors
+from dgpo import config_rules, errors
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import process_group
-from dgpo.files import Busy, check_place, lock, remove, write_text, write_whole
+from dgpo.files import Busy, atomic_write, check_place, lock, remove, write_text
 from dgpo.progress import Progress, tell
 from dgpo.run import identity
 from dgpo.run.rows import read_rows
@@ -46,7 +46,7 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: 
         raise ConfigError(f"jobs={jobs} must be at least 1")
     runs = sweep.runs(shard, only)
     for run in runs:
-        configs.check_machine(run.config)
+        config_rules.check_machine(run.config)
     claim(sweep)
     part = f"{shard[0]}_of_{shard[1]}" + (f"_{only}" if only else "")
     with lock(sweep.path / ".running" / part, f"folder={sweep.folder!r}, shard {shard[0]}/{shard[1]}"):
@@ -110,7 +110,7 @@ def claim(sweep: Sweep) -> None:
     sweep.path.mkdir(parents=True, exist_ok=True)
     with locked(sweep.path):
         check(sweep)
-        write_whole(path, lambda scratch: dump(sweep, scratch))
+        atomic_write(path, lambda scratch: dump(sweep, scratch))
 
 
 def check(sweep: Sweep) -> None:

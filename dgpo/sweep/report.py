@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from dgpo.config import Config, ConfigError
-from dgpo.files import write_whole
+from dgpo.files import atomic_write
 from dgpo.sweep.definition import Cell, Sweep, comparable
 from dgpo.sweep.execute import DIVERGED, FAILED, FINISHED, UNFINISHED, locked, start_policies
 from dgpo.sweep.table import costs
@@ -36,7 +36,7 @@ def write(sweep: Sweep, frame: pd.DataFrame) -> str:
     """The report, written to `report.md` of the folder as well."""
     text = report(sweep, frame)
     with locked(sweep.path):
-        write_whole(sweep.path / "report.md", lambda scratch: scratch.write_text(text))
+        atomic_write(sweep.path / "report.md", lambda scratch: scratch.write_text(text))
     return text
 
 
@@ -108,7 +108,7 @@ def _outcome(sweep: Sweep, frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFr
     counts = runs.groupby(["cell", "status"]).size().unstack(fill_value=0)
     table = counts.reindex(index=[c.name for c in sweep.cells], fill_value=0)
     table = table.reindex(columns=[c for c in (FINISHED, DIVERGED, FAILED, UNFINISHED) if c in counts])
-    score = f"eval/avg@{sweep.config(sweep.cells[0], sweep.seeds[0]).eval_completions}"
+    score = f"eval/avg@{sweep.config(sweep.cells[0], sweep.seeds[0]).eval_samples}"
     if score in frame:
         last = frame[frame["status"] == FINISHED].dropna(subset=[score]).groupby(["cell", "seed"])[score].last()
         for name in ("mean", "min", "max"):

@@ -6,7 +6,7 @@ import pandas as pd
 
 from dgpo import config as configs
 from dgpo.config import ConfigError
-from dgpo.files import write_whole
+from dgpo.files import atomic_write
 from dgpo.plain import path_text
 from dgpo.run.rows import read_metrics
 from dgpo.sweep.definition import Run, Sweep, load
@@ -31,7 +31,7 @@ def collect(sweep: Sweep) -> pd.DataFrame:
     metrics = [c for c in frame if c not in ("cell", "status") and not c.startswith("factor/")]
     frame[metrics] = frame[metrics].apply(pd.to_numeric)
     with locked(sweep.path):
-        write_whole(sweep.path / "sweep.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
+        atomic_write(sweep.path / "sweep.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
     return frame
 
 

@@ -72,21 +72,21 @@ def is_heldout(text: str) -> bool:
     return zlib.crc32(text.encode()) % _HELDOUT_SHARE == 0
 
 
-def solve(text: str, rng: random.Random | None = None, slip: float = 0.0) -> list[str]:
-    """The worked steps. With probability `slip` a step's result is another digit, and the work goes on from it."""
+def solve(text: str, rng: random.Random | None = None, step_error_rate: float = 0.0) -> list[str]:
+    """The worked steps. With probability `step_error_rate` a step has another digit, which the next ones use."""
     value, steps = int(text[0]), []
     for sign, digit in zip(text[1::2], text[2::2], strict=True):
         result = OPERATIONS[sign](value, int(digit))
-        if rng is not None and rng.random() < slip:
+        if rng is not None and rng.random() < step_error_rate:
             result = (result + rng.randrange(1, 10)) % 10
         steps.append(f"{value}{sign}{digit}={result}")
         value = result
     return steps
 
 
-def worked_example(problem: Problem, rng: random.Random, slip: float) -> str:
-    """A completion in the task's format, each step wrong with probability `slip`."""
-    steps = solve(problem.id, rng, slip)
+def worked_example(problem: Problem, rng: random.Random, step_error_rate: float) -> str:
+    """A completion in the task's format, each step wrong with probability `step_error_rate`."""
+    steps = solve(problem.id, rng, step_error_rate)
     return f"<think>{';'.join(steps)}</think>\\boxed{{{steps[-1][-1]}}}"
 
 

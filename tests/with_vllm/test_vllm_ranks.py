@@ -30,7 +30,7 @@ def distances(settings: dict) -> list[list[float]]:
                 off.append(float((parts.policy(batch)[0] - batch.rollout_logp).abs().max()))
             if len(off) == 1:
                 parts.engine.update([(parts.engine(batch)[0] * batch.mask / batch.mask.sum()).sum()], 1)
-        parts.sampler.load(parts.engine.weights())
+        parts.sampler.load(parts.engine.named_full_parameters())
         found.append(off)
     return found
 

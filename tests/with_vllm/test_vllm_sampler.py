@@ -46,7 +46,7 @@ def greedy(parts, prompts):
     sampler, lm = parts.sampler, load_lm(parts.config.model)[0]
     with torch.no_grad():  # the weights themselves, however they are sharded
         own = dict(lm.named_parameters())
-        for name, tensor in parts.engine.weights():
+        for name, tensor in parts.engine.named_full_parameters():
             own[name].copy_(tensor)
     params = sampler._params(temperature=0.0, max_tokens=14, stop_token_ids=sampler.stop, detokenize=False)
     outputs = sampler.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
@@ -69,7 +69,7 @@ def test_after_every_update_the_sampler_is_the_policy(embeddings, stage, request
         assert distance(parts, batch)[1] <= 1e-4, step
         move(parts, batch, sign=-1 if step % 2 else 1)
         stale.append(distance(parts, batch)[1])
-        parts.sampler.load(parts.engine.weights())
+        parts.sampler.load(parts.engine.named_full_parameters())
         theirs, ours = greedy(parts, prompts)
         assert theirs == ours, step
     assert min(stale) > 1e-2  # every update moved the policy: equality was not for nothing
@@ -128,9 +128,9 @@ class TestOneEngine:
             assert bool(finished) == (stop in tokens[mask].tolist())
             assert stop not in tokens[mask][:-1].tolist()
             assert finished or mask.sum() == 8
-            prompt = batch.tokens[i, : -batch.mask.shape[1]][batch.attention[i, : -batch.mask.shape[1]]]
+            prompt = batch.input_ids[i, : -batch.mask.shape[1]][batch.attention_mask[i, : -batch.mask.shape[1]]]
             assert prompt.tolist() == prompts[i % 4]
-        assert torch.equal(batch.attention[:, -batch.mask.shape[1] :], batch.mask)
+        assert torch.equal(batch.attention_mask[:, -batch.mask.shape[1] :], batch.mask)
 
     def test_more_prompt_tokens_than_one_pass_takes(self, parts):
         """vLLM would cut a prompt in two, and on a CPU fails to rewind the seed of one that is half done."""
@@ -144,9 +144,9 @@ class TestOneEngine:
         prompts = encode(parts.tokenizer, PROMPTS)
         before = parts.sampler.generate(prompts, [1, 2, 3, 4], Sampling(14))
         parts.sampler.sleep()
-        parts.sampler.load(parts.engine.weights())
+        parts.sampler.load(parts.engine.named_full_parameters())
         after = parts.sampler.generate(prompts, [1, 2, 3, 4], Sampling(14))
-        assert torch.equal(before.tokens, after.tokens)
+        assert torch.equal(before.input_ids, after.input_ids)
         assert torch.equal(before.rollout_logp, after.rollout_logp)
 
 
@@ -161,7 +161,7 @@ class TestStaleness:
         sampling, prompts = Sampling(14), self.prompts(parts)
         batch = parts.sampler.generate(prompts * 2, list(range(8)), sampling)
         move(parts, batch)
-        parts.sampler.load(parts.engine.weights())
+        parts.sampler.load(parts.engine.named_full_parameters())
         batch = parts.sampler.generate(prompts * 2, list(range(8, 16)), sampling)
         _, metrics = parts.score(batch, torch.tensor([[0.0, 1.0]] * 4))
         mismatch.guard(2, metrics, 1e-3)

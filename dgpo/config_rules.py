@@ -1,0 +1,76 @@
+"""What holds between the settings of a run, and what they need of the machine."""
+
+import importlib.util
+
+import torch
+
+from dgpo.config import Config
+from dgpo.errors import ConfigError
+from dgpo.settings import Settings
+
+
+def validate(config: Config) -> Config:
+    """What holds between settings. Returns the config with its method's parameters and aggregation resolved."""
+    try:
+        method = config.make_method()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if config.batch_size % config.num_minibatches:
+        raise ConfigError(
+            f"prompts_per_step × group_size = {config.prompts_per_step} × {config.group_size} = {config.batch_size} "
+            f"does not divide into num_minibatches={config.num_minibatches} equal mini-batches"
+        )
+    if config.warmup_updates >= config.total_updates:
+        raise ConfigError(
+            f"warmup_updates={config.warmup_updates} must be less than all {config.total_updates} updates"
+        )
+    longest = config.max_prompt_tokens + config.max_new_tokens
+    if config.max_tokens_per_micro_batch is not None and config.max_tokens_per_micro_batch < longest:
+        raise ConfigError(
+            f"max_tokens_per_micro_batch={config.max_tokens_per_micro_batch} must be at least the longest sequence, "
+            f"max_prompt_tokens + max_new_tokens = {longest}"
+        )
+    if config.task == "math" and not config.data:
+        raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
+    if config.task == "math" and config.model == "tiny":
+        raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of task='chain'")
+    if config.drop_contaminated and not (config.task == "math" and config.eval_data):
+        raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
+    if config.group_size == 1 and config.filter_groups != "none":
+        raise ConfigError(
+            f"group_size=1 with filter_groups={config.filter_groups!r}: a group of one never varies, so none is left"
+        )
+    if config.asynchronous and config.importance_correction != "none":
+        raise ConfigError(
+            f"asynchronous=True: its old log-probabilities are the sampler's own, so that "
+            f"importance_correction={config.importance_correction!r} has nothing to correct"
+        )
+    if config.asynchronous and config.vllm.tensor_parallel > 1:
+        raise ConfigError(
+            f"asynchronous=True: each rank has a sampler of its own, so vllm.tensor_parallel="
+            f"{config.vllm.tensor_parallel} must be 1"
+        )
+    if config.importance_bounds[0] >= config.importance_bounds[1]:
+        raise ConfigError(f"importance_bounds={list(config.importance_bounds)}: the first must be below the second")
+    if config.offload == "optimizer+params" and config.zero_stage != 3:
+        raise ConfigError(f"offload='optimizer+params' needs zero_stage=3, not zero_stage={config.zero_stage}")
+    if config.tiny.hidden % (2 * config.tiny.heads):
+        raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
+    aggregation = method.aggregation if config.loss_aggregation == "method" else config.loss_aggregation
+    return config.model_copy(update={"method_params": method.params(), "loss_aggregation": aggregation})
+
+
+def check_machine(config: Settings) -> None:
+    """Raise ConfigError where this machine lacks what a Config or EvalConfig asks for: before anything is loaded.
+
+    To read the settings of a run that another machine made, or to plan one, needs none of it.
+    """
+    liger = getattr(config, "liger", False)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device='cuda', but there is no CUDA device here: 'cpu' or 'auto'")
+    if liger and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("liger=True: Liger's kernels need a CUDA device")
+    if liger and importlib.util.find_spec("liger_kernel") is None:
+        raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
+    if getattr(config, "tensorboard", False) and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")
