@@ -28,6 +28,18 @@ class Run:
     metrics: pd.DataFrame
 
     @property
+    def folder(self) -> Path:
+        return self.path
+
+    @property
+    def policy(self) -> Path:
+        """The trained policy, a folder for `transformers`, dgpo.evaluate and model=. Raises RunError before the end."""
+        path = self.path / "policy"
+        if not path.exists():
+            raise RunError(f"{self.path} has no policy yet: the run has not finished")
+        return path
+
+    @property
     def method(self) -> Method:
         return self.config.make_method()
 
@@ -64,6 +76,24 @@ class Run:
     def completions(self) -> pd.DataFrame:
         """Held-out problems with their first completion at every evaluation: step prompt answer completion reward."""
         return pd.DataFrame(read_rows(self.path / "completions.jsonl"))
+
+    def plot_learning(self) -> Figure:
+        """Reward, held-out accuracy, entropy and KL over the steps."""
+        from analysis import run_plots
+
+        return run_plots.learning_curves(self)
+
+    def plot_weights(self) -> Figure:
+        """The weight of each sampled token on ∇log π and on ∇π, against its ratio and probability (figure 4)."""
+        from analysis import run_plots
+
+        return run_plots.weight_scatter(self.tokens(required=False), self.method)
+
+    def plot_regions(self) -> Figure:
+        """The share of tokens in each region, and of the weight on ∇π that they carry."""
+        from analysis import run_plots
+
+        return run_plots.region_shares(self)
 
 
 def read(path: str | Path) -> Run:

@@ -21,9 +21,9 @@ from analysis import stats, style
 from analysis.runs import Run
 from analysis.runs import read as read_run
 from dgpo.config import Config
-from dgpo.sweep import table
-from dgpo.sweep.definition import Cell, Sweep
-from dgpo.sweep.execute import FINISHED
+from dgpo.sweeps import table
+from dgpo.sweeps.definition import Cell, Sweep
+from dgpo.sweeps.execute import FINISHED
 
 COLLAPSED = 0.5  # a run whose last held-out score is below this share of its best, or below its first, has collapsed
 SPIKE = 5.0  # a gradient norm above this multiple of the run's median is a spike
@@ -43,7 +43,7 @@ class SweepError(ValueError):
 
 @dataclass(frozen=True)
 class Results:
-    """A sweep and its table; see `dgpo.sweep.table.collect` for the columns."""
+    """A sweep and its table; see `dgpo.sweeps.table.collect` for the columns."""
 
     sweep: Sweep
     frame: pd.DataFrame

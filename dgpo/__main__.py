@@ -164,12 +164,12 @@ def _plan(args, places) -> int:
 def _sweep(args, places) -> int:
     launcher.check()
     from dgpo.config import Config
-    from dgpo.sweep import definition
+    from dgpo.sweeps import definition
 
     _, overrides = parse(["tiny", *args.settings], Config.texts() | definition.Sweep.texts())
     sweep, shard = definition.load(args.file, **overrides), definition.parse_shard(args.shard)
     places |= sweep.paths()
-    from dgpo.sweep import execute, report, table
+    from dgpo.sweeps import execute, report, table
 
     if args.report:
         execute.check(sweep)

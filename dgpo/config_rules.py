@@ -1,15 +1,18 @@
 """What holds between the settings of a run, and what they need of the machine."""
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 import torch
 
-from dgpo.config import Config
 from dgpo.errors import ConfigError
 from dgpo.settings import Settings
 
+if TYPE_CHECKING:
+    from dgpo.config import Config
 
-def validate(config: Config) -> Config:
+
+def validate(config: "Config") -> "Config":
     """What holds between settings. Returns the config with its method's parameters and aggregation resolved."""
     try:
         method = config.make_method()

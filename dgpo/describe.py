@@ -10,7 +10,7 @@ from dgpo.config import Config
 from dgpo.errors import ConfigError
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.settings import GROUPS, RENAMED, RESUME, Settings, about, unknown
-from dgpo.sweep.definition import Sweep
+from dgpo.sweeps.definition import Sweep
 
 COMMANDS: dict[str, type[Settings]] = {"train": Config, "eval": EvalConfig, "sweep": Sweep}
 

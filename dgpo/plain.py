@@ -39,6 +39,15 @@ def path_text(value: str | os.PathLike) -> str:
     return expanded
 
 
+def text_encoding(name: str) -> str:
+    """`name` unchanged, if it names a text codec. Raises ValueError for any other name."""
+    try:
+        "a".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError("must be one of Python's text codecs, such as utf-8, utf-16, cp1252 or gb18030") from None
+    return name
+
+
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()

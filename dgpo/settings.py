@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from dgpo.errors import ConfigError
-from dgpo.plain import has_boolean, path_text, plain
+from dgpo.plain import has_boolean, path_text, plain, text_encoding
 
 GROUPS = {
     "run": "the folder and the length of a run",
@@ -80,19 +80,11 @@ def setting(
     return Field(default=default, description=description, json_schema_extra=about, **limits)
 
 
-def _text_encoding(name: str) -> str:
-    try:
-        "a".encode(name)
-    except (LookupError, ValueError):
-        raise ValueError("must be one of Python's text codecs, such as utf-8, utf-16, cp1252 or gb18030") from None
-    return name
-
-
 Positive = Annotated[int, Field(ge=1, le=_LARGEST)]
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Encoding = Annotated[str, AfterValidator(_text_encoding)]  # of data files that are not UTF-8
+Encoding = Annotated[str, AfterValidator(text_encoding)]  # of data files that are not UTF-8
 Above0 = Annotated[float, Field(gt=0, le=_HUGE)]
 AnyNumber = Annotated[float, Field(ge=-_HUGE, le=_HUGE)]
 From0 = Annotated[float, Field(ge=0, le=_HUGE)]

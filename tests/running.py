@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from dgpo import config as configs
 from dgpo.run.rows import read_metrics
-from dgpo.sweep import definition
+from dgpo.sweeps import definition
 from dgpo.trainer import train
 
 ROOT = Path(__file__).parents[1]

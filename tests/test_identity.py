@@ -26,7 +26,7 @@ from dgpo.run import identity
 from dgpo.run.checkpoint import CheckpointError
 from dgpo.run.folder import RunFolder
 from dgpo.run.identity import Identity
-from dgpo.sweep import execute
+from dgpo.sweeps import execute
 
 MADE_OF = {
     "data": {"data": 64 * "a", "eval_data": 64 * "b"},

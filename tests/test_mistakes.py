@@ -26,7 +26,7 @@ from dgpo.files import atomic_write
 from dgpo.methods import base
 from dgpo.plain import path_text
 from dgpo.rollout.background import BackgroundSampler
-from dgpo.sweep import definition
+from dgpo.sweeps import definition
 from dgpo.written import read_mapping, read_words
 
 

@@ -15,7 +15,7 @@ from dgpo.config import Config, ConfigError
 from dgpo.evaluation import settings as evaluation
 from dgpo.run import folder
 from dgpo.settings import GROUPS, RENAMED, RESUME
-from dgpo.sweep import definition
+from dgpo.sweeps import definition
 
 
 @pytest.mark.parametrize("command", describe.COMMANDS)

@@ -23,7 +23,7 @@ from dgpo import config as configs
 from dgpo.config import ConfigError
 from dgpo.errors import explain
 from dgpo.files import lock, remove
-from dgpo.sweep import definition, execute, report, table
+from dgpo.sweeps import definition, execute, report, table
 
 
 @pytest.fixture(scope="module")

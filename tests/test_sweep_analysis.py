@@ -9,7 +9,7 @@ from running import SMALL, execute, shown
 from analysis import stats, sweep_plots, sweeps
 from dgpo.config import ConfigError
 from dgpo.methods import REGIONS
-from dgpo.sweep import definition
+from dgpo.sweeps import definition
 
 LEVELS = {
     "grpo": {"method": "grpo"},

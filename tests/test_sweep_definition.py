@@ -4,7 +4,7 @@ import pytest
 from running import LEVELS, sweep_in
 
 from dgpo.config import ConfigError
-from dgpo.sweep import definition
+from dgpo.sweeps import definition
 
 
 def test_cells_are_the_product_of_the_levels(tmp_path):

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TextIO
 
 from dgpo.errors import Explained, first_line
+from dgpo.plain import text_encoding
+from dgpo.verifier.answer import MAX_ANSWER
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?::\w+)?")
@@ -59,15 +61,6 @@ def read_rows(data: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
         raise DataError(f"{data}: cannot be read with encoding={encoding}: {error}") from None
 
 
-def text_encoding(name: str) -> str:
-    """`name` unchanged, if it names a text codec. Raises ValueError for any other name."""
-    try:
-        "a".encode(name)
-    except (LookupError, ValueError):
-        raise ValueError("must be one of Python's text codecs, such as utf-8, utf-16, cp1252 or gb18030") from None
-    return name
-
-
 def row_fault(row: dict | str, problem_field: str, answer_field: str) -> str:
     """What is wrong with a row of `read_rows`; empty if nothing is."""
     if isinstance(row, str):
@@ -84,10 +77,6 @@ def row_fault(row: dict | str, problem_field: str, answer_field: str) -> str:
     for field in (problem_field, answer_field, "id"):
         if found := _SURROGATE.search(str(row.get(field, ""))):
             return f"field {field!r} holds the lone surrogate \\u{ord(found[0]):04x}, half of a character"
-    from dgpo.verifier.answer import (
-        MAX_ANSWER,
-    )  # here, since settings import this file and the verifier is slow to load
-
     if not (length := len(answer_text(row[answer_field]))):
         return f"field {answer_field!r} has nothing after its ####"
     if length > MAX_ANSWER:

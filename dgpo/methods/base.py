@@ -129,15 +129,14 @@ def _guarded(weight):
 
 @dataclass(frozen=True)
 class Method:
-    """Base class. A subclass is a frozen dataclass whose fields are its hyper-parameters and which defines `weight`.
+    """Base class. A subclass has hyper-parameters as annotated fields, and defines `weight`.
 
-        @dgpo.methods.register("mine")
-        @dataclass(frozen=True)
-        class Mine(dgpo.methods.Method):
+        @dgpo.register("mine")
+        class Mine(dgpo.Method):
             power: float = 0.5
 
             def weight(self, logp, old_logp, advantage, mask=None):
-                return torch.exp(self.power * (logp - old_logp))
+                return (self.power * (logp - old_logp)).exp()
 
     Whatever a subclass's `weight` does, callers can rely on this (it is wrapped on definition): gradients are off;
     values at masked places, NaN and ±inf included, cannot reach it and come back as 0; the result has the shape and
@@ -235,11 +234,16 @@ _REGISTRY: dict[str, type[Method]] = {}
 
 
 def register(key: str) -> Callable[[type[Method]], type[Method]]:
-    """Make a Method known as `key`. Running the same definition again, as a notebook cell does, replaces it."""
+    """Make a Method known as `key`, and a frozen dataclass if it is none yet.
+
+    Running the same definition again, as a notebook cell does, replaces it. Raises TypeError for another class.
+    """
 
     def add(cls):
-        if not (isinstance(cls, type) and issubclass(cls, Method) and "__dataclass_params__" in cls.__dict__):
-            raise TypeError(f"method {key!r}: {cls!r} must be a frozen dataclass that subclasses dgpo.methods.Method")
+        if not (isinstance(cls, type) and issubclass(cls, Method)):
+            raise TypeError(f"method {key!r}: {cls!r} must be a subclass of dgpo.Method")
+        if "__dataclass_params__" not in cls.__dict__:
+            cls = dataclass(frozen=True)(cls)
         known = _REGISTRY.get(key)
         if known and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"method {key!r} is already registered by {known.__module__}.{known.__qualname__}")

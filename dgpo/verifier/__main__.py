@@ -11,7 +11,7 @@ import json
 import sys
 from collections import Counter
 
-from dgpo.tasks.math import DataError, answer_text, read_rows
+from dgpo.data.files import DataError, answer_text, read_rows
 from dgpo.verifier import Verifier, final_answer
 from dgpo.verifier.answer import MAX_ANSWER
 

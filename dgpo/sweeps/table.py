@@ -9,8 +9,8 @@ from dgpo.config import ConfigError
 from dgpo.files import atomic_write
 from dgpo.plain import path_text
 from dgpo.run.rows import read_metrics
-from dgpo.sweep.definition import Run, Sweep, load
-from dgpo.sweep.execute import DIVERGED, FAILED, FINISHED, locked, read_fields, status
+from dgpo.sweeps.definition import Run, Sweep, load
+from dgpo.sweeps.execute import DIVERGED, FAILED, FINISHED, locked, read_fields, status
 
 
 def collect(sweep: Sweep) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from dgpo.files import Busy, atomic_write, check_place, lock, remove, write_text
 from dgpo.progress import Progress, tell
 from dgpo.run import identity
 from dgpo.run.rows import read_rows
-from dgpo.sweep.definition import Run, Sweep, comparable, differences, dump, load
+from dgpo.sweeps.definition import Run, Sweep, comparable, differences, dump, load
 
 FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfinished"
 _DIVERGED_EXIT, _BUSY_EXIT = 3, 4
@@ -209,7 +209,7 @@ class _Pool:
 
         self.jobs, self.running = jobs, {}
         self.context = multiprocessing.get_context("forkserver")
-        preload = ["dgpo.sweep.server"]
+        preload = ["dgpo.sweeps.server"]
         if not torch.cuda.is_available():  # a process forked from one that has loaded CUDA cannot use it
             preload.append("dgpo.trainer")  # else every run spends seconds on its imports
         self.context.set_forkserver_preload(preload)

@@ -6,9 +6,9 @@ import pandas as pd
 
 from dgpo.config import Config, ConfigError
 from dgpo.files import atomic_write
-from dgpo.sweep.definition import Cell, Sweep, comparable
-from dgpo.sweep.execute import DIVERGED, FAILED, FINISHED, UNFINISHED, locked, start_policies
-from dgpo.sweep.table import costs
+from dgpo.sweeps.definition import Cell, Sweep, comparable
+from dgpo.sweeps.execute import DIVERGED, FAILED, FINISHED, UNFINISHED, locked, start_policies
+from dgpo.sweeps.table import costs
 
 ABSENT = "–"
 
