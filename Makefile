@@ -12,16 +12,17 @@ BIN    := $(VENV)/bin
 # One process a core, but no more than four: each takes a gigabyte. A file's tests stay together, for its fixtures.
 WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup train test test-rounding test-browser test-vllm lint format bench bench-peers notebooks clean
+.PHONY: docs setup train test test-rounding test-browser test-vllm lint format bench bench-peers notebooks clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and f"dgpo needs Python 3.11 or 3.12, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"dgpo needs Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.version_info[:2] > (3, 12) and print("dgpo is tested on Python 3.11 and 3.12; this is", sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
 train: setup
@@ -37,6 +38,10 @@ test: setup
 test-rounding: setup
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest $(WORKERS) \
 	    $(addprefix tests/test_,$(addsuffix .py,methods objective model trainer resume ranks))
+
+# The site, offline, into docs/_build/html; notebooks with their figures where `make notebooks` has run them.
+docs: setup
+	$(BIN)/python docs/site/build.py --executed runs/notebooks
 
 # The real vLLM engine on a CPU, in an environment of its own (4 GB): it needs torch's CPU build, which is not on PyPI, and
 # the generic builds of what it pulls in do not load beside that.

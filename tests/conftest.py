@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 # Before the first import of a library that reads them.
@@ -15,6 +16,8 @@ import torch
 from hypothesis import settings
 from running import SMALL
 
+# A shell that starts the tests in the background lets them ignore Ctrl-C; processes started here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 settings.register_profile("dgpo", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("dgpo")

@@ -71,7 +71,7 @@ def test_the_tokenizer_knows_every_word_and_the_prompt_is_the_one_of_pretraining
 
 def test_from_nothing_to_the_report_and_again(tmp_path, capsys, monkeypatch):
     """Stopped within pretraining, it goes on to the same weights."""
-    rl = "rl={steps: 1, prompts: 4, completions: 4, updates: 2, max_new_tokens: 8, eval_problems: 2, token_records: 0}"
+    rl = "rl={steps: 1, prompts_per_step: 4, group_size: 4, num_minibatches: 2, max_new_tokens: 8, eval_problems: 2}"
     small = ["hidden=32", "layers=1", "heads=2", "easy=1", "hard=[2]", "batch=4", "problems=80", "steps=6"]
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
     assert story.main([whole, *small, "seeds=[]"]) == 0

@@ -169,7 +169,7 @@ def test_along_a_numerical_factor():
     figure = sweep_plots.along(results, "lr")
     line = next(line for line in figure.axes[0].get_lines() if line.get_label() == "CISPO")
     assert line.get_xydata().tolist() == [[0.1, pytest.approx(0.6)], [0.2, pytest.approx(0.6)]]
-    with pytest.raises(sweeps.SweepError, match="factor 'updates' must be the one beside 'method'"):
+    with pytest.raises(sweeps.SweepError, match="factor 'num_minibatches' must be the one beside 'method'"):
         sweep_plots.along(results, "num_minibatches")
 
 
