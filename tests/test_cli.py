@@ -90,7 +90,11 @@ def test_a_method_in_a_file_of_ones_own_trains(small, tmp_path, monkeypatch, cap
     assert cli.main(["train", "tiny", *words]) == 0
     run = runs.read(small["run_dir"])
     assert str(run.method) == "mymethods:Mine(power=0.8)"
-    for bad, said in (("mymethods:Yours", "no 'Yours'"), ("mymethods:dataclass", "frozen dataclass"), ("no:X", "'no'")):
+    for bad, said in (
+        ("mymethods:Yours", "no 'Yours'"),
+        ("mymethods:dataclass", "must be a subclass"),
+        ("no:X", "'no'"),
+    ):
         assert cli.main(["train", "tiny", f"method={bad}"]) == 2
         assert said in capsys.readouterr().err
 

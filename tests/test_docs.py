@@ -56,7 +56,7 @@ def test_every_link_within_the_site_leads_somewhere(site):
 
 
 def test_it_has_a_card_for_each_method_and_every_setting(site):
-    for key in methods.names():
+    for key in (key for key in methods.names() if type(methods.get(key)).__module__.startswith("dgpo.")):
         assert (site / f"docs/cards/{key}.html").exists()
     settings = (site / "docs/settings.html").read_text()
     for kind in describe.COMMANDS.values():

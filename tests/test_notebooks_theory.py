@@ -1,4 +1,4 @@
-"""Notebooks 01 to 06 run from top to bottom, carry no outputs, and know their parameters."""
+"""The notebooks of theory run from top to bottom, carry no outputs, and know their parameters."""
 
 import nbformat
 import pytest
@@ -11,6 +11,7 @@ SMALL = {
     "04_softmax_policies": {"seeds": 3, "steps": 10, "leak_steps": 20},
     "05_explorer": {"n": 2.0},
     "06_your_own_method": {"seeds": 3, "steps": 20},
+    "08_bias_and_variance": {"policies": 10, "tokens": 16, "points": 6},
 }
 
 

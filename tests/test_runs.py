@@ -1,13 +1,15 @@
 """Reading run folders, and the figures made of them."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import running
 from running import SMALL
 
-from analysis import run_plots, runs
+from analysis import phase, run_plots, runs
 from analysis.runs import RunError
 from dgpo.config import ConfigError
 
@@ -126,3 +128,14 @@ def test_a_run_of_a_machine_with_a_gpu_is_read_on_one_without(tmp_path, folder, 
     written = (folder / "config.yaml").read_text().replace("device: auto", "device: cuda")
     (tmp_path / "config.yaml").write_text(written.replace("liger: false", "liger: true"))
     assert runs.read(tmp_path).config.device == "cuda"
+
+
+def test_the_distance_that_a_steps_updates_reached_is_weighed_by_how_tokens_were_kept():
+    """Two tokens with r − 1 − log r = d₁, d₂, kept with probability 1 and 1/4: (d₁ + 4 d₂) / 5."""
+
+    class Records:
+        def tokens(self):
+            return pd.DataFrame({"step": [1, 1, 2], "ratio": [2.0, 0.5, 1.0], "sampled": [1.0, 0.25, 1.0]})
+
+    first, second = 1 - math.log(2), -0.5 + math.log(2)
+    assert phase.distances_of(Records()).tolist() == pytest.approx([(first + 4 * second) / 5, 0])
