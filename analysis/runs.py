@@ -63,9 +63,13 @@ class Run:
     def tokens(self, steps: int | None = None, required: bool = True) -> pd.DataFrame:
         """The sampled token records of the first `steps` steps, or of all: see `dgpo.run.telemetry.TokenStats`.
 
-        Raises RunError where there is none; or else, without `required`, the frame is empty.
+        Raises RunError where there is none; or else, without `required`, the frame is empty. Raises RunError where the
+        file of a step is lost, too.
         """
         files = sorted(self.path.glob("tokens/step_*.parquet"))[:steps]
+        found = {int(file.stem.removeprefix("step_")) for file in files}
+        if lost := sorted(set(self.steps["step"][:steps]) - found) if files else []:
+            raise RunError(f"{self.path}/tokens has no file of step {lost[0]:g}: restore it from a copy of the run")
         frames = [frame for f in files if len(frame := pd.read_parquet(f))]
         if not frames and not required:
             return pd.DataFrame(columns=["step", "advantage", "ratio", "prob", "region", "w_log", "w_prob", "sampled"])

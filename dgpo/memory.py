@@ -1,4 +1,4 @@
-"""What is said when the GPU's memory does not suffice."""
+"""The error message when a GPU runs out of memory."""
 
 from dgpo import plan
 from dgpo.config import Config

@@ -243,7 +243,9 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="accept_changes"):
             settings.load(**done, accept_changes=["model"])
 
-    @pytest.mark.parametrize(("name", "value"), [("verdict", None), ("text", 7), ("length", "x"), ("finished", None)])
+    @pytest.mark.parametrize(
+        ("name", "value"), [("verdict", None), ("verdict", "corect"), ("text", 7), ("length", "x"), ("finished", None)]
+    )
     def test_a_page_with_another_kind_of_value_is_not_read(self, done, name, value):
         path = next(Path(done["eval_dir"]).glob("completions/math500/*.parquet"))
         written, table = path.read_bytes(), parquet.read_table(path)
@@ -295,6 +297,7 @@ class TestRefusals:
             (json.dumps({k: v for k, v in fields.items() if k != "identity"}), "identity: Field required"),
             *((json.dumps(fields | {"n": n}), r"n(\.0)?: ") for n in ([], [0], [4, 2], "2", None)),
             *((json.dumps(fields | {"benchmarks": b}), "benchmarks") for b in ({}, [], {"math500": "12"})),
+            (json.dumps(fields | {"benchmarks": {"other": 12}}), r"identity\.made_of\.data has no hash of other"),
         ):
             manifest.write_text(content)
             with pytest.raises(

@@ -95,11 +95,11 @@ class TestDamage:
         ("damage", "complaint"),
         [
             (cut, "rank_00000.safetensors has 1000 bytes"),
-            (flip, "rank_00000.safetensors is not as it was written"),
+            (flip, "rank_00000.safetensors is damaged"),
             (lose, "rank_00000.safetensors is missing"),
-            (edit, "state.json is not as it was written"),
+            (edit, "state.json is damaged"),
             (empty, "state.json: "),
-            (null, "state.json is not as it was written"),
+            (null, "state.json is damaged"),
         ],
     )
     def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(

@@ -245,11 +245,11 @@ class TestMetrics:
             (keep(0, 1, 2, 3, 4, 4), "step 4 has 2 rows"),
             (keep(0, 2, 1, 3, 4), "the row of step 2 is out of place"),
             (keep(0, b'{"step": 9}\n', 1, 2, 3, 4), "the row of step 9 is out of place"),
-            (keep(0, b"5\n", 2, 3, 4), "line 2 is not as it was written: it has no step; no row of step 1"),
-            (keep(0, 1, b"{}\n", 2, 3, 4), "line 3 is not as it was written: it has no step"),
-            (keep(0, 1, b'{"step": true}\n', 2, 3, 4), "line 3 is not as it was written: it has no step"),
-            (keep(0, 1, b'{"step": 2, "a": "\xff"}\n', 3, 4), "line 3 is not as it was written: 'utf-8' codec"),
-            (keep(0, 1, b"[" * 100_000 + b"\n", 2, 3, 4), "line 3 is not as it was written: "),
+            (keep(0, b"5\n", 2, 3, 4), "line 2 is damaged: it has no step; no row of step 1"),
+            (keep(0, 1, b"{}\n", 2, 3, 4), "line 3 is damaged: it has no step"),
+            (keep(0, 1, b'{"step": true}\n', 2, 3, 4), "line 3 is damaged: it has no step"),
+            (keep(0, 1, b'{"step": 2, "a": "\xff"}\n', 3, 4), "line 3 is damaged: 'utf-8' codec"),
+            (keep(0, 1, b"[" * 100_000 + b"\n", 2, 3, 4), "line 3 is damaged: "),
         ],
     )
     def test_lost_doubled_and_garbled_rows_are_named_and_can_be_accepted(self, run, damage, said):
@@ -300,7 +300,7 @@ class TestRuns:
                               (no_steps.encode(), "accepted: .* the list of steps"),
                               (no_kind.encode(), "accepted: .* lacks what was accepted")):  # fmt: skip
             (run / "identity.json").write_bytes(content)
-            with pytest.raises(ConfigError, match=rf"identity\.json is not as it was written: {said}"):
+            with pytest.raises(ConfigError, match=rf"identity\.json is damaged: {said}"):
                 opened(run)
         (run / "identity.json").unlink()
         with pytest.raises(ConfigError, match=r"has no identity\.json.*It cannot be resumed: overwrite=True starts"):

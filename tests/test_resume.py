@@ -159,7 +159,7 @@ def test_a_kill_in_the_first_write_leaves_a_folder_that_can_be_used(small):
 def test_a_spoilt_row_is_named(small):
     path = run(small, steps=2) / "metrics.jsonl"
     path.write_text(path.read_text().replace('{"step": 1', "\0\0\0\0"))
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2 is not as it was written"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2 is damaged"):
         run(small, steps=3, resume=True)
 
 

@@ -1,6 +1,7 @@
 """Reading run folders, and the figures made of them."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path, folder):
     (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
     assert runs.read(tmp_path).metrics["step"].max() == 4
     (tmp_path / "metrics.jsonl").write_text('{"step"\n' + text)
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 1 is not as it was written"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 1 is damaged"):
         runs.read(tmp_path)
 
 
@@ -128,6 +129,16 @@ def test_a_run_of_a_machine_with_a_gpu_is_read_on_one_without(tmp_path, folder, 
     written = (folder / "config.yaml").read_text().replace("device: auto", "device: cuda")
     (tmp_path / "config.yaml").write_text(written.replace("liger: false", "liger: true"))
     assert runs.read(tmp_path).config.device == "cuda"
+
+
+def test_a_lost_file_of_token_records_is_named(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "tokens" / "step_000002.parquet").unlink()
+    run = runs.read(copy)
+    with pytest.raises(RunError, match="has no file of step 2"):
+        run.tokens()
+    assert set(run.tokens(1)["step"]) == {1}
 
 
 def test_the_distance_that_a_steps_updates_reached_is_weighed_by_how_tokens_were_kept():

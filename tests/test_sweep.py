@@ -331,8 +331,8 @@ class TestDamage:
     def test_of_the_hashes_of_the_start(self, copy, content):
         path = copy.path / "policies.json"
         path.write_text(content)
-        assert f"Start: {path} is not as it was written" in report.report(copy, table.collect(copy))
-        with pytest.raises(ConfigError, match=r"policies\.json is not as it was written"):
+        assert f"Start: {path} is damaged" in report.report(copy, table.collect(copy))
+        with pytest.raises(ConfigError, match=r"policies\.json is damaged"):
             execute.start_policies(copy)
 
 

@@ -24,13 +24,13 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet as parquet
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dgpo.config import dump
 from dgpo.errors import ConfigError, Explained
 from dgpo.evaluation import settings
 from dgpo.evaluation.benchmarks import Benchmark
-from dgpo.evaluation.scores import Samples
+from dgpo.evaluation.scores import VERDICTS, Samples
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import Lock, atomic_write, file_hash, lock, remove, write_text
 from dgpo.plain import path_text
@@ -60,6 +60,13 @@ class Manifest(BaseModel):
     benchmarks: Annotated[dict[str, Positive], Field(min_length=1)]
     problems: str
     n: Annotated[list[Positive], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _knows_its_benchmarks(self) -> "Manifest":
+        data = self.identity.made_of.get("data", {})
+        if absent := [name for name in self.benchmarks if name not in data]:
+            raise ValueError(f"identity.made_of.data has no hash of {absent[0]}")
+        return self
 
     @field_validator("n")
     @classmethod
@@ -217,6 +224,8 @@ class EvaluationFolder:
         for name in {*names} & _KINDS.keys():
             if bad := [value for value in held[name] if type(value) is not _KINDS[name]]:
                 raise EvaluationError(f"{path}: {name} must be {_KINDS[name].__name__}, not {bad[0]!r}; {remedy}")
+        if bad := {*held.get("verdict", ())} - {*VERDICTS}:
+            raise EvaluationError(f"{path}: verdict must be one of {', '.join(VERDICTS)}, not {min(bad)!r}; {remedy}")
         for row, (index, sample) in enumerate(places):
             belongs = index, sample, self.seed(benchmark, index, sample)
             found = tuple(held[name][row] for name in _PLACE)

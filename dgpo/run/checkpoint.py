@@ -75,7 +75,7 @@ def damage(folder: Path) -> str:
     try:
         state = load_state(folder)
         if not isinstance(state, dict) or state.pop("sha256") != _digest_of(state):
-            return "state.json is not as it was written"
+            return "state.json is damaged"
         files = state["files"]
     except (OSError, ValueError) as error:
         return f"state.json: {error}"
@@ -87,7 +87,7 @@ def damage(folder: Path) -> str:
         if (size := (folder / name).stat().st_size) != file["bytes"]:
             return f"{name} has {size} bytes, not {file['bytes']}"
     changed = [name for name, digest in _digests(folder, [*files]).items() if digest != files[name]["sha256"]]
-    return f"{', '.join(changed)} is not as it was written" if changed else ""
+    return f"{', '.join(changed)} is damaged" if changed else ""
 
 
 def newest_whole(folders: list[Path], run: Path, where: str) -> Path | None:

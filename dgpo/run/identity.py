@@ -78,9 +78,7 @@ class Identity(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
-            raise ConfigError(
-                f"{path} is not as it was written: {place}{first['msg']}; overwrite=True starts afresh"
-            ) from None
+            raise ConfigError(f"{path} is damaged: {place}{first['msg']}; overwrite=True starts afresh") from None
 
     def check(
         self,

@@ -85,9 +85,9 @@ def _row(line: bytes) -> dict | str:
     try:
         row = json.loads(line.decode())
     except (ValueError, RecursionError) as error:  # errors of JSON and UTF-8 are ValueErrors
-        return f"is not as it was written: {error}"
+        return f"is damaged: {error}"
     if not (isinstance(row, dict) and type(row.get("step")) is int):
-        return "is not as it was written: it has no step"
+        return "is damaged: it has no step"
     return row
 
 

@@ -95,7 +95,7 @@ def read_fields(path: Path, *names: str) -> dict[str, Any]:
         found = json.loads(path.read_text())
         return {name: found[name] for name in names or [*found.keys()]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is not as it was written: {type(error).__name__}: {error}") from None
+        raise ConfigError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 
 
 def claim(sweep: Sweep) -> None:

@@ -55,7 +55,7 @@ def costs(sweep: Sweep) -> pd.DataFrame:
 def _read(run: Run) -> tuple[str, str, list[dict], dict]:
     """(status, why, metrics, cost) of a run, the last two empty until it has ended.
 
-    One of whose files something is missing or not as it was written has failed, and why names the file.
+    A run with a missing or damaged file has failed; the reason names the file.
     """
     how, why = status(run)
     if how not in (FINISHED, DIVERGED):
