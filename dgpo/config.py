@@ -30,6 +30,7 @@ from dgpo.settings import (
     Positive,
     Seed,
     Settings,
+    Texts,
     Threads,
     refusal,
     setting,
@@ -109,6 +110,11 @@ class PolicySettings(Settings):
     problem_field: str = _task("problem", description="field of a problem file that holds the problem")
     answer_field: str = _task("answer", description="field that holds the reference answer")
     encoding: Encoding = _task("utf-8", description="of problem files that are not UTF-8, such as cp1252")
+    instruction: str = _task(
+        "\nPlease reason step by step, and put your final answer within \\boxed{}.",
+        description="text behind each problem of a file",
+    )
+    system_prompt: str | None = _task(None, description="system message before each problem of a file")
     date: Day | None = _task(
         None, description="what a chat template gets as today's date; none: the day of the start", resume="later"
     )
@@ -154,7 +160,13 @@ class Config(PolicySettings):
     )
     liger: bool = _policy(False, description="Liger's fused kernels, on a GPU", resume="rounding")
 
-    task: Literal["chain", "math"] = _task("chain", description="`chain` is generated, `math` reads files")
+    task: str = _task("chain", description="`chain` is generated, `math` reads files; module:Class is one of your own")
+    reward: Texts = _task(
+        [], description="module:function, or several, in TRL's convention, in place of the verifier of task=math"
+    )
+    reward_weights: list[AnyNumber] = _task([], description="of several rewards; none: 1 each")
+    reward_timeout: Above0 = _task(10.0, description="longest time of one reward", unit="seconds", resume="free")
+    right_above: AnyNumber = _task(1.0, description="a reward of at least this counts as right in avg@k and pass@k")
     data: PathText | None = _task(None, description="file or hub name of training problems", resume="content")
     eval_data: PathText | None = _task(
         None, description="held-out problems; none: the first of a seeded shuffle of data", resume="content"

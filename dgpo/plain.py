@@ -1,5 +1,6 @@
 """Settings as plain values: Python's own in place of numpy's and pathlib's. Of the standard library alone."""
 
+import importlib
 import os
 from numbers import Integral, Real
 from typing import Any
@@ -26,6 +27,18 @@ def plain(value: Any) -> Any:
 def has_boolean(value: Any) -> bool:
     """Whether a plain value, or an item of a list, is true or false."""
     return isinstance(value, bool) or (isinstance(value, list) and any(isinstance(item, bool) for item in value))
+
+
+def locate(name: str):
+    """What `module:Name` names, imported from here; ValueError that says which part is missing."""
+    module, attribute = name.split(":", 1)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{name}: no module named {error.name!r} from here") from None
+    if not hasattr(found, attribute):
+        raise ValueError(f"{name}: module {module!r} has no {attribute!r}")
+    return getattr(found, attribute)
 
 
 def path_text(value: str | os.PathLike) -> str:

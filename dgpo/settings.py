@@ -88,6 +88,7 @@ Encoding = Annotated[str, AfterValidator(text_encoding)]  # of data files that a
 Above0 = Annotated[float, Field(gt=0, le=_HUGE)]
 AnyNumber = Annotated[float, Field(ge=-_HUGE, le=_HUGE)]
 From0 = Annotated[float, Field(ge=0, le=_HUGE)]
+Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
 
 

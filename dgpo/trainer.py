@@ -149,7 +149,8 @@ class Trainer:
         in their place, for `max_resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
         """
         config, batches, scores, rounds, stale = self.config, [], [], 0, 0
-        known = Counter(self.task.verdicts)
+        known, means = Counter(self.task.verdicts), getattr(self.task, "means", dict)
+        means()  # an evaluation's do not count here
         while True:
             for batch, rewards in self._sample():
                 batches.append(batch)
@@ -175,6 +176,7 @@ class Trainer:
         self.sampler.sleep()
         verdicts = sum(process_group.all_gather_object(self.task.verdicts - known), Counter())
         metrics |= {f"verdict/{name}": count / verdicts.total() for name, count in sorted(verdicts.items())}
+        metrics |= _means(process_group.all_gather_object(means()))  # of each reward of one's own
         if config.filter_groups != "none":
             kept = (~silent).nonzero().squeeze(1)[: config.prompts_per_step]
             rows = (~silent).repeat_interleave(config.group_size).nonzero().squeeze(1)
@@ -247,8 +249,12 @@ class Trainer:
         if step == 0 or last or (config.eval_every and step % config.eval_every == 0):
             with self.seconds.phase("evaluate"):
                 sampling = Sampling(config.max_new_tokens, config.eval_temperature)
-                result = evaluate(self.sampler, self.tokenizer, self.task, config.eval_samples, sampling)
+                result = evaluate(
+                    self.sampler, self.tokenizer, self.task, config.eval_samples, sampling, config.right_above
+                )
             metrics = metrics | result.metrics()
+            if config.reward or ":" in config.task:  # whose rewards need not be 0 and 1
+                metrics["eval/reward"] = float(result.rewards.mean())
             self.heldout = metrics[f"eval/avg@{config.eval_samples}"]
         if wild := [k for k, v in metrics.items() if v is not None and not math.isfinite(v)]:
             newest = self.run.checkpoints()[-1:]
@@ -347,6 +353,12 @@ class Trainer:
         lm.generation_config = generation
         generation.to_json_file(folder / "generation_config.json")
         self.tokenizer.save_pretrained(folder)
+
+
+def _means(parts: list[dict[str, tuple[float, int]]]) -> dict[str, float]:
+    """The mean of each reward over all ranks, from the (sum, count) of each rank."""
+    sums = {name: [sum(column) for column in zip(*(part[name] for part in parts), strict=True)] for name in parts[0]}
+    return {f"reward/{name}": total / count for name, (total, count) in sums.items() if count}
 
 
 def _load(config: Config):

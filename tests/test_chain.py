@@ -113,7 +113,7 @@ def test_the_warmed_up_policy_is_an_ordinary_checkpoint_cached_by_its_settings(c
 
 
 def test_an_interrupted_warm_up_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(settings):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tiny, "warm_up", interrupted)

@@ -12,7 +12,8 @@ from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo import data
 from dgpo.data import overlap
-from dgpo.tasks.math import DataError, MathTask
+from dgpo.data.files import DataError
+from dgpo.tasks.math import MathTask
 
 LONG = "A farmer has $12$ hens, and each of them lays {} eggs in a week of seven days. How many eggs?"
 

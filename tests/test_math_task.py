@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import dgpo.tasks
-from dgpo.tasks.math import DataError, MathTask, answer_text
+from dgpo.data.files import DataError, answer_text
+from dgpo.tasks.math import MathTask
 from dgpo.tasks.prompts import INSTRUCTION
 from dgpo.verifier import Verdict, Verifier
 

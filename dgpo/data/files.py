@@ -61,11 +61,12 @@ def read_rows(data: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
         raise DataError(f"{data}: cannot be read with encoding={encoding}: {error}") from None
 
 
-def row_fault(row: dict | str, problem_field: str, answer_field: str) -> str:
+def row_fault(row: dict | str, problem_field: str, answer_field: str, needs_answer: bool = True) -> str:
     """What is wrong with a row of `read_rows`; empty if nothing is."""
     if isinstance(row, str):
         return row
-    for field in (problem_field, answer_field):
+    needed = (problem_field, answer_field) if needs_answer or answer_field in row else (problem_field,)
+    for field in needed:
         value = row.get(field)
         if field not in row:
             return f"no field {field!r}; the row has {', '.join(map(repr, row)) or 'none'}"
@@ -77,6 +78,8 @@ def row_fault(row: dict | str, problem_field: str, answer_field: str) -> str:
     for field in (problem_field, answer_field, "id"):
         if found := _SURROGATE.search(str(row.get(field, ""))):
             return f"field {field!r} holds the lone surrogate \\u{ord(found[0]):04x}, half of a character"
+    if answer_field not in needed:
+        return ""
     if not (length := len(answer_text(row[answer_field]))):
         return f"field {answer_field!r} has nothing after its ####"
     if length > MAX_ANSWER:

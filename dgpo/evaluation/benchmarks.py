@@ -48,7 +48,8 @@ def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
         if fault := row_fault(row, config.problem_field, config.answer_field):
             raise DataError(f"{path}, line {number}: {fault}")
         text, answer = row[config.problem_field], answer_text(row[config.answer_field])
-        problems.append(Problem(str(row.get("id", f"{name}:{number}")), prompt(text, tokenizer, config.date), answer))
+        rendered = prompt(text, tokenizer, config.date, config.instruction, config.system_prompt)
+        problems.append(Problem(str(row.get("id", f"{name}:{number}")), rendered, answer))
         if len(problems) == config.limit:
             break
     if not problems:

@@ -47,18 +47,23 @@ class HeldoutResult:
     completions: list[list[str]]
     lengths: np.ndarray
     finished: np.ndarray
+    right_above: float = 1.0
 
     def metrics(self) -> dict[str, float | None]:
         """avg@k and pass@k with 95 % intervals over problems, pass@2, 4, ... below k, mean length, truncated share."""
         k = self.rewards.shape[1]
-        right = (self.rewards >= 1).sum(1)
+        is_right = self.rewards >= self.right_above
+        right = is_right.sum(1)
         out = {}
-        for name, values in (("avg", self.rewards.mean(1)), ("pass", pass_at_k(right, k, k))):
+        for name, values in (("avg", is_right.mean(1)), ("pass", pass_at_k(right, k, k))):
             mean, low, high = mean_interval(values)
             out |= {f"eval/{name}@{k}": mean, f"eval/{name}@{k}_low": low, f"eval/{name}@{k}_high": high}
         for j in (2**i for i in range(1, k.bit_length()) if 2**i < k):
             out[f"eval/pass@{j}"] = float(pass_at_k(right, k, j).mean())
-        return out | {"eval/length": float(self.lengths.mean()), "eval/truncated": float(1 - self.finished.mean())}
+        return out | {
+            "eval/length": float(self.lengths.mean()),
+            "eval/truncated": float(1 - self.finished.mean()),
+        }
 
     def examples(self, step: int, count: int) -> list[dict]:
         """The first completion of each of the first problems, as rows to keep."""
@@ -77,7 +82,9 @@ class HeldoutResult:
         ]
 
 
-def evaluate(sampler: Sampler, tokenizer, task: Task, completions: int, sampling: Sampling) -> HeldoutResult:
+def evaluate(
+    sampler: Sampler, tokenizer, task: Task, completions: int, sampling: Sampling, right_above: float = 1.0
+) -> HeldoutResult:
     """Sample `completions` answers to every held-out problem, each rank its share; all ranks get the whole.
 
     The seeds are the same at every call and in every run.
@@ -97,6 +104,7 @@ def evaluate(sampler: Sampler, tokenizer, task: Task, completions: int, sampling
         completions=[[*texts[i : i + completions]] for i in range(0, len(texts), completions)],
         lengths=np.array(lengths).reshape(shape),
         finished=np.array(finished).reshape(shape),
+        right_above=right_above,
     )
 
 

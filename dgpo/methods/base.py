@@ -15,7 +15,6 @@ reduces over the last axis, so independent points of a curve are drawn as `[N, 1
 import dataclasses
 import difflib
 import functools
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dgpo.errors import Explained
-from dgpo.plain import plain
+from dgpo.plain import locate, plain
 
 REGIONS = ("LN", "HP", "LP", "HN", "IN")
 DEFAULT_EPS = 0.2
@@ -257,18 +256,6 @@ def register(key: str) -> Callable[[type[Method]], type[Method]]:
 def names() -> tuple[str, ...]:
     """All registered keys, in order of registration."""
     return tuple(_REGISTRY)
-
-
-def locate(name: str):
-    """What `module:Name` names, imported from here; ValueError that says which part is missing."""
-    module, attribute = name.split(":", 1)
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{name}: no module named {error.name!r} from here") from None
-    if not hasattr(found, attribute):
-        raise ValueError(f"{name}: module {module!r} has no {attribute!r}")
-    return getattr(found, attribute)
 
 
 def get_class(key: str) -> type[Method]:

@@ -6,9 +6,11 @@ reinforcement learning something to find. (Trained on clean but too few examples
 """
 
 import hashlib
+import inspect
 import os
 import random
 import shutil
+import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,19 +22,20 @@ from transformers.utils.logging import disable_progress_bar
 
 from dgpo.config import TinyPolicy
 from dgpo.distributed import process_group
-from dgpo.errors import blaming
+from dgpo.errors import ConfigError, blaming
 from dgpo.model.loading import load_lm
 from dgpo.model.policy import pick_device, set_threads
 from dgpo.plain import path_text
 from dgpo.progress import Progress
-from dgpo.tasks import chain
+from dgpo.tasks import chain, task_class
 
 _VERSION = 2  # part of the cache key: raise it when the recipe below changes
 
 
-def key(settings: TinyPolicy) -> str:
-    """Names a cached policy: a hash of everything that it depends on."""
-    return hashlib.sha256(f"{_VERSION} {settings.model_dump_json()}".encode()).hexdigest()[:12]
+def key(settings: TinyPolicy, maker=chain) -> str:
+    """Names a cached policy: a hash of everything that it depends on, the source of a maker from elsewhere too."""
+    own = "" if maker is chain else inspect.getsource(sys.modules[maker.__module__])
+    return hashlib.sha256(f"{_VERSION} {settings.model_dump_json()}{own}".encode()).hexdigest()[:12]
 
 
 def cache_root() -> Path:
@@ -50,8 +53,9 @@ def load_policy(config):
     source = config.model
     if config.model == "tiny":
         set_threads(config.threads, parameters=0)
-        process_group.on_rank0(checkpoint, config.tiny)
-        source = checkpoint(config.tiny)  # made already, unless this host has a cache of its own
+        maker = _maker(config)
+        process_group.on_rank0(checkpoint, config.tiny, None, maker)
+        source = checkpoint(config.tiny, None, maker)  # made already, unless this host has a cache of its own
     device = pick_device(config.device)
     lm, tokenizer = process_group.on_all_ranks(
         load_lm, source, config.dtype, device, config.attention, config.trust_remote_code
@@ -60,22 +64,36 @@ def load_policy(config):
     return lm, tokenizer, source
 
 
-def checkpoint(settings: TinyPolicy, root: Path | None = None) -> Path:
-    """The folder of the warmed-up policy; made on first use, whole or not at all."""
+def _maker(config):
+    """What has the words of the task and its worked examples: `chain`, or the class of a task of one's own."""
+    if (own := task_class(config)) is None:
+        return chain
+    if absent := [name for name in ("tokenizer", "example") if not callable(getattr(own, name, None))]:
+        raise ConfigError(
+            f"model='tiny' needs {config.task}.{absent[0]}, a static method as in dgpo.tasks.chain; or model=FOLDER"
+        )
+    return own
+
+
+def checkpoint(settings: TinyPolicy, root: Path | None = None, maker=chain) -> Path:
+    """The folder of the warmed-up policy; made on first use, whole or not at all.
+
+    maker    has `tokenizer()`, and `example(rng, settings)` that returns a prompt and its worked completion
+    """
     root = root or cache_root()
     with blaming(f"the cache {str(root)!r}", root, "; set DGPO_CACHE to a writable folder"):
-        return _checkpoint(settings, root)
+        return _checkpoint(settings, root, maker)
 
 
-def _checkpoint(settings: TinyPolicy, root: Path) -> Path:
-    target = root / f"tiny-{key(settings)}"
+def _checkpoint(settings: TinyPolicy, root: Path, maker) -> Path:
+    target = root / f"tiny-{key(settings, maker)}"
     if not target.exists():
         root.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=root))
         try:
             disable_progress_bar()
-            warm_up(settings).save_pretrained(scratch)
-            chain.tokenizer().save_pretrained(scratch)
+            warm_up(settings, maker).save_pretrained(scratch)
+            maker.tokenizer().save_pretrained(scratch)
             (scratch / "tiny.json").write_text(settings.model_dump_json(indent=2))
             try:
                 scratch.rename(target)
@@ -109,16 +127,16 @@ def shape(settings, tokenizer=None, positions: int = 512) -> Qwen2Config:
     )
 
 
-def build(settings: TinyPolicy) -> Qwen2ForCausalLM:
+def build(settings: TinyPolicy, maker=chain) -> Qwen2ForCausalLM:
     """The policy with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return Qwen2ForCausalLM(shape(settings))
+        return Qwen2ForCausalLM(shape(settings, maker.tokenizer()))
 
 
-def warm_up(settings: TinyPolicy) -> Qwen2ForCausalLM:
+def warm_up(settings: TinyPolicy, maker=chain) -> Qwen2ForCausalLM:
     """Supervised steps on fresh worked examples; the loss counts completion tokens only."""
-    model, tokenizer = build(settings).train(), chain.tokenizer()
+    model, tokenizer = build(settings, maker).train(), maker.tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1, cycle_momentum=False
@@ -126,7 +144,7 @@ def warm_up(settings: TinyPolicy) -> Qwen2ForCausalLM:
     rng = random.Random(settings.seed)
     with Progress(0, settings.steps, "warm-up step") as progress:
         for step in range(1, settings.steps + 1):
-            loss = supervised_step(model, optimizer, *_examples(settings, rng, tokenizer))
+            loss = supervised_step(model, optimizer, *_examples(settings, rng, tokenizer, maker))
             schedule.step()
             progress.update(step, loss=loss.item())
     return model.eval()
@@ -144,12 +162,10 @@ def supervised_step(model, optimizer, tokens: torch.Tensor, labels: torch.Tensor
     return loss.detach()
 
 
-def _examples(settings: TinyPolicy, rng: random.Random, tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+def _examples(settings: TinyPolicy, rng: random.Random, tokenizer, maker) -> tuple[torch.Tensor, torch.Tensor]:
     rows = []
     for _ in range(settings.batch):
-        problem = chain.draw(rng, rng.randint(1, settings.max_difficulty), heldout=False)
-        prompt = tokenizer(problem.prompt).input_ids
-        completion = tokenizer(chain.worked_example(problem, rng, settings.step_error_rate)).input_ids
+        prompt, completion = (tokenizer(text).input_ids for text in maker.example(rng, settings))
         rows.append((prompt, [*completion, tokenizer.eos_token_id]))
     return stack(rows, tokenizer.pad_token_id)
 

@@ -12,6 +12,7 @@ what was accepted. A library of another version only makes sums round differentl
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import inspect
 import json
 import re
@@ -138,7 +139,7 @@ def of_run(config, method, source: str | Path, policy: nn.Module, task) -> MadeO
         "data": of_data({"data": config.data, "eval_data": config.eval_data}),
         "model": of_model(source, policy.lm),
         "prompts": {"the held-out problems": of_problems(task.heldout)},
-        "code": of_code(config.method, type(method)),
+        "code": of_code(config.method, type(method)) | of_modules([config.task, *config.reward]),
         "parameters": of_parameters(policy),
     }
 
@@ -176,6 +177,16 @@ def of_code(name: str = "", method: type | None = None) -> dict[str, str]:
         except (OSError, TypeError):  # typed into an interpreter
             source = None
         found[name] = _sha256(source) if source else "source unknown"
+    return found
+
+
+def of_modules(names: Iterable[str]) -> dict[str, str]:
+    """The hash of the source of the module of each module:name."""
+    found = {}
+    for name in (name for name in names if ":" in name):
+        spec = importlib.util.find_spec(name.partition(":")[0])
+        origin = Path(spec.origin) if spec and spec.origin else None
+        found[name] = file_hashes([origin])[0] if origin and origin.is_file() else "source unknown"
     return found
 
 

@@ -1,18 +1,22 @@
-"""Where problems and rewards come from: the protocol that `chain` and `math` share."""
+"""Where problems and rewards come from: the protocol that every task keeps, one of your own (task=module:Class) too."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `prompt` is the exact text the policy reads (chat template applied); `answer` is the reference."""
+    """One question. `prompt` is the exact text the policy reads (chat template applied); `answer` is the reference.
+
+    `row` is the row of a file that it came from, whose columns rewards of your own read.
+    """
 
     id: str
     prompt: str
     answer: str
+    row: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Task(Protocol):
@@ -31,7 +35,7 @@ class Task(Protocol):
         """The problem at `position` of an endless stream; a pure function of the task's settings and `position`."""
 
     def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        """The reward of each completion, in [0, 1]; `problems` and `completions` are parallel."""
+        """The reward of each completion, a finite number; `problems` and `completions` are parallel."""
 
     def close(self) -> None:
         """End whatever processes the task started."""

@@ -90,6 +90,12 @@ def worked_example(problem: Problem, rng: random.Random, step_error_rate: float)
     return f"<think>{';'.join(steps)}</think>\\boxed{{{steps[-1][-1]}}}"
 
 
+def example(rng: random.Random, settings) -> tuple[str, str]:
+    """A prompt and its worked completion, for the warm-up of the embedded policy (settings of `tiny`)."""
+    problem = draw(rng, rng.randint(1, settings.max_difficulty), heldout=False)
+    return problem.prompt, worked_example(problem, rng, settings.step_error_rate)
+
+
 def final_answer(completion: str) -> str | None:
     """The content of the last closed box, or None."""
     boxes = _BOXED.findall(completion)

@@ -7,20 +7,28 @@ from dgpo.errors import ConfigError, first_line
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
-def prompt(problem: str, tokenizer, day: str | None = None) -> str:
+def prompt(
+    problem: str, tokenizer, day: str | None = None, instruction: str = INSTRUCTION, system: str | None = None
+) -> str:
     """The problem in the checkpoint's own chat template; plainly, with `<think>` opened, when it has none.
 
+    `instruction` stands behind the problem, `system` before everything, as a message of its own where there are such.
     A template that writes the date writes `day`, an ISO date (None: today). Raises ConfigError, which names the model,
     for a template that fails, renders nothing or leaves out the problem.
     """
-    text = problem.strip() + INSTRUCTION
+    text = problem.strip() + instruction
     if not getattr(tokenizer, "chat_template", None):
         ids = tokenizer("x").input_ids
         opening = tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""  # prompts are encoded as is
-        return f"{opening}{text}\n<think>\n"
+        before = f"{system}\n" if system else ""
+        return f"{opening}{before}{text}\n<think>\n"
+    messages = [{"role": "system", "content": system}] if system else []
     try:
         rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, **_dated(tokenizer, day)
+            [*messages, {"role": "user", "content": text}],
+            tokenize=False,
+            add_generation_prompt=True,
+            **_dated(tokenizer, day),
         )
     except Exception as error:  # jinja2's own, and any that an expression in a template leads to
         raise ConfigError(f"{_whose(tokenizer)} fails: {type(error).__name__}: {first_line(error)}") from error

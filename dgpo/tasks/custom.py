@@ -1,0 +1,42 @@
+"""Problems from a file, judged by rewards of your own: reward=module:function, in TRL's convention.
+
+The columns of a row reach the functions as keywords, `answer` among them where it has one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dgpo.tasks.base import Problem
+from dgpo.tasks.rewards import Rewards
+from dgpo.tasks.rows import FileTask
+
+
+class RewardTask(FileTask):
+    """A FileTask whose reward is the weighted sum of `rewards`; at least `threshold` counts as right in avg@k, pass@k.
+
+    verdicts are `right` and `wrong`, by the threshold.
+    """
+
+    def __init__(self, data: str | Path, tokenizer, *, rewards: Rewards, threshold: float, **settings):
+        self.judges, self.threshold = rewards, threshold
+        super().__init__(data, tokenizer, needs_answer=False, **settings)
+
+    def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        failed = self.judges.failed
+        found = self.judges([p.prompt for p in problems], completions, [_columns(p) for p in problems])
+        right = sum(reward >= self.threshold for reward in found)
+        failed = self.judges.failed - failed
+        self.verdicts.update(right=right, wrong=len(found) - right - failed, failed=failed)
+        return found
+
+    def means(self) -> dict[str, tuple[float, int]]:
+        """(sum, count) of each function's rewards since the last call."""
+        return self.judges.means()
+
+    def close(self) -> None:
+        """End the processes of the rewards."""
+        self.judges.close()
+
+
+def _columns(problem: Problem) -> dict:
+    return {name: value for name, value in problem.row.items() if name not in ("prompt", "prompts", "completions")}

@@ -1,0 +1,52 @@
+"""The process in which rewards run: a line of JSON in, a line of JSON out; see `dgpo.tasks.rewards`."""
+
+import asyncio
+import inspect
+import json
+import math
+import os
+import sys
+
+from dgpo.plain import locate, plain
+
+
+def main(*names: str) -> int:
+    """Answer rows {prompt, completion, columns} with {values} or {error} until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a function prints is no answer
+    sys.path[:0] = [os.getcwd()]
+    try:
+        functions = [_function(name) for name in names]
+    except Exception as error:  # noqa: BLE001 (the user's code; the parent says it)
+        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=answers)
+        return 1
+    print("ready", file=answers)
+    for line in sys.stdin:
+        row = json.loads(line)
+        try:
+            answer = {"values": [value(function, row) for function in functions]}
+        except Exception as error:  # noqa: BLE001 (the user's code; the parent counts it)
+            answer = {"error": f"{type(error).__name__}: {error}".replace("\n", " ")}
+        print(json.dumps(answer), file=answers)
+    return 0
+
+
+def value(function, row: dict) -> float | None:
+    """What a function says of one completion. Raises ValueError unless that is a finite number, or None."""
+    columns = {name: [content] for name, content in row["columns"].items()}
+    found = function(prompts=[row["prompt"]], completions=[row["completion"]], **columns)
+    found = plain(asyncio.run(found) if inspect.isawaitable(found) else found)
+    name = getattr(function, "__name__", repr(function))
+    if not isinstance(found, list) or len(found) != 1:
+        raise ValueError(f"{name} returned {found!r} for one completion; expected a list of one number or None")
+    number = found[0]
+    if number is not None and (not isinstance(number, bool | int | float) or not math.isfinite(number)):
+        raise ValueError(f"{name} returned {number!r}; expected a finite number or None")
+    return None if number is None else float(number)
+
+
+def _function(name: str):
+    found = locate(name)
+    if not callable(found):
+        raise TypeError(f"{name} is {type(found).__name__}, not a function")
+    return found

@@ -1,0 +1,133 @@
+"""Rewards of your own, in TRL's convention: f(prompts, completions, **columns) → a number or None for each completion.
+
+    rewards = Rewards(["mymodule:short", "mymodule:polite"], weights=[1, 0.5], timeout=10)
+    totals = rewards(prompts, completions, columns)         floats; a completion whose reward failed has 0
+
+The functions run in processes that can be killed, a completion at a time, each with a time limit: one that hangs,
+raises or ends its process costs its own completion, which is counted and named, and the share of failures has a limit.
+What they print is dropped. A function may be async. None leaves a completion out of that function's reward.
+"""
+
+import json
+import select
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from dgpo import lifetimes
+from dgpo.errors import ConfigError, Explained
+from dgpo.progress import tell
+
+_STARTING = 120.0  # seconds in which a worker imports the functions
+_TOLERATED = 0.1  # share of the completions of one call whose reward may fail
+
+
+class RewardError(Explained, RuntimeError):
+    """Too many rewards failed; the message has the first reason."""
+
+    exit_code = 3
+
+
+class Rewards:
+    """The weighted sum of the functions named `module:function`, from `workers` processes.
+
+    means     of each function, over the completions since it was last asked for
+    failed    completions whose reward failed so far
+
+    Raises ConfigError for a function that cannot be imported and for weights that do not match.
+    """
+
+    def __init__(self, names: Sequence[str], weights: Sequence[float] = (), timeout: float = 10.0, workers: int = 2):
+        if weights and len(weights) != len(names):
+            raise ConfigError(f"reward_weights={list(weights)}: {len(weights)} weights for {len(names)} rewards")
+        self.names, self.weights = list(names), list(weights) or [1.0] * len(names)
+        self.timeout, self.failed, self._sums = timeout, 0, Counter()
+        self._workers = [_Worker(self.names) for _ in range(workers)]
+        self._threads = ThreadPoolExecutor(workers)
+        self._workers[0].start()  # names what cannot be imported before anything is sampled
+
+    def __call__(self, prompts: Sequence, completions: Sequence, columns: Sequence[Mapping[str, Any]]) -> list[float]:
+        """The total reward of each completion; the sequences are parallel. Raises RewardError."""
+        rows = [
+            json.dumps({"prompt": p, "completion": c, "columns": dict(more)}, default=str)
+            for p, c, more in zip(prompts, completions, columns, strict=True)
+        ]
+        parts = [rows[i :: len(self._workers)] for i in range(len(self._workers))]
+        answers: list[Any] = [None] * len(rows)
+        for i, part in enumerate(self._threads.map(self._ask_all, self._workers, parts)):
+            answers[i :: len(self._workers)] = part
+        faults = [answer for answer in answers if isinstance(answer, str)]
+        self.failed += len(faults)
+        if faults:
+            tell(f"{len(faults)} of {len(rows)} rewards failed and count as 0; the first: {faults[0]}")
+        if len(faults) > _TOLERATED * len(rows) and len(faults) > 1:
+            raise RewardError(f"{len(faults)} of {len(rows)} rewards failed, the first: {faults[0]}")
+        return [0.0 if isinstance(answer, str) else self._total(answer) for answer in answers]
+
+    def _ask_all(self, worker: "_Worker", rows: list[str]) -> list[list[float | None] | str]:
+        return [worker.ask(row, self.timeout) for row in rows]
+
+    def means(self) -> dict[str, tuple[float, int]]:
+        """(sum, count) of the values of each function since the last call, by the function's name."""
+        found = {name.partition(":")[2]: (self._sums[name], self._sums[name, "count"]) for name in self.names}
+        self._sums.clear()
+        return found
+
+    def _total(self, values: list[float | None]) -> float:
+        for name, value in zip(self.names, values, strict=True):
+            if value is not None:
+                self._sums[name] += value
+                self._sums[name, "count"] += 1
+        return sum(w * v for w, v in zip(self.weights, values, strict=True) if v is not None)
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            worker.end()
+        self._threads.shutdown()
+
+
+class _Worker:
+    """A process that answers a line of JSON with a line of JSON; see `reward_worker`."""
+
+    def __init__(self, names: Sequence[str]):
+        self.names, self.process = names, None
+
+    def start(self) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = lifetimes.start("dgpo.tasks.reward_worker", *self.names, **pipes)
+        said = self._line(_STARTING)
+        if said != "ready":
+            self.end()
+            raise ConfigError(f"reward={', '.join(self.names)}: {said or 'its import takes too long'}")
+
+    def ask(self, row: str, timeout: float) -> list[float | None] | str:
+        """The values of the functions, or why there are none."""
+        if self.process is None:
+            self.start()
+        try:
+            self.process.stdin.write(row.encode() + b"\n")
+            self.process.stdin.flush()
+            said = self._line(timeout)
+        except BrokenPipeError:
+            said = ""
+        if said is None or not said:
+            self.end()
+            return f"it took more than reward_timeout={timeout:g} s" if said is None else "it ended its process"
+        answer = json.loads(said)
+        return answer.get("error") or answer["values"]
+
+    def _line(self, timeout: float) -> str | None:
+        """What the process says next: a line, "" when it has ended, None when it says nothing in time."""
+        if not select.select([self.process.stdout], [], [], timeout)[0]:
+            return None
+        return self.process.stdout.readline().decode().strip()
+
+    def end(self) -> None:
+        if self.process is not None:
+            lifetimes.end(self.process)
+            self.process.stdin.close()
+            self.process.stdout.close()
+            self.process = None

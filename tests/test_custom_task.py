@@ -1,0 +1,212 @@
+"""Tasks and rewards of one's own: they train, they may fail, and they cost little."""
+
+import json
+import sys
+
+import pytest
+from running import ROOT, SMALL, rows, run
+
+from dgpo import __main__ as cli
+from dgpo import config as configs
+from dgpo import tasks
+from dgpo.config import ConfigError
+from dgpo.run import identity
+from dgpo.tasks.custom import RewardTask
+from dgpo.tasks.rewards import RewardError, Rewards
+
+FUNCTIONS = """
+import asyncio, os, time
+
+def length(prompts, completions, **columns):
+    return [float(len(c)) for c in completions]
+
+async def later(completions, **_):
+    await asyncio.sleep(0)
+    return [None if c == "none" else 0.5 for c in completions]
+
+def column(completions, answer, level, **_):
+    print("this is no answer")
+    return [float(a == c) * l for a, c, l in zip(answer, completions, level)]
+
+def wild(completions, **_):
+    what = completions[0]
+    if what == "hang":
+        time.sleep(1000)
+    if what == "raise":
+        raise RuntimeError("no\\nreward")
+    if what == "die":
+        os._exit(1)
+    return {"text": ["x"], "nan": [float("nan")], "two": [1, 2], "none": None}.get(what, [1])
+
+number = 5
+"""
+
+
+@pytest.fixture
+def functions(tmp_path, monkeypatch):
+    (tmp_path / "ours.py").write_text(FUNCTIONS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def made():
+    """`Rewards(...)`, ended after the test."""
+    open_ = []
+
+    def make(*names, **settings):
+        open_.append(Rewards(names, workers=settings.pop("workers", 1), **settings))
+        return open_[-1]
+
+    yield make
+    for rewards in open_:
+        rewards.close()
+
+
+class TestRewards:
+    def test_the_weighted_sum_of_functions_as_trl_calls_them(self, functions, made):
+        rewards = made("ours:length", "ours:later", "ours:column", weights=[1, 10, 100], workers=2)
+        columns = [{"answer": "ab", "level": 2}, {"answer": "x", "level": 3}]
+        assert rewards(["p", "q"], ["ab", "none"], columns) == [2 + 5 + 200, 4]
+        assert rewards.means() == {"length": (6, 2), "later": (0.5, 1), "column": (2, 2)}
+        assert rewards.means() == {"length": (0, 0), "later": (0, 0), "column": (0, 0)}
+
+    @pytest.mark.parametrize(
+        ("what", "why"),
+        [
+            ("hang", "took more than reward_timeout=0.5 s"),
+            ("raise", "RuntimeError: no reward"),
+            ("die", "it ended its process"),
+            ("text", "wild returned 'x'; expected a finite number or None"),
+            ("nan", "wild returned nan"),
+            ("two", "expected a list of one number"),
+            ("none", "wild returned None for one completion"),
+        ],
+    )
+    def test_one_that_fails_costs_its_own_completion(self, functions, made, capsys, what, why):
+        rewards = made("ours:wild", timeout=0.5)
+        completions = ["a"] * 8 + [what] + ["a"] * 8
+        assert rewards(completions, completions, [{}] * 17) == [1.0] * 8 + [0.0] + [1.0] * 8
+        assert rewards.failed == 1
+        assert why in capsys.readouterr().err
+
+    def test_many_failures_stop_the_run(self, functions, made):
+        with pytest.raises(RewardError, match="2 of 4 rewards failed, the first: RuntimeError"):
+            made("ours:wild")(["p"] * 4, ["raise", "a", "raise", "a"], [{}] * 4)
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [("ours:absent", "has no 'absent'"), ("nowhere:f", "no module named"), ("ours:number", "int, not a function")],
+    )
+    def test_what_cannot_be_imported_is_named_before_training(self, functions, name, why):
+        with pytest.raises(ConfigError, match=f"reward={name}: .*{why}"):
+            Rewards([name], workers=1)
+
+    def test_a_completion_is_one_line_to_a_process_and_one_back(self, functions, made, monkeypatch):
+        """What it costs more than a call in this process, counted: 256 of them take some hundredths of a second."""
+        rewards, lines = made("ours:length"), []
+        answer = rewards._workers[0]._line
+        monkeypatch.setattr(rewards._workers[0], "_line", lambda timeout: lines.append(answer(timeout)) or lines[-1])
+        assert rewards(["p"] * 256, ["abc"] * 256, [{}] * 256) == [3.0] * 256
+        assert len(lines) == 256
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"task": "maths"}, "task='maths' must be 'chain', 'math' or module:Class"),
+        ({"reward": "ours:length"}, "needs task='math'"),
+        ({"task": "math", "data": "x", "model": "y", "reward": "length"}, "must be module:function"),
+        ({"task": "math", "data": "x", "model": "y", "reward": ["a:b"], "reward_weights": [1, 2]}, "2 weights for 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        configs.load("tiny", **settings)
+
+
+def test_a_run_with_a_reward_of_ones_own(functions, checkpoint, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"problem": f"{i}+1=", "level": i}) + "\n" for i in range(40)))
+    settings = {k: v for k, v in SMALL.items() if k not in ("tiny", "difficulty")}
+    settings |= {"task": "math", "data": str(data), "model": str(checkpoint), "max_prompt_tokens": 200, "steps": 2}
+    settings |= {"reward": ["ours:length", "ours:later"], "right_above": 3.0, "instruction": "", "run_dir": "run"}
+    folder = run(settings)
+    for row in rows(folder)[1:]:
+        assert row["reward/mean"] == pytest.approx(row["reward/length"] + row["reward/later"])
+        assert row["verdict/right"] + row.get("verdict/wrong", 0) == pytest.approx(1)
+    assert rows(folder)[0]["eval/reward"] > 0
+    made_of = json.loads((folder / "identity.json").read_text())["made_of"]["code"]
+    assert made_of["ours:length"] == identity.file_hashes([tmp_path / "ours.py"])[0]
+    (tmp_path / "ours.py").write_text(FUNCTIONS + "\n# changed\n")
+    with pytest.raises(ConfigError, match="code: ours:length changed since the start"):
+        run(settings, resume=True, steps=3)
+
+
+def test_problems_reach_rewards_with_their_columns_and_answers_may_be_absent(functions, checkpoint, made, tmp_path):
+    from transformers import AutoTokenizer
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"problem": "1+1=", "answer": "2", "level": 3}\n{"problem": "1+2=", "level": 4}\n')
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    settings = {"heldout": 1, "instruction": "", "system_prompt": "Sum."}
+    task = RewardTask(data, tokenizer, rewards=made("ours:length"), threshold=1.0, **settings)
+    problems = [*task.heldout, task.train(0)]
+    assert {p.answer for p in problems} == {"2", ""}
+    assert all("Sum." in p.prompt for p in problems)
+    assert task.rewards(problems, ["abc", ""]) == [3, 0]
+    assert task.verdicts == {"right": 1, "wrong": 1, "failed": 0}
+
+
+class TestTask:
+    @pytest.fixture
+    def example(self, tmp_path, monkeypatch):
+        """The task of the documentation, as it stands there."""
+        page = (ROOT / "docs" / "your_own.md").read_text()
+        (tmp_path / "sorting.py").write_text(page.split("```python\n# sorting.py\n")[1].split("```")[0])
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        yield "sorting:Sorting"
+        sys.modules.pop("sorting", None)
+
+    def test_it_trains_by_the_command_line_and_resumes(self, example, tmp_path):
+        words = [f"task={example}", "difficulty=2", "tiny={hidden: 32, steps: 20, max_difficulty: 2}", "run_dir=run"]
+        words += ["prompts_per_step=4", "group_size=4", "num_minibatches=2", "eval_problems=4", "eval_samples=2"]
+        assert cli.main(["train", "tiny", *words, "steps=2"]) == 0
+        assert cli.main(["train", "tiny", *words, "steps=3", "resume=true"]) == 0
+        assert len(rows(tmp_path / "run")) == 4
+        row = rows(tmp_path / "run")[-1]
+        assert 0 <= row["reward/mean"] <= 1
+        assert f"task: {example}" in (tmp_path / "run" / "config.yaml").read_text()
+
+    def test_its_rewards_and_problems(self, example):
+        config = configs.load("tiny", task=example, difficulty=3, eval_problems=5)
+        task = tasks.make(config, tasks.task_class(config).tokenizer())
+        problem = task.train(0)
+        assert task.train(0) == problem
+        assert problem.answer == "".join(sorted(problem.prompt[:-1]))
+        assert task.rewards([problem] * 2, [problem.answer, "x"])[0] == 1
+        assert not {p.prompt for p in task.heldout} & {task.train(i).prompt for i in range(50)}
+
+    @pytest.mark.parametrize(
+        ("task", "words"),
+        [
+            ("nowhere:Task", "no module named 'nowhere'"),
+            ("json:JSONDecoder", "has no method 'train'"),
+            ("collections:Nothing", "has no 'Nothing'"),
+        ],
+    )
+    def test_what_is_no_task_is_named(self, task, words):
+        with pytest.raises(ConfigError, match=words):
+            tasks.task_class(configs.load("tiny", task=task))
+
+    def test_without_words_of_its_own_it_needs_a_model(self, tmp_path, monkeypatch):
+        (tmp_path / "bare.py").write_text(
+            "class Bare:\n    def train(self, i): ...\n    def rewards(self, p, c): ...\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        from dgpo.model.tiny import load_policy
+
+        with pytest.raises(ConfigError, match=r"model='tiny' needs bare:Bare\.tokenizer, .*or model=FOLDER"):
+            load_policy(configs.load("tiny", task="bare:Bare"))
