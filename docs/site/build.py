@@ -21,7 +21,9 @@ import pages  # noqa: E402
 COPIED = ("docs", "benchmarks", "notebooks", "examples", "dgpo", "analysis", "tests")
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff")
 CONTENTS = {
-    "Guide": ["docs/training", "docs/methods", "docs/your_own", "docs/sweeps", "docs/runs", "docs/data", "docs/verifier"],
+    "Guide": [
+        "docs/training", "docs/methods", "docs/your_own", "docs/sweeps", "docs/runs", "docs/data", "docs/verifier",
+    ],
     "Clusters": ["docs/cluster", "docs/vllm"],
     "Notebooks": [f"notebooks/{path.stem}" for path in sorted(ROOT.glob("notebooks/*.ipynb"))],
     "Reference": ["docs/settings", "docs/cards/index", "docs/api/index"],
