@@ -31,6 +31,7 @@ import numpy as np
 
 from analysis.landscape import key_of, resolve, trust_region_of, weigh
 from dgpo import methods as registry
+from dgpo.plain import locate
 
 DEPTH = 1e-8  # the smallest ratio looked at
 REACH = 100.0  # "explores" looks this factor past the boundary
@@ -233,7 +234,7 @@ class _Curve:
 
 def load(name: str):
     """A registered key, or `module:Class` importable from here; ValueError that says which part is missing."""
-    return resolve(registry.locate(name)) if ":" in name else registry.get(name)
+    return resolve(locate(name)) if ":" in name else registry.get(name)
 
 
 def _tidy(x):

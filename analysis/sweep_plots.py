@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from analysis import run_plots, stats, style
+from analysis import run_plots, style
 from analysis.plots import OUTSIDE, blank, finish, looks_of, scale_axis, stack_regions
 from analysis.sweeps import METRICS, Results, SweepError, comparison, scores
 from dgpo.evaluation.scores import powers
@@ -63,7 +63,7 @@ def pass_curves(results: Results, lines=None, publication: bool = False):
 
 
 def outcome(results: Results, metric: str = "avg", publication: bool = False):
-    """Every run (dot; collapsed: cross), the mean over seeds with its interval, and where avg@k began (dotted).
+    """Every run (dot; collapsed: cross), the mean over seeds (tick), and where avg@k began (dotted).
 
     All panels have one scale. Raises SweepError for a single seed.
     """
@@ -82,9 +82,7 @@ def outcome(results: Results, metric: str = "avg", publication: bool = False):
             for i, line in enumerate(order):
                 colour = style.colour(results.method(line))
                 if np.isfinite(values[line]).all():
-                    mean = stats.mean(values[line], np.random.default_rng(0))
-                    ax.plot([mean.low, mean.high], [i, i], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
-                    ax.plot(mean.value, i, marker="|", markersize=12, markeredgewidth=2.5, color=colour)
+                    ax.plot(values[line].mean(), i, marker="|", markersize=12, markeredgewidth=2.5, color=colour)
                 fell = frame[(frame["line"] == line) & (frame["panel"] == panel)].set_index("seed")["collapsed"]
                 fell = fell.loc[results.sweep.seeds].to_numpy()
                 for mark, chosen in (("o", ~fell), ("x", fell)):
@@ -96,21 +94,28 @@ def outcome(results: Results, metric: str = "avg", publication: bool = False):
 
 
 def differences(results: Results, reference: str, metric: str = "avg", publication: bool = False):
-    """Paired differences to `reference` over seeds: thick the bootstrap's interval, thin Student's."""
+    """Paired differences to `reference`: small, each seed in which neither run collapsed; large, their mean.
+
+    The line is the exact 95 % sign-flip interval of that comparison alone; without one there are too few seeds for any.
+    """
     order = [line for line in results.lines if line != reference][::-1]
     if not order:
         return blank(f"no line beside {results.labels[reference]} to take a difference of", publication)
-    found = comparison(results, metric, reference).dropna(subset=["difference"])
+    found = comparison(results, metric, reference)
+    fell = results.runs.set_index(["panel", "line", "seed"])["collapsed"].astype(bool)
     with style.figure_style(publication) as plt:
         height = 1.3 + 0.3 * len(order)
-        fig, axes = _grid(plt, 1, len(results.panels), publication, height=height, sharey=True)
+        fig, axes = _grid(plt, 1, len(results.panels), publication, height=height, sharex=True, sharey=True)
         for ax, panel in zip(axes[0], results.panels, strict=True):
-            rows = found[found["panel"] == panel].set_index("line")
+            rows, values = found[found["panel"] == panel].set_index("line"), scores(results, metric, panel)
             ax.axvline(0, color="#888888", linewidth=1)
             for i, line in enumerate(order):
                 row, colour = rows.loc[line], style.colour(results.method(line))
-                ax.plot([row["t_low"], row["t_high"]], [i, i], color=colour, linewidth=1)
-                ax.plot([row["low"], row["high"]], [i, i], color=colour, linewidth=4, solid_capstyle="butt")
+                both = ~(fell.loc[panel, line] | fell.loc[panel, reference]).loc[results.sweep.seeds].to_numpy()
+                each = (values[line] - values[reference])[both, 0]
+                ax.plot(each, [i] * len(each), "o", color=colour, markersize=3, alpha=0.6)
+                if np.isfinite([row["low"], row["high"]]).all():
+                    ax.plot([row["low"], row["high"]], [i, i], color=colour, linewidth=1.5)
                 ax.plot(row["difference"], i, "o", color=colour, markeredgecolor="white", markersize=7)
             ax.set(title=panel, xlabel=f"minus {results.labels[reference]}")
             ax.set_yticks(range(len(order)), [results.labels[line] for line in order])
@@ -277,7 +282,7 @@ def boundary(results: Results, lines=None, panel: str | None = None, steps: int 
 
 
 def _curve(ax, frame: pd.DataFrame, column: str, look: dict) -> None:
-    """Mean over seeds with its interval, over the steps that all seeds have."""
+    """Each run thinly and the mean over seeds, over the steps that all seeds have."""
     if column not in frame:
         return
     wide = frame.pivot(index="seed", columns="step", values=column).dropna(axis=1)
@@ -292,11 +297,8 @@ def _band(ax, x, values: np.ndarray, look: dict) -> None:
     if not values.size:
         return
     if len(values) > 1:
-        mean, low, high = stats.curve(values, np.random.default_rng(0))
-        ax.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
-    else:
-        mean = values[0]
-    ax.plot(x, mean, **look)
+        ax.plot(x, values.T, color=look["color"], linewidth=0.6, alpha=0.4)
+    ax.plot(x, values.mean(0), **look)
 
 
 def _looks(results: Results, lines=None) -> list[tuple[str, dict]]:

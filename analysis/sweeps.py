@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import stats, style
+from analysis import exact, style
 from analysis.runs import Run
 from analysis.runs import read as read_run
 from dgpo.config import Config
@@ -27,6 +27,7 @@ from dgpo.sweeps.execute import FINISHED
 
 COLLAPSED = 0.5  # a run whose last held-out score is below this share of its best, or below its first, has collapsed
 SPIKE = 5.0  # a gradient norm above this multiple of the run's median is a spike
+_COMPARED = ("pairs", "equal", "difference", "low", "high", "p", "p_collapse", "p_holm", "p_collapse_holm")
 _OF_STEPS = ("entropy", "reward", "max_w_log", "max_w_prob", "max_grad_norm", "spikes", "outside")
 METRICS = {
     "avg": "held-out avg@{k} after the last step",
@@ -193,48 +194,61 @@ def scores(results: Results, metric: str, panel: str, lines: Sequence[str] | Non
 
 
 def comparison(results: Results, metric: str, reference: str, panel: str | None = None) -> pd.DataFrame:
-    """A row a line and panel: mean over seeds, and its paired difference to `reference`, with two 95 % intervals.
+    """A row a line and panel: collapsed runs, the mean over seeds, and the paired difference to `reference`.
 
-    In square brackets the bootstrap over seeds, in round ones Student's t, which is the one to believe with few seeds:
-    of five normal differences the former covers the truth in 84 % of cases, not in 95.
+    The difference is over the `pairs` seeds in which neither run collapsed, with the exact sign-flip interval (95 %, of
+    this comparison alone) and p; `p_collapse` is Fisher's for the collapses. NaN for fewer than two pairs. `p_holm` and
+    `p_collapse_holm` are adjusted for all comparisons of the sweep, scores and collapses together.
     """
     results.check(reference)
-    rows, rng = [], np.random.default_rng(0)
-    for where in results.panels if panel is None else [panel]:
+    rows, fallen = [], results.runs.set_index(["panel", "line", "seed"])["collapsed"].astype(bool)
+    for where in results.panels:
         values = scores(results, metric, where)
+        fell = {line: fallen.loc[where, line].loc[results.sweep.seeds].to_numpy() for line in values}
         for line, mine in values.items():
             row = {"panel": where, "line": line, "method": results.labels[line], "seeds": len(mine)}
-            row |= {"mean": float(mine.mean()), "mean_interval": _interval(stats.mean(mine, rng))}
+            row |= {"mean": float(mine.mean()), "collapsed": int(fell[line].sum())}
             if line != reference:
-                boot, student = (
-                    stats.paired_difference(mine, values[reference], rng),
-                    stats.paired_t(mine, values[reference]),
-                )
-                row |= {"difference": boot.value, "low": boot.low, "high": boot.high}
-                row |= {"t_low": student.low, "t_high": student.high}
-                row["wins"] = int((mine > values[reference]).sum())
+                both = ~fell[line] & ~fell[reference]
+                row |= {"pairs": int(both.sum()), "equal": bool((mine == values[reference]).all())}
+                row["p_collapse"] = exact.fisher(row["collapsed"], len(mine), int(fell[reference].sum()), len(mine))
+                if both.sum() >= 2:
+                    d = (mine - values[reference])[both, 0]
+                    found = exact.sign_flip_interval(d)
+                    row |= {"difference": found.value, "low": found.low, "high": found.high, "p": exact.sign_flip(d)}
             rows.append(row)
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    ps = {(i, name): frame.loc[i, name] for name in ("p", "p_collapse") for i in frame.index if name in frame}
+    for (i, name), p in exact.holm({key: p for key, p in ps.items() if p == p}).items():
+        frame.loc[i, f"{name}_holm"] = p
+    frame = frame.reindex(columns=[*frame, *(c for c in _COMPARED if c not in frame)])
+    return frame if panel is None else frame[frame["panel"] == panel].reset_index(drop=True)
 
 
 def main_table(results: Results, reference: str) -> pd.DataFrame:
-    """Per line and panel: avg@k and pass@k after the last step, difference of avg@k to `reference`, collapsed runs."""
-    frame, rows = results.runs, []
-    for panel in results.panels:
-        avg, passed = comparison(results, "avg", reference, panel), comparison(results, "pass", reference, panel)
-        for (_, a), (_, p) in zip(avg.iterrows(), passed.iterrows(), strict=True):
-            mine = frame[(frame["line"] == a["line"]) & (frame["panel"] == panel)]
-            difference = "–" if a["line"] == reference else both(a)
-            rows.append(
-                {
-                    "where": panel,
-                    "method": a["method"],
-                    f"avg@{results.k}": f"{a['mean']:.3f} {a['mean_interval']}",
-                    f"avg@{results.k} − {results.labels[reference]}": difference,
-                    f"pass@{results.k}": f"{p['mean']:.3f} {p['mean_interval']}",
-                    "collapsed": f"{int(mine['collapsed'].sum())} of {len(mine)}",
-                }
-            )
+    """Per line and panel: collapsed runs, avg@k and pass@k after the last step, and the differences to `reference`.
+
+    Behind collapsed runs Clopper and Pearson's 95 % interval, in %; behind a difference its sign-flip interval, the
+    pairs of runs that it is over, and p adjusted by Holm for all comparisons of the sweep.
+    """
+    avg, passed = comparison(results, "avg", reference), comparison(results, "pass", reference)
+    rows = []
+    for (_, a), (_, p) in zip(avg.iterrows(), passed.iterrows(), strict=True):
+        fell = exact.proportion(int(a["collapsed"]), int(a["seeds"]))
+        is_reference = a["line"] == reference
+        rows.append(
+            {
+                "where": a["panel"],
+                "method": a["method"],
+                "collapsed": f"{int(a['collapsed'])} of {a['seeds']} [{100 * fell.low:.0f}, {100 * fell.high:.0f}]",
+                "p": "–" if is_reference else f"{a['p_collapse_holm']:.2g}",
+                f"avg@{results.k}": f"{a['mean']:.3f}",
+                f"avg@{results.k} − {results.labels[reference]}, of runs that did not": "–"
+                if is_reference
+                else told(a),
+                f"pass@{results.k}": f"{p['mean']:.3f}",
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -253,51 +267,62 @@ def rough_table(results: Results) -> pd.DataFrame:
 def findings(results: Results, reference: str, metric: str = "avg") -> list[str]:
     """What the runs support and what not, a sentence each.
 
-    A method is said to differ from `reference` only where Student's paired interval, at 95 % over all comparisons of
-    the sweep together (Bonferroni), excludes 0. Collapses are counts of runs, without a claim beyond them.
+    Two questions for each line and panel: does it collapse more or less often than `reference` (Fisher's exact test),
+    and do the runs that did not collapse score higher or lower (exact sign flips)? A difference is claimed only where
+    p, adjusted by Holm for all of these comparisons together, is below 0.05.
     """
-    results.check(reference)
-    count = len(results.panels) * (len(results.lines) - 1)
-    confidence = 1 - 0.05 / max(count, 1)
-    what = METRICS[metric].format(k=results.k)
-    ref, frame, said = results.labels[reference], results.runs, []
+    found = comparison(results, metric, reference)
+    compared, what = found[found["line"] != reference], METRICS[metric].format(k=results.k)
+    ref, said = results.labels[reference], []
     for panel in results.panels:
-        where = f"At {panel}: " if panel else ""
-        values = scores(results, metric, panel)
-        same, open_, kinds = [], [], {"above": [], "below": []}
-        for line in values:
-            if line == reference:
-                continue
-            if (values[line] == values[reference]).all():
-                same.append(results.labels[line])
-                continue
-            found = stats.paired_t(values[line], values[reference], confidence)
-            text = f"{results.labels[line]} ({found.value:+.3f}, interval {found.low:+.3f} to {found.high:+.3f})"
-            side = "above" if found.low > 0 else "below" if found.high < 0 else None
-            kinds[side].append(text) if side else open_.append(results.labels[line])
-        for side, texts in kinds.items():
-            if texts:
-                said.append(f"{where}{what} is {side} that of {ref} for {'; '.join(texts)}.")
-        n = len(values[reference])
-        if same:
-            said.append(f"{where}{what} is the same number as that of {ref} in all {n} seeds for {', '.join(same)}.")
-        if open_:
-            said.append(f"{where}with {n} seeds no difference in {what} to {ref} is shown for {', '.join(open_)}.")
-        mine = frame[frame["panel"] == panel]
-        fell = mine.groupby("line", sort=False)["collapsed"].agg(["sum", "count"])
-        fell = fell[fell["sum"] > 0]
-        if len(fell):
-            parts = [f"{results.labels[i]} {int(r['sum'])} of {int(r['count'])}" for i, r in fell.iterrows()]
-            said.append(f"{where}runs that collapsed: {', '.join(parts)}.")
-            if diverged := int((mine["status"] != FINISHED).sum()):
-                said.append(f"{where}{diverged} of them diverged, which counts as a score of 0.")
-        else:
-            said.append(f"{where}none of {len(mine)} runs collapsed.")
+        where, mine = f"At {panel}: " if panel else "", compared[compared["panel"] == panel]
+        base = found[(found["panel"] == panel) & (found["line"] == reference)].iloc[0]
+        said += [where + sentence for sentence in _collapses(mine, base, ref)]
+        said += [where + sentence for sentence in _scores(mine, what, ref, int(base["seeds"]))]
+    if diverged := int((results.runs["status"] != FINISHED).sum()):
+        said.append(f"{diverged} of the collapsed runs diverged, which counts as a score of 0.")
+    seeds = len(results.sweep.seeds)
     said.append(
-        f"{count} comparison{'s' * (count != 1)} at a joint confidence of 95 %, "
-        "Student's t on differences of equal seeds. "
+        f"{2 * len(compared)} comparisons, p adjusted by Holm for all of them. Before that, with {seeds} seeds "
+        f"a score's p is at least {2 / 2**seeds:.2g} and a collapse's {exact.fisher(0, seeds, seeds, seeds):.2g}. "
         "That no difference is shown does not mean that there is none."
     )
+    return said
+
+
+def _collapses(mine: pd.DataFrame, base: pd.Series, ref: str) -> list[str]:
+    fell = [row for _, row in mine.iterrows() if row["collapsed"]]
+    seeds = int(base["seeds"])
+    if not fell and not base["collapsed"]:
+        return [f"none of {seeds * (len(mine) + 1)} runs collapsed."]
+    listed = [f"{row['method']} {int(row['collapsed'])} of {seeds} (p {row['p_collapse_holm']:.2g})" for row in fell]
+    listed.insert(0, f"{ref} {int(base['collapsed'])} of {seeds}")
+    said = [f"runs that collapsed: {', '.join(listed)}."]
+    for more, word in ((True, "more"), (False, "less")):
+        shown = [
+            r["method"]
+            for _, r in mine.iterrows()
+            if r["p_collapse_holm"] < 0.05 and (r["collapsed"] > base["collapsed"]) == more
+        ]
+        if shown:
+            said.append(f"{', '.join(shown)} collapse{'s' * (len(shown) == 1)} {word} often than {ref}.")
+    return said
+
+
+def _scores(mine: pd.DataFrame, what: str, ref: str, seeds: int) -> list[str]:
+    said = []
+    shown = mine[mine["p_holm"] < 0.05]
+    for side, rows in (("above", shown[shown["difference"] > 0]), ("below", shown[shown["difference"] < 0])):
+        if len(rows):
+            told_all = "; ".join(f"{row['method']}: {told(row)}" for _, row in rows.iterrows())
+            said.append(f"{what} is {side} that of {ref} for {told_all}.")
+    if same := [row["method"] for _, row in mine.iterrows() if row["equal"]]:
+        said.append(f"{what} is the same number as that of {ref} in all {seeds} seeds for {', '.join(same)}.")
+    silent = mine[~mine["equal"] & ~(mine["p_holm"] < 0.05)]
+    if few := [row["method"] for _, row in silent.iterrows() if row["pairs"] < 2]:
+        said.append(f"too few runs survived to compare {what} with {ref} for {', '.join(few)}.")
+    if open_ := [row["method"] for _, row in silent.iterrows() if row["pairs"] >= 2]:
+        said.append(f"with {seeds} seeds no difference in {what} to {ref} is shown for {', '.join(open_)}.")
     return said
 
 
@@ -312,15 +337,12 @@ def save(
     return target
 
 
-def both(row: pd.Series) -> str:
-    """A difference with its bootstrap interval in square and Student's in round brackets."""
-    return (
-        f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] ({row['t_low']:+.3f}, {row['t_high']:+.3f})"
-    )
-
-
-def _interval(estimate: stats.Estimate) -> str:
-    return f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+def told(row: pd.Series) -> str:
+    """A difference with its interval, the pairs of runs it is over and its adjusted p."""
+    if not row["pairs"] >= 2:
+        return f"{int(row['pairs'])} pairs"
+    ends = "−∞ to ∞" if np.isinf(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
+    return f"{row['difference']:+.3f} ({ends}; {int(row['pairs'])} pairs, p {row['p_holm']:.2g})"
 
 
 def _show(value) -> str:

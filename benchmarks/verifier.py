@@ -13,7 +13,7 @@ import random
 import sys
 from pathlib import Path
 
-from dgpo.tasks.math import answer_text
+from dgpo.data.files import answer_text
 from dgpo.verifier import Verifier, literals, notation
 
 

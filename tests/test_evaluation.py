@@ -17,11 +17,11 @@ from watching import until
 from analysis import evaluations
 from dgpo import __main__ as cli
 from dgpo.config import ConfigError
+from dgpo.data.files import DataError
 from dgpo.evaluation import benchmarks, report, run, settings
 from dgpo.evaluation.folder import COLUMNS, EvaluationError, EvaluationFolder
 from dgpo.evaluation.scores import pass_curve
 from dgpo.files import FolderLost, lock
-from dgpo.tasks.math import DataError
 
 
 def test_top_p_keeps_the_fewest_words_that_make_it_up():

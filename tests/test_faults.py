@@ -156,21 +156,21 @@ def test_no_space_left_keeps_the_checkpoints_and_the_run_goes_on(settings, finis
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(settings, tmp_path, monkeypatch):
-    scores = iter([0.1, 0.9, 0.3, 0.9, 0.2])
+    right = iter([1, 11, 4, 11, 2])  # of 12 completions
     original = trainer.evaluate
 
     def scored(*args):
         result = original(*args)
-        result.rewards[:] = next(scores)
+        result.rewards.flat = [1.0] * (count := next(right)) + [0.0] * (result.rewards.size - count)
         return result
 
     monkeypatch.setattr(trainer, "evaluate", scored)
     config = {**settings, "steps": 4, "eval_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "keep_best": True}
     run = running.run(config, run_dir=str(tmp_path / "run"))
-    # 0.9 twice, at steps 1 and 3: the later one counts
+    # 11 twice, at steps 1 and 3: the later one counts
     assert sorted(path.name for path in run.glob("checkpoints/*")) == ["step_000003", "step_000004"]
     state = json.loads((run / "checkpoints" / "step_000003" / "state.json").read_text())
-    assert state["heldout"] == pytest.approx(0.9)
+    assert state["heldout"] == pytest.approx(11 / 12)
 
 
 def test_a_damaged_checkpoint_that_is_not_the_newest_stops_nothing(settings, tmp_path):

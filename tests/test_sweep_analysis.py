@@ -52,13 +52,13 @@ def test_lines_panels_and_labels():
 
 
 def test_pairing_removes_what_the_seeds_share():
-    results = made_up({"cispo": 0.05}, shared=0.2)
+    results = made_up({"cispo": 0.05}, shared=0.05, noise=0.005, seeds=10)
     found = sweeps.comparison(results, "avg", "grpo", "lr=0.1").set_index("line")
     assert found.loc["cispo", "difference"] == pytest.approx(0.05, abs=0.02)
-    assert found.loc["cispo", "t_low"] > 0
-    assert found.loc["cispo", "wins"] == 5
-    alone = stats.mean(sweeps.scores(results, "avg", "lr=0.1")["cispo"], np.random.default_rng(0))
-    assert alone.high - alone.low > 5 * (found.loc["cispo", "high"] - found.loc["cispo", "low"])
+    assert found.loc["cispo", "low"] > 0
+    assert found.loc["cispo", ["pairs", "collapsed"]].tolist() == [10, 0]
+    spread = np.ptp(sweeps.scores(results, "avg", "lr=0.1")["cispo"])
+    assert spread > 5 * (found.loc["cispo", "high"] - found.loc["cispo", "low"])
 
 
 def test_the_two_intervals_cover_as_often_as_the_docs_say():
@@ -100,37 +100,53 @@ def test_the_panels_of_an_outcome_have_one_scale():
 class TestFindings:
     def test_no_difference_says_so(self):
         said = sweeps.findings(made_up({}), "grpo")
+        assert not [s for s in said if " above " in s or " below " in s or "often" in s]
+        assert said[0] == "At lr=0.1: none of 20 runs collapsed."
+        assert "with 5 seeds no difference in held-out avg@8" in said[1]
+        assert said[1].endswith("is shown for CISPO, DGPO (n 1), DGPO (n 2).")
+        assert "12 comparisons, p adjusted by Holm" in said[-1]
+        assert "with 5 seeds a score's p is at least 0.062" in said[-1]
+
+    def test_two_tied_seeds_decide_nothing(self):
+        """Two equal differences have no spread, which is no evidence: it once was an interval of width 0."""
+        said = sweeps.findings(made_up({"cispo": -0.145}, seeds=2, noise=0, shared=0), "grpo")
         assert not [s for s in said if " above " in s or " below " in s]
-        assert "with 5 seeds no difference in held-out avg@8" in said[0]
-        assert said[0].endswith("is shown for CISPO, DGPO (n 1), DGPO (n 2).")
-        assert "none of 20 runs collapsed" in said[1]
+        table = sweeps.main_table(made_up({"cispo": -0.145}, seeds=2, noise=0, shared=0), "grpo")
+        assert "-0.145 (−∞ to ∞; 2 pairs, p 1)" in table.to_string()
 
     def test_false_claims_are_as_rare_as_promised(self):
-        """Forty sweeps without any difference, six comparisons each: at a joint 95 % a claim is made in about two."""
+        """Forty sweeps without any difference, twelve comparisons each, ten seeds: a claim is made in about two."""
         rng, claims = np.random.default_rng(1), 0
-        results = made_up({})
+        results = made_up({}, seeds=10)
         last = results.frame["step"] == 4
         for _ in range(40):
             frame = results.frame.copy()
             frame.loc[last, "eval/avg@8"] = 0.5 + rng.normal(0, 0.05, last.sum())
-            claims += any(
-                "above" in s or "below" in s for s in sweeps.findings(sweeps.Results(results.sweep, frame), "grpo")
-            )
+            said = sweeps.findings(sweeps.Results(results.sweep, frame), "grpo")
+            claims += any("above" in s or "below" in s or "often" in s for s in said)
         assert claims <= 6
 
     def test_a_difference_is_told_where_it_is_and_in_its_direction(self):
-        said = sweeps.findings(made_up({("cispo", "lr=0.2"): 0.2, ("dgpo_n1", "lr=0.2"): -0.2}, noise=0.005), "grpo")
+        effects = {("cispo", "lr=0.2"): 0.1, ("dgpo_n1", "lr=0.2"): -0.1}
+        said = sweeps.findings(made_up(effects, noise=0.02, shared=0.01, seeds=14), "grpo")
         at = {place: [s for s in said if s.startswith(f"At {place}")] for place in ("lr=0.1", "lr=0.2")}
         assert not [s for s in at["lr=0.1"] if "above" in s or "below" in s]
         above, below = (next(s for s in at["lr=0.2"] if word in s) for word in ("above", "below"))
-        assert "is above that of GRPO for CISPO (+0.199" in above
-        assert "is below that of GRPO for DGPO (n 1) (-0.199" in below
-        assert "6 comparisons at a joint confidence of 95 %" in said[-1]
+        assert "is above that of GRPO for CISPO: +0.0" in above
+        assert "is below that of GRPO for DGPO (n 1): -0." in below
+        assert "14 pairs, p 0.0" in above
+
+    def test_collapses_are_compared_as_proportions(self):
+        said = sweeps.findings(made_up({}, fell=["cispo"], seeds=10, shared=0.01), "grpo")
+        assert "At lr=0.1: CISPO collapses more often than GRPO." in said
+        assert any("too few runs survived to compare" in s and s.endswith("GRPO for CISPO.") for s in said)
+        few = sweeps.findings(made_up({}, fell=["cispo"], seeds=5, shared=0.01), "grpo")
+        assert not any("often" in s for s in few)  # 5 of 5 against 0 of 5: p 0.0079, and 12 comparisons
 
     def test_what_is_the_same_number_is_called_so(self):
         said = sweeps.findings(made_up({"cispo": 0.1}, noise=0), "grpo")
-        assert "is above that of GRPO for CISPO (+0.100" in said[0]
         assert said[1].endswith("is the same number as that of GRPO in all 5 seeds for DGPO (n 1), DGPO (n 2).")
+        assert said[2].endswith("no difference in held-out avg@8 after the last step to GRPO is shown for CISPO.")
 
     def test_collapsed_and_diverged_runs_are_counted(self):
         results = made_up({}, fell=["cispo"], diverged=["dgpo_n2"])
@@ -142,8 +158,9 @@ class TestFindings:
         below_start = made_up({"grpo": -0.21}, shared=0, noise=0).runs.set_index(["line", "panel", "seed"])
         assert below_start.loc[("grpo", "lr=0.1", 0), "collapsed"]  # 0.29 from 0.3, though above half of its best
         said = sweeps.findings(results, "grpo")
-        assert "At lr=0.1: runs that collapsed: CISPO 5 of 5, DGPO (n 2) 5 of 5." in said
-        assert "At lr=0.1: 5 of them diverged, which counts as a score of 0." in said
+        listed = "At lr=0.1: runs that collapsed: GRPO 0 of 5, CISPO 5 of 5 (p 0.063), DGPO (n 2) 5 of 5 (p 0.063)."
+        assert listed in said
+        assert "10 of the collapsed runs diverged, which counts as a score of 0." in said
 
     def test_an_unknown_reference(self):
         for call in (sweeps.findings, sweeps.main_table):
@@ -195,7 +212,7 @@ def test_the_notebook_runs_a_sweep(executed):
     text = "".join(d.get("text/markdown", "") for d in data)
     assert "## Equal in all cells" in text
     assert "held-out avg@2 after the last step" in text
-    assert "- 1 comparison at a joint confidence of 95 %" in text
+    assert "- 2 comparisons, p adjusted by Holm" in text
     assert " above " not in text  # two steps of two seeds show nothing
     found = {path.name for path in (executed / "small" / "figures").iterdir()}
     assert {"main.csv", "rough.csv", "runs.csv", "findings.md", "learning.png", "weights.png"} <= found

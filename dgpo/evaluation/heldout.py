@@ -52,8 +52,8 @@ class HeldoutResult:
     def metrics(self) -> dict[str, float | None]:
         """avg@k and pass@k with 95 % intervals over problems, pass@2, 4, ... below k, mean length, truncated share."""
         k = self.rewards.shape[1]
-        is_right = self.rewards >= self.right_above
-        right = is_right.sum(1)
+        is_right = np.where(np.isnan(self.rewards), np.nan, self.rewards >= self.right_above)
+        right = (is_right == 1).sum(1)
         out = {}
         for name, values in (("avg", is_right.mean(1)), ("pass", pass_at_k(right, k, k))):
             mean, low, high = mean_interval(values)
