@@ -82,3 +82,18 @@ def test_bad_inputs():
         time_to("dgpo", 0.01)
     with pytest.raises(ValueError, match="an exponent needs"):
         exponent([1, 2, 3], [1, 0, 0])
+
+
+@pytest.mark.parametrize("policy", ["tabular", "linear", "mlp"])
+def test_one_pushed_token_takes_every_method_along_the_same_path(policy):
+    """dθ ∝ −w_log ∇log π(a): a weight sets the speed alone, so drift is one function of log π, up to the step size."""
+    found = leakage(["gppo", "dgpo", "pg"], policy=policy, steps=600, lr=0.02, seeds=2)
+    for _, seed in found.groupby("seed"):
+        paths = {m: part.sort_values("time") for m, part in seed.groupby("method")}
+        lowest = max(path["log_pi"].min() for path in paths.values())
+        at = np.linspace(lowest, seed["log_pi"].max(), 6)[:-1]
+        drift = {m: np.interp(-at, -path["log_pi"], path["drift"]) for m, path in paths.items()}
+        for other in ("dgpo", "pg"):
+            np.testing.assert_allclose(drift[other], drift["gppo"], rtol=0.02, atol=1e-4)
+        ends = {m: path["log_pi"].iloc[-1] for m, path in paths.items()}
+        assert ends["gppo"] < ends["pg"] < ends["dgpo"]  # and the speeds differ
