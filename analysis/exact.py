@@ -5,6 +5,7 @@ five seeds with a collapse probability of 0.1, in less than three cases of four 
 questions instead: how often does a method collapse, a proportion, and how do the runs that did not collapse compare?
 """
 
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -26,12 +27,17 @@ def sign_flip(differences) -> float:
     if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all():
         raise ValueError(f"differences have shape {d.shape}; expected at least two finite numbers")
     if len(d) <= _ENUMERATED:
-        signs = np.array([*itertools.product((1, -1), repeat=len(d))])
+        signs = _signs(len(d))
     else:
         signs = np.random.default_rng(0).choice((1, -1), size=(100_000, len(d)))
         signs[0] = 1
     means = np.abs(signs @ d)
     return float((means >= np.abs(d.sum()) * (1 - 1e-12) - 1e-15).mean())
+
+
+@functools.lru_cache(maxsize=_ENUMERATED)
+def _signs(n: int) -> np.ndarray:
+    return np.array([*itertools.product((1.0, -1.0), repeat=n)])
 
 
 def sign_flip_interval(differences, confidence: float = 0.95) -> Estimate:

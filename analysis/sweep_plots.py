@@ -102,7 +102,7 @@ def differences(results: Results, reference: str, metric: str = "avg", publicati
     if not order:
         return blank(f"no line beside {results.labels[reference]} to take a difference of", publication)
     found = comparison(results, metric, reference)
-    fell = results.runs.set_index(["panel", "line", "seed"])["collapsed"].astype(bool)
+    fell = results.runs.set_index(["panel", "line", "seed"]).sort_index()["collapsed"].astype(bool)
     with style.figure_style(publication) as plt:
         height = 1.3 + 0.3 * len(order)
         fig, axes = _grid(plt, 1, len(results.panels), publication, height=height, sharex=True, sharey=True)

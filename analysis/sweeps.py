@@ -201,7 +201,7 @@ def comparison(results: Results, metric: str, reference: str, panel: str | None 
     `p_collapse_holm` are adjusted for all comparisons of the sweep, scores and collapses together.
     """
     results.check(reference)
-    rows, fallen = [], results.runs.set_index(["panel", "line", "seed"])["collapsed"].astype(bool)
+    rows, fallen = [], results.runs.set_index(["panel", "line", "seed"]).sort_index()["collapsed"].astype(bool)
     for where in results.panels:
         values = scores(results, metric, where)
         fell = {line: fallen.loc[where, line].loc[results.sweep.seeds].to_numpy() for line in values}

@@ -57,7 +57,7 @@ def test_many_differences_are_sampled_and_agree_with_the_exact_p():
 class TestCoverage:
     """A page of 20 comparisons, as docs/results has them: how often is all of it true together?"""
 
-    PAGES, LINES = 400, 20
+    PAGES, LINES = 200, 20
 
     @pytest.mark.parametrize("n", [5, 10, 20])
     @pytest.mark.parametrize("collapse", [0.1, 0.4, 0.8])
