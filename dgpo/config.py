@@ -32,6 +32,7 @@ from dgpo.settings import (
     Settings,
     Texts,
     Threads,
+    nested,
     refusal,
     setting,
     unknown,
@@ -258,7 +259,7 @@ def make(settings: dict[str, Any]) -> Config:
     """A validated Config from flat settings; parameters of the method may stand among them."""
     from dgpo import config_rules, methods  # torch, which the help of the command line does without
 
-    settings = {str(name): plain(value) for name, value in settings.items()}
+    settings = nested({str(name): plain(value) for name, value in settings.items()})
     key, params = settings.get("method", Config.model_fields["method"].default), settings.get("method_params")
     params = {} if params is None else params
     if not isinstance(params, dict):

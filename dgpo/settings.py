@@ -149,6 +149,18 @@ class Settings(BaseModel):
         return {f"{name}={value!r}": value for name, value in given.items() if value}
 
 
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings with `tiny.steps: 20` put into the mapping `tiny`, over what that has."""
+    found = {name: value for name, value in values.items() if "." not in name}
+    for name, value in values.items():
+        outer, dot, inner = name.partition(".")
+        if dot and isinstance(found.get(outer, {}), dict):
+            found[outer] = {**found.get(outer, {}), inner: value}
+        elif dot:
+            found[name] = value
+    return found
+
+
 def about(settings: type[Settings], name: str) -> dict[str, str]:
     """Group, unit and class of RESUME of a setting."""
     return settings.model_fields[name].json_schema_extra or {"group": "", "unit": "", "resume": "fixed"}

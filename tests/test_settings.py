@@ -63,6 +63,16 @@ def test_an_old_name_is_refused_with_the_new_one(old, new):
         definition.make(fields)
 
 
+def test_a_setting_within_another_goes_by_its_dotted_name(capsys):
+    """The name that the reference has."""
+    config = configs.load("tiny", **{"tiny": {"hidden": 32}, "tiny.steps": 30, "vllm.gpu_memory": 0.5})
+    assert (config.tiny.hidden, config.tiny.steps, config.vllm.gpu_memory) == (32, 30, 0.5)
+    assert evaluation.load(**{"tiny.steps": 30}).tiny.steps == 30
+    for bad, words in (({"tiny.stepz": 3}, r"tiny\.stepz=3"), ({"lr.x": 1}, "lr="), ({"what.x": 1}, "what=")):
+        with pytest.raises(ConfigError, match=words):
+            configs.load("tiny", **bad)
+
+
 def test_an_old_name_within_another_setting_too():
     with pytest.raises(ConfigError, match=r"tiny\.slip=0\.1: it is called step_error_rate now"):
         configs.load("tiny", tiny={"slip": 0.1})

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dgpo.config import PolicySettings, changes
 from dgpo.errors import ConfigError
-from dgpo.settings import Above0, Count, PathText, Positive, refusal, setting, unknown
+from dgpo.settings import Above0, Count, PathText, Positive, nested, refusal, setting, unknown
 
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
@@ -49,7 +49,7 @@ class EvalConfig(PolicySettings):
 
 def load(**settings: Any) -> EvalConfig:
     """A validated EvalConfig. Raises ConfigError for an unknown setting and for values that are not allowed."""
-    known = EvalConfig.model_fields
+    known, settings = EvalConfig.model_fields, nested(settings)
     for name in settings:
         if name not in known:
             raise ConfigError(unknown(name, settings[name], known))
