@@ -227,7 +227,7 @@ def _settings(args, _places) -> int:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help that ends in the settings of the command, which are read when it is asked for."""
+    """Help that ends in the settings of the command; they are imported only when someone wants the help."""
 
     def __init__(self, prog: str):
         super().__init__(prog)

@@ -12,7 +12,7 @@ def prompt(
 ) -> str:
     """The problem in the checkpoint's own chat template; plainly, with `<think>` opened, when it has none.
 
-    `instruction` stands behind the problem, `system` before everything, as a message of its own where there are such.
+    `instruction` follows the problem; `system` comes first, as a system message where the template has them.
     A template that writes the date writes `day`, an ISO date (None: today). Raises ConfigError, which names the model,
     for a template that fails, renders nothing or leaves out the problem.
     """

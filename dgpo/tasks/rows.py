@@ -30,7 +30,7 @@ class FileTask:
                         (`dgpo.data.overlap`); with `eval_data` only, since a split of one file keeps copies together
     notes               skipped_rows, long_prompts, duplicate_rows, conflicting_answers, rows_also_heldout,
                         contaminated_rows
-    instruction         stands behind each problem; system_prompt before it
+    instruction         text after each problem; system_prompt is text before it
     needs_answer        whether a row must have one
     verdicts            what completions were found to be so far, counted
 
