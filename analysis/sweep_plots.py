@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from analysis import run_plots, style
 from analysis.plots import OUTSIDE, blank, finish, looks_of, scale_axis, stack_regions
-from analysis.sweeps import METRICS, Results, SweepError, comparison, scores
+from analysis.sweeps import METRICS, Results, SweepError, comparison, scores, surviving
 from dgpo.evaluation.scores import powers
 
 _CURVES = (
@@ -102,17 +102,15 @@ def differences(results: Results, reference: str, metric: str = "avg", publicati
     if not order:
         return blank(f"no line beside {results.labels[reference]} to take a difference of", publication)
     found = comparison(results, metric, reference)
-    fell = results.runs.set_index(["panel", "line", "seed"]).sort_index()["collapsed"].astype(bool)
     with style.figure_style(publication) as plt:
         height = 1.3 + 0.3 * len(order)
         fig, axes = _grid(plt, 1, len(results.panels), publication, height=height, sharex=True, sharey=True)
         for ax, panel in zip(axes[0], results.panels, strict=True):
-            rows, values = found[found["panel"] == panel].set_index("line"), scores(results, metric, panel)
+            rows = found[found["panel"] == panel].set_index("line")
             ax.axvline(0, color="#888888", linewidth=1)
             for i, line in enumerate(order):
                 row, colour = rows.loc[line], style.colour(results.method(line))
-                both = ~(fell.loc[panel, line] | fell.loc[panel, reference]).loc[results.sweep.seeds].to_numpy()
-                each = (values[line] - values[reference])[both, 0]
+                each = surviving(results, metric, line, reference, panel)
                 ax.plot(each, [i] * len(each), "o", color=colour, markersize=3, alpha=0.6)
                 if np.isfinite([row["low"], row["high"]]).all():
                     ax.plot([row["low"], row["high"]], [i, i], color=colour, linewidth=1.5)

@@ -193,6 +193,20 @@ def scores(results: Results, metric: str, panel: str, lines: Sequence[str] | Non
     }
 
 
+def surviving(results: Results, metric: str, line: str, reference: str, panel: str) -> np.ndarray:
+    """`line` minus `reference` in the seeds in which neither run collapsed, `[pairs]`."""
+    values = scores(results, metric, panel, [line, reference])
+    both = ~(_fell(results, panel, line) | _fell(results, panel, reference))
+    return (values[line] - values[reference])[both, 0]
+
+
+def _fell(results: Results, panel: str, line: str) -> np.ndarray:
+    """Whether the run of each seed collapsed."""
+    runs = results.runs
+    chosen = runs[(runs["panel"] == panel) & (runs["line"] == line)].set_index("seed")["collapsed"]
+    return chosen.loc[results.sweep.seeds].to_numpy(bool)
+
+
 def comparison(results: Results, metric: str, reference: str, panel: str | None = None) -> pd.DataFrame:
     """A row a line and panel: collapsed runs, the mean over seeds, and the paired difference to `reference`.
 
@@ -201,19 +215,18 @@ def comparison(results: Results, metric: str, reference: str, panel: str | None 
     `p_collapse_holm` are adjusted for all comparisons of the sweep, scores and collapses together.
     """
     results.check(reference)
-    rows, fallen = [], results.runs.set_index(["panel", "line", "seed"]).sort_index()["collapsed"].astype(bool)
+    rows = []
     for where in results.panels:
         values = scores(results, metric, where)
-        fell = {line: fallen.loc[where, line].loc[results.sweep.seeds].to_numpy() for line in values}
+        base = int(_fell(results, where, reference).sum())
         for line, mine in values.items():
             row = {"panel": where, "line": line, "method": results.labels[line], "seeds": len(mine)}
-            row |= {"mean": float(mine.mean()), "collapsed": int(fell[line].sum())}
+            row |= {"mean": float(mine.mean()), "collapsed": int(_fell(results, where, line).sum())}
             if line != reference:
-                both = ~fell[line] & ~fell[reference]
-                row |= {"pairs": int(both.sum()), "equal": bool((mine == values[reference]).all())}
-                row["p_collapse"] = exact.fisher(row["collapsed"], len(mine), int(fell[reference].sum()), len(mine))
-                if both.sum() >= 2:
-                    d = (mine - values[reference])[both, 0]
+                d = surviving(results, metric, line, reference, where)
+                row |= {"pairs": len(d), "equal": bool((mine == values[reference]).all())}
+                row["p_collapse"] = exact.fisher(row["collapsed"], len(mine), base, len(mine))
+                if len(d) >= 2:
                     found = exact.sign_flip_interval(d)
                     row |= {"difference": found.value, "low": found.low, "high": found.high, "p": exact.sign_flip(d)}
             rows.append(row)
@@ -231,9 +244,10 @@ def main_table(results: Results, reference: str) -> pd.DataFrame:
     Behind collapsed runs Clopper and Pearson's 95 % interval, in %; behind a difference its sign-flip interval, the
     pairs of runs that it is over, and p adjusted by Holm for all comparisons of the sweep.
     """
-    avg, passed = comparison(results, "avg", reference), comparison(results, "pass", reference)
-    rows = []
-    for (_, a), (_, p) in zip(avg.iterrows(), passed.iterrows(), strict=True):
+    results.check(reference)
+    rows, difference = [], f"avg@{results.k} − {results.labels[reference]}, of runs that did not"
+    passed = {panel: scores(results, "pass", panel) for panel in results.panels}
+    for _, a in comparison(results, "avg", reference).iterrows():
         fell = exact.proportion(int(a["collapsed"]), int(a["seeds"]))
         is_reference = a["line"] == reference
         rows.append(
@@ -243,10 +257,8 @@ def main_table(results: Results, reference: str) -> pd.DataFrame:
                 "collapsed": f"{int(a['collapsed'])} of {a['seeds']} [{100 * fell.low:.0f}, {100 * fell.high:.0f}]",
                 "p": "–" if is_reference else f"{a['p_collapse_holm']:.2g}",
                 f"avg@{results.k}": f"{a['mean']:.3f}",
-                f"avg@{results.k} − {results.labels[reference]}, of runs that did not": "–"
-                if is_reference
-                else told(a),
-                f"pass@{results.k}": f"{p['mean']:.3f}",
+                difference: "–" if is_reference else told(a),
+                f"pass@{results.k}": f"{passed[a['panel']][a['line']].mean():.3f}",
             }
         )
     return pd.DataFrame(rows)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from dgpo.methods import Method
 
 ACCEPTABLE = ("data", "model", "prompts", "code", "metrics")
+INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 RECIPES = Path(__file__).parent / "recipes"
 
 _run, _method, _policy, _task, _rollout, _updates, _ranks, _evaluation = (
@@ -111,10 +112,7 @@ class PolicySettings(Settings):
     problem_field: str = _task("problem", description="field of a problem file that holds the problem")
     answer_field: str = _task("answer", description="field that holds the reference answer")
     encoding: Encoding = _task("utf-8", description="of problem files that are not UTF-8, such as cp1252")
-    instruction: str = _task(
-        "\nPlease reason step by step, and put your final answer within \\boxed{}.",
-        description="text behind each problem of a file",
-    )
+    instruction: str = _task(INSTRUCTION, description="text after each problem of a file")
     system_prompt: str | None = _task(None, description="system message before each problem of a file")
     date: Day | None = _task(
         None, description="what a chat template gets as today's date; none: the day of the start", resume="later"

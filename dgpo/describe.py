@@ -102,6 +102,8 @@ def _text(value: Any) -> str:
         return {True: "true", False: "false", None: "none"}[value]
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, str):
+        return value.replace("\n", "\\n")
     return "" if value == {} else f"{value:g}" if isinstance(value, float) else str(value)
 
 

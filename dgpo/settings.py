@@ -1,6 +1,6 @@
 """What the settings of runs, evaluations and sweeps share: their types, what each says of itself, error messages.
 
-temperature: Above0 = setting(1.0, "rollout", "temperature of the samples", resume="fixed")
+temperature: Above0 = setting(1.0, group="rollout", description="of the samples")
 """
 
 import difflib

@@ -41,6 +41,13 @@ def test_the_reference_of_one_setting_has_all_that_is_known_of_it(capsys):
     assert "did you mean 'group_size'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", describe.COMMANDS)
+def test_a_default_with_a_line_break_stays_in_its_row(command):
+    for line in describe.markdown(describe.COMMANDS[command]).splitlines():
+        assert not line.startswith("|") or line.replace(r"\|", "").count("|") == 7, line
+    assert len(describe.reference(describe.COMMANDS[command]).split("\nPlease reason")) == 1
+
+
 def test_literals_are_those_that_the_objective_knows():
     fields = Config.model_fields
     assert get_args(fields["advantage"].annotation) == objective.ADVANTAGES

@@ -124,7 +124,8 @@ def _failures(runs: pd.DataFrame) -> list[str]:
 
 
 def _sentence(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items()) + "."
+    written = {name: str(value).replace("\n", "\\n") for name, value in settings.items()}  # a line break ends no line
+    return ", ".join(f"{name} {value}" for name, value in written.items()) + "."
 
 
 def _some(cells: list[str]) -> str:

@@ -2,9 +2,8 @@
 
 from datetime import date, datetime
 
+from dgpo.config import INSTRUCTION
 from dgpo.errors import ConfigError, first_line
-
-INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
 def prompt(
