@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import subprocess
 import sys
 
 import pandas as pd
@@ -10,9 +11,10 @@ import pytest
 import running
 import torch
 from alike import ROUNDING, assert_alike, steady_draws
-from launch import errors, run, torchrun
+from launch import environment, errors, run, torchrun
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from watching import children, until, until_gone
 
 from dgpo import config as configs
 from dgpo import trainer
@@ -170,6 +172,20 @@ class TestLaunchers:
         assert result.returncode == 1
         assert result.stderr.count("error: step ") == 1
         assert "the update was not applied" in result.stderr
+
+    def test_ranks_end_with_a_launcher_that_is_killed(self, base, tmp_path):
+        words = [*self.words(base, tmp_path), "eval_every=0", "checkpoint_every=0"]
+        words[words.index("steps=1")] = "steps=1000000"
+        launcher = subprocess.Popen(
+            [*self.TORCHRUN, *words], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        until(lambda: launcher.poll() or (metrics.exists() and metrics.read_text().count("\n") > 1), "the first step")
+        ranks = children(launcher.pid)
+        assert len(ranks) >= 2
+        launcher.kill()
+        launcher.wait()
+        until_gone(ranks)
 
     def test_another_number_of_ranks_than_the_recipe_asks_for_is_refused_once(self, base, tmp_path):
         result = run([*self.TORCHRUN, *self.words(base, tmp_path), "ranks=3"])

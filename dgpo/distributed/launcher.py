@@ -27,6 +27,11 @@ def started(environ: Mapping[str, str] = os.environ) -> bool:
     return "RANK" in environ
 
 
+def is_parent(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is a child of the launcher on its host, as torchrun's and deepspeed's ranks are."""
+    return started(environ) and ("TORCHELASTIC_RUN_ID" in environ or "CROSS_RANK" in environ)
+
+
 def check(environ: Mapping[str, str] = os.environ) -> None:
     """Raise ConfigError for variables that no launcher sets so, with their values and the way out."""
     for name, least in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)):

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dgpo import lifetimes
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import launcher
 from dgpo.errors import Explained
@@ -94,6 +95,8 @@ def init(device: str, timeout: float) -> None:
     """
     global _host_group
     launcher.check()
+    if launcher.is_parent():  # killed, it tells nobody: ranks would wait for one another until the time-out
+        lifetimes.end_with(os.getppid())
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if device == "cuda":
         if local >= (devices := torch.cuda.device_count()):
