@@ -37,7 +37,8 @@ test: setup
 # What adds floats, with the kernels of a processor that knows no vector instructions: they round otherwise.
 test-rounding: setup
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest $(WORKERS) \
-	    $(addprefix tests/test_,$(addsuffix .py,methods objective model trainer resume ranks))
+	    tests/methods tests/model/test_model.py tests/test_objective.py tests/test_trainer.py tests/run/test_resume.py \
+	    tests/distributed
 
 # The site, offline, into docs/_build/html; notebooks with their figures where `make notebooks` has run them.
 docs: setup
@@ -46,7 +47,7 @@ docs: setup
 # The real vLLM engine on a CPU, in an environment of its own (4 GB): it needs torch's CPU build, which is not on PyPI, and
 # the generic builds of what it pulls in do not load beside that.
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python -m pytest tests/with_vllm tests/test_recipes.py
+	$(VLLM)/bin/python -m pytest tests/with_vllm tests/whole/test_recipes.py
 
 $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)

@@ -1,7 +1,7 @@
 """One way of writing for the reference and the answer: Unicode to LaTeX, variants of a command to one, no decoration.
 
 Everything here changes how an answer is written and never what it says. Each step is one line of a table with the
-reason where it is not plain; `tests/test_verifier.py` has a case for every step.
+reason where it is not plain; `tests/verifier/test_verifier.py` has a case for every step.
 """
 
 import functools

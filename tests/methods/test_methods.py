@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dgpo import methods
 from dgpo.objective import loss_weights, surrogate
 
-ROWS = json.loads((Path(__file__).parent / "data/weights.json").read_text())["rows"]
+ROWS = json.loads((Path(__file__).with_name("weights.json")).read_text())["rows"]
 F64 = torch.float64
 RATIOS = torch.tensor(
     [1e-3, 0.1, 0.5, 0.79, 0.81, 0.9, 1.0, 1.1, 1.19, 1.21, 1.27, 1.29, 1.5, 2.9, 3.1, 4.0, 9.9, 20.0], dtype=F64

@@ -40,7 +40,7 @@ sys.exit(__main__.main(sys.argv[1:]))
 
 
 def _env():
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def test_a_run_continues_as_if_it_had_not_stopped(small, tmp_path):

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_model import make_batch
 
 from dgpo import config as configs
 from dgpo import config_rules
@@ -19,7 +20,6 @@ from dgpo.model import loading
 from dgpo.model.loading import load_lm
 from dgpo.model.policy import Policy, apply_liger, recompute_layers
 from dgpo.tasks import chain
-from tests.test_model import make_batch
 
 
 @pytest.fixture

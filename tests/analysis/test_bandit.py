@@ -12,7 +12,7 @@ from analysis.bandit import METRICS, Setting, run, variants
 from analysis.policies import make
 from dgpo.methods import PAPER, Method, get, names
 
-_spec = importlib.util.spec_from_file_location("bandits", Path(__file__).parents[1] / "benchmarks" / "bandits.py")
+_spec = importlib.util.spec_from_file_location("bandits", Path(__file__).parents[2] / "benchmarks" / "bandits.py")
 bandits = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bandits)
 
