@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from benchmarks.gpu_table import apart, emptied, row, seconds
 from dgpo import config as configs
 from dgpo import plan
-from dgpo.batch import Batch
+from dgpo.batch import Rollout, Weighted
 from dgpo.distributed import process_group
 from dgpo.engine import Engine
 from dgpo.model.logprobs import CHUNK_BYTES, token_logprobs
@@ -55,12 +55,12 @@ def build(config: configs.Config) -> Policy:
     return Policy(lm, right_padded=True)
 
 
-def batch_of(config: configs.Config, words: int) -> Batch:
+def batch_of(config: configs.Config, words: int) -> Weighted:
     """As many sequences as a step has, each a quarter of the longest prompt and the longest completion."""
     B, P, T = config.batch_size, config.max_prompt_tokens // 4, config.max_new_tokens
     generator = torch.Generator().manual_seed(0)
     mask = torch.ones(B, T, dtype=torch.bool)
-    return Batch(
+    return Weighted(
         input_ids=torch.randint(2, words, (B, P + T), generator=generator),
         attention_mask=torch.ones(B, P + T, dtype=torch.bool),
         mask=mask,
@@ -68,6 +68,8 @@ def batch_of(config: configs.Config, words: int) -> Batch:
         finished=torch.ones(B, dtype=torch.bool),
         sequence_id=torch.arange(B),
         advantage=torch.randn(B, 1, generator=generator),
+        old_logp=torch.zeros(B, T),
+        entropy=torch.zeros(B, T),
         loss_weight=mask / mask.sum(),
     )
 
@@ -126,15 +128,14 @@ def one_way(is_tiny: bool, budget: int, again: bool, liger: bool, more: bool) ->
     policy = build(config)
     batch = batch_of(config, policy.lm.config.vocab_size)
     engine = make_engine(policy, config)
-    micros = [batch.select(rows).to(config.device) for rows in batch.micro_batches(config.micro_batch_size, budget)]
     known = plan.predict(config, length=config.max_new_tokens, hardware=card())
 
-    def losses():
-        for micro in micros:
-            yield (micro.loss_weight * -micro.advantage * engine(micro)[0]).sum()
+    def loss(micro: Weighted):
+        micro = micro.to(config.device)
+        return (micro.loss_weight * -micro.advantage * engine(micro)[0]).sum()
 
     try:
-        took = seconds(lambda: engine.update(losses(), len(micros)))
+        took = seconds(lambda: engine.update(batch, loss))
     except torch.OutOfMemoryError:
         row(part, "peak memory, GB", "out of memory", peak_of(known) / 1e9)
         return
@@ -151,7 +152,8 @@ def one_way(is_tiny: bool, budget: int, again: bool, liger: bool, more: bool) ->
         segments = torch.cuda.memory_snapshot()
         row(part, "expandable segments", f"{sum(s.get('is_expandable', False) for s in segments)} of {len(segments)}")
     if more:
-        old_logp(policy, micros, known)
+        micros = [batch.select(rows) for rows in batch.micro_batches(config.micro_batch_size, budget)]
+        old_logp(policy, [micro.to(config.device) for micro in micros], known)
         checkpoint(engine)
 
 
@@ -160,7 +162,7 @@ def peak_of(known: plan.Plan) -> float:
     return max(sum(known.memory[phase].values()) for phase in ("update", "optimizer step"))
 
 
-def old_logp(policy: Policy, micros: list[Batch], known: plan.Plan) -> None:
+def old_logp(policy: Policy, micros: list[Rollout], known: plan.Plan) -> None:
     def run():
         with torch.no_grad():
             for micro in micros:

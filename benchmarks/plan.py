@@ -6,13 +6,14 @@ engine was made, in its second update: after the first of two backward passes, a
 """
 
 import gc
+from itertools import count
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dgpo import config as configs
 from dgpo import plan
-from dgpo.batch import Batch
+from dgpo.batch import Rollout
 from dgpo.distributed import process_group
 from dgpo.engine import Engine
 from dgpo.model.policy import Policy
@@ -22,15 +23,20 @@ PARTS = ("weights", "optimizer", "gradients", "buckets")
 
 def measure(stage: int, dtype: str) -> dict[str, tuple[float, dict[str, float]]]:
     """Phase of the plan → (bytes that are there, predicted bytes by part) on this rank."""
-    config = configs.load("tiny", zero_stage=stage, dtype=dtype, log_reference_kl=False)
+    config = configs.load("tiny", zero_stage=stage, dtype=dtype, log_reference_kl=False, micro_batch_size=1)
     process_group.init("cpu", config.timeout)
     shape = Qwen2Config(
         vocab_size=2000, hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, tie_word_embeddings=False,
     )  # fmt: skip
-    tokens, mask = torch.tensor([[5, 6, 12, 13]]), torch.tensor([[True, True]])
-    batch = Batch(
-        tokens, torch.ones_like(tokens).bool(), mask, torch.zeros(1, 2), torch.tensor([True]), torch.arange(1)
+    rows = 2 * process_group.world_size()  # two micro-batches a rank
+    batch = Rollout(
+        input_ids=torch.tensor([[5, 6, 12, 13]]).repeat(rows, 1),
+        attention_mask=torch.ones(rows, 4, dtype=torch.bool),
+        mask=torch.ones(rows, 2, dtype=torch.bool),
+        rollout_logp=torch.zeros(rows, 2),
+        finished=torch.ones(rows, dtype=torch.bool),
+        sequence_id=torch.arange(rows),
     )
     before, held = living(), {}
     policy = Policy(Qwen2ForCausalLM(shape).to(getattr(torch, dtype)).eval())
@@ -40,15 +46,16 @@ def measure(stage: int, dtype: str) -> dict[str, tuple[float, dict[str, float]]]
     def note(phase):
         held[phase] = sum(storage.nbytes() for pointer, storage in living().items() if pointer not in before)
 
-    def losses():
-        yield engine(batch)[0].sum()
-        if engine.updates:
-            note("update")
-        yield engine(batch)[0].sum()
+    calls = count()
 
-    engine.update(losses(), 2)
+    def loss(micro):
+        if next(calls) == 3:  # the second micro-batch of the second update
+            note("update")
+        return engine(micro)[0].sum()
+
+    engine.update(batch, loss)
     engine.deepspeed.step = lambda: (note("optimizer step"), step())
-    engine.update(losses(), 2)
+    engine.update(batch, loss)
     work = plan.Work(config, plan.Shape.of(shape), process_group.world_size(), length=2, hardware=plan.Hardware())
     memory = plan.memory(work)
     if stage == 2:  # it has its bucket during a backward pass alone

@@ -1,16 +1,19 @@
-"""The token batch that rollout makes, scoring fills in and the trainer learns from."""
+"""The sequences of a step, in three stages: sampled (Rollout), scored (Scored), counted for an update (Weighted)."""
 
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
+_PER_TOKEN = ("mask", "rollout_logp", "old_logp", "entropy", "ref_logp", "importance_weight", "loss_weight")
 
-@dataclass(frozen=True)
-class Batch:
-    """B sequences: left-padded prompts of P tokens, then right-padded completions of T tokens.
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """B sequences as a sampler makes them: left-padded prompts of P tokens, then right-padded completions of T tokens.
 
     input_ids         [B, P+T] int64
     attention_mask    [B, P+T] bool, true on prompt and completion tokens
@@ -18,14 +21,6 @@ class Batch:
     rollout_logp      [B, T] float32, log π by the sampler
     finished          [B] bool, ended by a stop token rather than by the length limit
     sequence_id       [B] int64, the sequence's number in the step's batch; completions of one prompt are neighbours
-    advantage         [B, 1] float32, once scored
-    old_logp          [B, T] float32, log π by the trainer itself at rollout time
-    entropy           [B, T] float32, of the same policy, in nats
-    ref_logp          [B, T] float32, log π by the reference, which is the policy at the start of the run
-    importance_weight [B, T] float32, factor of the policy-gradient term (objective.importance_weights)
-    loss_weight       [B, T] float32, what a token counts for in its optimizer batch (objective.loss_weights)
-
-    What is not known yet is None.
     """
 
     input_ids: Tensor
@@ -34,12 +29,6 @@ class Batch:
     rollout_logp: Tensor
     finished: Tensor
     sequence_id: Tensor
-    advantage: Tensor | None = None
-    old_logp: Tensor | None = None
-    entropy: Tensor | None = None
-    ref_logp: Tensor | None = None
-    importance_weight: Tensor | None = None
-    loss_weight: Tensor | None = None
 
     def __len__(self):
         return len(self.input_ids)
@@ -49,17 +38,21 @@ class Batch:
         """The completion part of `input_ids`, [B, T]."""
         return self.input_ids[:, -self.mask.shape[1] :]
 
-    def replace(self, **fields) -> "Batch":
+    def replace(self, **fields) -> Self:
         return dataclasses.replace(self, **fields)
 
-    def to(self, device) -> "Batch":
-        return Batch(**{k: v.to(device) for k, v in self.tensors().items()})
+    def to(self, device: str | torch.device) -> Self:
+        return type(self)(**{k: v.to(device) for k, v in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every field that is known, by name."""
+        """Every field that is not None, by name."""
         return {k: v for k, v in vars(self).items() if v is not None}
 
-    def select(self, index: Tensor) -> "Batch":
+    def scored(self, **fields: Tensor | None) -> "Scored":
+        """The same sequences with what Scored adds."""
+        return Scored(**self.tensors(), **fields)
+
+    def select(self, index: Tensor) -> Self:
         """The sequences at `index` (numbers or a boolean mask), trimmed of columns that are padding in all of them."""
         part = {k: v[index] for k, v in self.tensors().items()}
         P = self.input_ids.shape[1] - self.mask.shape[1]
@@ -68,10 +61,9 @@ class Batch:
         T = max(int(part["mask"].sum(1).max()), 1) if len(part["mask"]) else 1
         for name in ("input_ids", "attention_mask"):
             part[name] = part[name][:, first : P + T]
-        for name in ("mask", "rollout_logp", "old_logp", "entropy", "ref_logp", "importance_weight", "loss_weight"):
-            if name in part:
-                part[name] = part[name][:, :T]
-        return Batch(**part)
+        for name in part.keys() & _PER_TOKEN:
+            part[name] = part[name][:, :T]
+        return type(self)(**part)
 
     def micro_batches(self, rows: int, tokens: int | None = None) -> list[Tensor]:
         """The sequences of each micro-batch, by number: runs of at most `rows`.
@@ -92,11 +84,10 @@ class Batch:
             start += len(parts[-1])
         return parts
 
-    def dummy(self) -> "Batch":
+    def dummy(self) -> Self:
         """One sequence of the batch with no token to learn from: it runs, and its loss and gradients are 0."""
         one = self.select(torch.arange(1))
-        empty = {"loss_weight": torch.zeros_like(one.loss_weight)} if one.loss_weight is not None else {}
-        return one.replace(mask=torch.zeros_like(one.mask), **empty)
+        return one.replace(mask=torch.zeros_like(one.mask))
 
     def split_across_ranks(self, count: int) -> list[Tensor]:
         """The sequences of each of `count` ranks, by number: dealt out by length, so that their work is alike."""
@@ -105,11 +96,7 @@ class Batch:
         order = self.attention_mask.sum(1).argsort(descending=True, stable=True)
         return [order[i::count].sort().values for i in range(count)]
 
-    def split(self, rows: int, tokens: int | None = None) -> list["Batch"]:
-        """The micro-batches themselves."""
-        return [self.select(index) for index in self.micro_batches(rows, tokens)]
-
-    def minibatches(self, updates: int, epochs: int, generator: torch.Generator) -> Iterator["Batch"]:
+    def minibatches(self, updates: int, epochs: int, generator: torch.Generator) -> Iterator[Self]:
         """`epochs` × `updates` optimizer batches, each epoch a fresh random partition of the sequences."""
         orders = [torch.randperm(len(self), generator=generator) for _ in range(epochs)]  # before others draw from it
         for order in orders:
@@ -117,8 +104,44 @@ class Batch:
                 yield self.select(index)
 
 
-def concatenate(batches: list[Batch]) -> Batch:
-    """One batch of all sequences, padded to the longest prompt and completion; unscored fields only."""
+@dataclass(frozen=True, kw_only=True)
+class Scored(Rollout):
+    """A rollout that has been rewarded, with the trainer's own log-probabilities at rollout time.
+
+    advantage         [B, 1] float32
+    old_logp          [B, T] float32, log π_old
+    entropy           [B, T] float32, of the same policy, in nats
+    ref_logp          [B, T] float32, log π by the reference, the policy at the start of the run; None without one
+    importance_weight [B, T] float32, factor of the policy-gradient term (objective.importance_weights); None is 1
+    """
+
+    advantage: Tensor
+    old_logp: Tensor
+    entropy: Tensor
+    ref_logp: Tensor | None = None
+    importance_weight: Tensor | None = None
+
+    def weighted(self, loss_weight: Tensor) -> "Weighted":
+        """The same sequences as one optimizer batch."""
+        return Weighted(**self.tensors(), loss_weight=loss_weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted(Scored):
+    """An optimizer batch, or a part of one.
+
+    loss_weight       [B, T] float32, what a token counts for in the whole optimizer batch (objective.loss_weights)
+    """
+
+    loss_weight: Tensor
+
+    def dummy(self) -> Self:
+        one = super().dummy()
+        return one.replace(loss_weight=torch.zeros_like(one.loss_weight))
+
+
+def concatenate(batches: list[Rollout]) -> Rollout:
+    """One batch of all sequences, padded to the longest prompt and completion."""
     P = max(b.input_ids.shape[1] - b.mask.shape[1] for b in batches)
     T = max(b.mask.shape[1] for b in batches)
 
@@ -139,4 +162,4 @@ def concatenate(batches: list[Batch]) -> Batch:
                 "sequence_id": b.sequence_id,
             }
         )
-    return Batch(**{k: torch.cat([p[k] for p in parts]) for k in parts[0]})
+    return Rollout(**{k: torch.cat([p[k] for p in parts]) for k in parts[0]})

@@ -4,12 +4,13 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dgpo.batch import Rollout
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import process_group
 from dgpo.model.policy import Policy
@@ -77,43 +78,44 @@ class Engine:
             _own_head(policy)
         return policy
 
-    def __call__(self, batch, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Rollout, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
         """(logp, entropy) of a micro-batch, `[B, T]`, with gradient."""
         return self.deepspeed(batch, with_entropy=with_entropy)
 
     @torch.no_grad()
-    def logp(self, batch, micro_batches: list[Tensor], policy: Policy | None = None) -> tuple[Tensor, Tensor]:
+    def logp(self, batch: Rollout, policy: Policy | None = None) -> tuple[Tensor, Tensor]:
         """(logp, entropy) of a whole batch, `[B, T]` on the CPU, by this policy or another one of its kind.
 
-        Each rank computes `micro_batches`, its own part of the batch; all of them get the whole.
+        Each rank computes its own part of the batch; all of them get the whole.
         """
+        policy, device = policy or self.policy, self.policy.device
         logp, entropy = torch.zeros_like(batch.rollout_logp), torch.zeros_like(batch.rollout_logp)
-        for rows in micro_batches:
+        rows_of_micros, padding = self._micro_batches(batch)
+        for rows in rows_of_micros:
             micro = batch.select(rows)
-            part = (policy or self.policy)(micro.to(self.policy.device), with_entropy=True)
             T = micro.mask.shape[1]
-            logp[rows, :T], entropy[rows, :T] = (x.cpu() for x in part)
-        for _ in range(self.padding_micro_batches(micro_batches)):
-            (policy or self.policy)(batch.dummy().to(self.policy.device))
+            logp[rows, :T], entropy[rows, :T] = (x.cpu() for x in policy(micro.to(device), with_entropy=True))
+        for _ in range(padding):
+            policy(batch.dummy().to(device))
         return process_group.all_reduce_sum(logp), process_group.all_reduce_sum(entropy)
 
-    def padding_micro_batches(self, micro_batches: list) -> int:
-        """How many micro-batches this rank must run beyond its own: under ZeRO every one is a meeting of all ranks."""
-        return int(process_group.all_reduce_max(torch.tensor(len(micro_batches)))) - len(micro_batches)
+    def update(self, batch: Rollout, loss: Callable[[Rollout], Tensor]) -> dict[str, float]:
+        """One optimizer step on the sum of `loss(micro_batch)` over the micro-batches of an optimizer batch.
 
-    def update(self, losses: Iterable[Tensor], count: int) -> dict[str, float]:
-        """One optimizer step on the sum of `count` losses, each of a micro-batch and made when it is asked for.
-
-        Returns the gradient norm before clipping, and the learning rate used. Raises NonFiniteError, with the weights
-        as they were, when a loss or a gradient is NaN or infinite.
+        Each rank computes its own part of `batch`, which all of them hold. Returns the gradient norm before clipping,
+        and the learning rate used. Raises NonFiniteError, with the weights unchanged, when a loss or a gradient is NaN
+        or infinite.
         """
         self._sizes.clear()
         lr = self.deepspeed.get_lr()[0]
-        for i, loss in enumerate(losses):
-            self._sizes.append(loss.detach().float())
-            self.deepspeed.set_gradient_accumulation_boundary(i == count - 1)
+        rows_of_micros, padding = self._micro_batches(batch)
+        micros = [batch.select(rows) for rows in rows_of_micros] + [batch.dummy()] * padding
+        for i, micro in enumerate(micros, 1):
+            part = loss(micro)
+            self._sizes.append(part.detach().float())
+            self.deepspeed.set_gradient_accumulation_boundary(i == len(micros))
             # DeepSpeed averages over ranks; the losses of the ranks are parts of one sum.
-            self.deepspeed.backward(loss * process_group.world_size(), scale_wrt_gas=False)
+            self.deepspeed.backward(part * process_group.world_size(), scale_wrt_gas=False)
         if process_group.all_reduce_sum((~torch.stack(self._sizes).isfinite()).sum()) > 0:
             self.deepspeed.optimizer.zero_grad()
             raise NonFiniteError("the loss or a gradient is NaN or infinite")
@@ -162,6 +164,16 @@ class Engine:
     def updates(self) -> int:
         """Optimizer steps made so far."""
         return self.schedule.last_epoch
+
+    def _micro_batches(self, batch: Rollout) -> tuple[list[Tensor], int]:
+        """This rank's micro-batches, by number of sequence, and how many it must run beyond its own.
+
+        Under ZeRO every micro-batch is a meeting of all ranks, so all of them run as many.
+        """
+        own = batch.split_across_ranks(process_group.world_size())[process_group.rank()]
+        limits = self.config.micro_batch_size, self.config.max_tokens_per_micro_batch
+        micros = [own[rows] for rows in batch.select(own).micro_batches(*limits)]
+        return micros, int(process_group.all_reduce_max(torch.tensor(len(micros)))) - len(micros)
 
     def _record_grad_norm(self, gradient: Tensor) -> None:
         # The sum of squares, not the elements: a norm can overflow where no gradient does, and clipping divides by it.

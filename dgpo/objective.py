@@ -12,6 +12,7 @@ Shapes: rewards `[P, n]`, P prompts of n completions; token quantities `[B, T]`.
 import torch
 from torch import Tensor
 
+from dgpo.batch import Weighted
 from dgpo.methods import Method
 
 ADVANTAGES = ("grpo", "mean", "rloo", "none")
@@ -144,7 +145,7 @@ def importance_weights(
 def objective(
     logp: Tensor,
     entropy: Tensor | None,
-    batch,
+    batch: Weighted,
     method: Method,
     *,
     kl: str = "k3",
@@ -153,9 +154,8 @@ def objective(
 ) -> tuple[Tensor, Tensor]:
     """The loss of one micro-batch and the weights it used, (scalar, w_log `[B, T]`).
 
-    `batch` carries old_logp, advantage, mask, coefficient, ref_logp when kl_coef is not 0, and correction or None (see
-    `Batch`). w_log is the method's own, without the correction. The losses of the micro-batches of an optimizer batch,
-    over all ranks, add up to its loss.
+    `batch` has ref_logp when kl_coef is not 0. w_log is the method's own, without the importance weight. The losses of
+    the micro-batches of an optimizer batch, over all ranks, add up to its loss.
     """
     w_log = method.weight(logp, batch.old_logp, batch.advantage, batch.mask)
     weight = batch.loss_weight if batch.importance_weight is None else batch.loss_weight * batch.importance_weight

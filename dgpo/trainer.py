@@ -11,7 +11,6 @@ CPU process.
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from dgpo import rollout, tasks
-from dgpo.batch import Batch, concatenate
+from dgpo.batch import Rollout, Scored, Weighted, concatenate
 from dgpo.config import Config
 from dgpo.config_rules import check_machine
 from dgpo.distributed import process_group
@@ -134,7 +133,7 @@ class Trainer:
         self.position = state["position"]
         ahead = folder / self._ahead_file()
         if ahead.exists() and state["ranks"] == process_group.world_size():
-            self.sampler.restore(Batch(**load_file(ahead)), self._requests()[2])
+            self.sampler.restore(Rollout(**load_file(ahead)), self._requests()[2])
         return state["step"]
 
     def load_sampler(self) -> None:
@@ -142,7 +141,7 @@ class Trainer:
         with self.seconds.phase("load"):
             self.sampler.load(self.engine.named_full_parameters())
 
-    def rollout(self) -> tuple[Batch, Tensor, dict[str, float]]:
+    def rollout(self) -> tuple[Rollout, Tensor, dict[str, float]]:
         """Completions and rewards `[groups, n]` to learn from, and metrics of all that was sampled.
 
         With filter_groups="drop", groups whose rewards are all equal are left out; with "resample", others are sampled
@@ -158,7 +157,7 @@ class Trainer:
             silent = zero_variance(torch.cat(scores))
             enough = config.filter_groups != "resample" or int((~silent).sum()) >= config.prompts_per_step
             rounds += 1
-            stale = max(stale, getattr(self.sampler, "staleness", 0))
+            stale = max(stale, self.sampler.staleness)
             if enough or rounds == config.max_resample_rounds:
                 break
         batch, rewards = concatenate(batches), torch.cat(scores)
@@ -184,22 +183,21 @@ class Trainer:
         return batch.replace(sequence_id=torch.arange(len(batch))), rewards, metrics
 
     def sample_ahead(self, step: int) -> None:
-        """With asynchronous=True: begin with the next step's completions, by the policy that this step starts from."""
-        if self.config.asynchronous and step < self.config.steps:
+        """Let a sampler that works ahead begin with the next step, by the policy that this step starts from."""
+        if step < self.config.steps:
             self.sampler.begin(*self._requests()[1:], self.sampling)
 
-    def score(self, batch: Batch, rewards: Tensor) -> tuple[Batch, dict[str, float]]:
+    def score(self, batch: Rollout, rewards: Tensor) -> tuple[Scored, dict[str, float | None]]:
         """Advantages, and log-probabilities by the trainer's own forward pass, compared with the sampler's."""
         config = self.config
         if not len(batch):
-            return batch, dict.fromkeys(("entropy", *(f"mismatch/{name}" for name in mismatch.MEASURES)))
+            nothing = batch.rollout_logp
+            scored = batch.scored(advantage=nothing[:, :1], old_logp=nothing, entropy=nothing)
+            return scored, dict.fromkeys(("entropy", *(f"mismatch/{name}" for name in mismatch.MEASURES)))
         advantage = group_advantages(rewards, config.advantage).view(-1, 1)
         with self.seconds.phase("old_logp"):
-            parts = self._own_micro_batches(batch)
-            logp, entropy = self.engine.logp(batch, parts)
-            reference = self.reference and self.engine.logp(batch, parts, self.reference)[0]
-        old_logp = batch.rollout_logp if config.asynchronous else logp
-        batch = batch.replace(advantage=advantage, old_logp=old_logp, entropy=entropy, ref_logp=reference)
+            logp, entropy = self.engine.logp(batch)
+            reference = self.reference and self.engine.logp(batch, self.reference)[0]
         live = batch.mask
         distance = mismatch.compare(logp, batch.rollout_logp, live)
         factor = importance_weights(
@@ -210,28 +208,31 @@ class Trainer:
             config.importance_cap,
             config.importance_bounds,
         )
-        batch = batch.replace(importance_weight=factor)
+        scored = batch.scored(
+            advantage=advantage,
+            old_logp=batch.rollout_logp if config.asynchronous else logp,
+            entropy=entropy,
+            ref_logp=reference,
+            importance_weight=factor,
+        )
         metrics = {"entropy": float(entropy[live].mean())} | {f"mismatch/{k}": v for k, v in distance.items()}
         if factor is not None:
             metrics["importance_weight/mean"] = float(factor[live].mean())
         if reference is not None:
             metrics["kl/reference"] = float(kl_penalty(logp, reference, "k3")[live].mean())
-        return batch, metrics
+        return scored, metrics
 
-    def update(self, step: int, batch: Batch) -> dict[str, float]:
-        """`epochs` × `updates` optimizer steps on the batch. Raises TrainingDiverged instead of applying a NaN."""
+    def update(self, step: int, batch: Scored) -> dict[str, float | None]:
+        """`epochs` × `num_minibatches` optimizer steps. Raises TrainingDiverged instead of applying a NaN."""
         config = self.config
         generator = torch.Generator().manual_seed(fold_in(config.seed, "update", step))
         telemetry = TokenStats(self.method, config.token_records, config.epochs * int(batch.mask.sum()), generator)
         reports = []
         with self.seconds.phase("update"):
             for i, mini in enumerate(batch.minibatches(config.num_minibatches, config.epochs, generator)):
-                counts = loss_weights(mini.mask, config.loss_aggregation, config.max_new_tokens)
-                mini = mini.replace(loss_weight=counts)
-                micros = [mini.select(rows) for rows in self._own_micro_batches(mini)]
-                micros += [mini.dummy()] * self.engine.padding_micro_batches(micros)
+                mini = mini.weighted(loss_weights(mini.mask, config.loss_aggregation, config.max_new_tokens))
                 try:
-                    reports.append(self.engine.update(self._losses(i, micros, telemetry), len(micros)))
+                    reports.append(self.engine.update(mini, partial(self._loss, i, telemetry)))
                 except NonFiniteError as error:
                     raise self._diverged(step, i, mini, error) from error
         if config.token_records:
@@ -282,7 +283,7 @@ class Trainer:
         self.run.write_summary(summary.summarise(self.run, self.config, self.method, self.task.notes))
         return self.run.path
 
-    def _sample(self) -> list[tuple[Batch, Tensor]]:
+    def _sample(self) -> list[tuple[Rollout, Tensor]]:
         """Completions and rewards of the next `prompts` problems: each rank's part, in the order of the stream."""
         config, n = self.config, self.config.group_size
         with self.seconds.phase("rollout"):
@@ -308,37 +309,19 @@ class Trainer:
 
     def _save(self, folder: Path) -> None:
         self.engine.save(folder)
-        if self.config.asynchronous and (ahead := self.sampler.ahead()):
+        if ahead := self.sampler.ahead():
             save_file(ahead.tensors(), folder / self._ahead_file())
 
-    def _own_micro_batches(self, batch: Batch) -> list[Tensor]:
-        """This rank's part of a batch, by number of sequence."""
-        own = batch.split_across_ranks(process_group.world_size())[process_group.rank()]
-        return [
-            own[rows]
-            for rows in batch.select(own).micro_batches(
-                self.config.micro_batch_size, self.config.max_tokens_per_micro_batch
-            )
-        ]
+    def _loss(self, update: int, telemetry: TokenStats, micro: Weighted) -> Tensor:
+        """The loss of one micro-batch of a step's `update`-th optimizer step."""
+        config, on_device = self.config, micro.to(self.policy.device)
+        logp, entropy = self.engine(on_device, with_entropy=config.entropy_coef != 0)
+        terms = {"kl": config.kl, "kl_coef": config.kl_coef, "entropy_coef": config.entropy_coef}
+        loss, w_log = objective(logp, entropy, on_device, self.method, **terms)
+        telemetry.add(update, micro, logp, w_log)
+        return loss
 
-    def _losses(self, update: int, micros: list[Batch], telemetry: TokenStats) -> Iterator[Tensor]:
-        config = self.config
-        for micro in micros:
-            on_device = micro.to(self.policy.device)
-            logp, entropy = self.engine(on_device, with_entropy=config.entropy_coef != 0)
-            loss, w_log = objective(
-                logp,
-                entropy,
-                on_device,
-                self.method,
-                kl=config.kl,
-                kl_coef=config.kl_coef,
-                entropy_coef=config.entropy_coef,
-            )
-            telemetry.add(update, micro, logp, w_log)
-            yield loss
-
-    def _diverged(self, step: int, update: int, batch: Batch, error: NonFiniteError) -> TrainingDiverged:
+    def _diverged(self, step: int, update: int, batch: Weighted, error: NonFiniteError) -> TrainingDiverged:
         path = self.run.save_failed(step, batch.tensors())
         newest = self.run.checkpoints()[-1:]
         return TrainingDiverged(

@@ -37,12 +37,13 @@ def train(cfg: config.Config) -> tuple[Policy, list[float]]:
         rewards = torch.tensor(task.rewards(problems, decode(tokenizer, batch))).view(P, n)
         advantage = group_advantages(rewards, cfg.advantage).view(-1, 1)
         with torch.no_grad():
-            batch = batch.replace(advantage=advantage, old_logp=policy(batch)[0])
+            old_logp, entropy = policy(batch, with_entropy=True)
+        batch = batch.scored(advantage=advantage, old_logp=old_logp, entropy=entropy)
 
         # updates: random mini-batches, the method's weight on every token
         generator = torch.Generator().manual_seed(fold_in(cfg.seed, "update", step))
         for mini in batch.minibatches(cfg.num_minibatches, cfg.epochs, generator):
-            mini = mini.replace(loss_weight=loss_weights(mini.mask, cfg.loss_aggregation, cfg.max_new_tokens))
+            mini = mini.weighted(loss_weights(mini.mask, cfg.loss_aggregation, cfg.max_new_tokens))
             loss, _ = objective(policy(mini)[0], None, mini, method)
             optimizer.zero_grad()
             loss.backward()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo import methods
-from dgpo.batch import Batch
+from dgpo.batch import Scored
 from dgpo.model.loading import load_lm
 from dgpo.model.policy import Policy
 from dgpo.objective import (
@@ -137,7 +137,7 @@ def batch():
     prompt = torch.arange(P) >= P - torch.tensor([5, 3, 4, 5, 2, 5, 1, 4])[:, None]
     mask = torch.arange(T) < torch.tensor([7, 1, 4, 0, 6, 2, 5, 3])[:, None]
     random = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
-    return Batch(
+    return Scored(
         input_ids=tokens,
         attention_mask=torch.cat([prompt, mask], 1),
         mask=mask,
@@ -146,6 +146,7 @@ def batch():
         sequence_id=torch.arange(B),
         advantage=random(B, 1),
         old_logp=-3 + random(B, T),
+        entropy=torch.zeros(B, T),
         ref_logp=-3 + random(B, T),
     )
 
@@ -156,12 +157,12 @@ def batch():
 def test_one_by_eight_accumulation_equals_eight_by_one(policy, batch, key, how, dtype, tolerance):
     """A batch's gradient is the same however it is cut; lengths differ, so a mean of means would not be."""
     method, policy = methods.get(key, eps_low=0.2, eps_high=0.2), copy.deepcopy(policy).to(dtype)
-    whole = batch.replace(loss_weight=loss_weights(batch.mask, how, length=9))
+    whole = batch.weighted(loss_weights(batch.mask, how, length=9))
 
     def gradient(rows, tokens=None):
         policy.zero_grad()
         policy.right_padded = tokens is not None
-        for micro in whole.split(rows, tokens):
+        for micro in map(whole.select, whole.micro_batches(rows, tokens)):
             logp, entropy = policy(micro, with_entropy=True)
             objective(logp, entropy, micro, method, kl="k3", kl_coef=0.1, entropy_coef=0.01)[0].backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters()])
@@ -176,7 +177,7 @@ def test_one_by_eight_accumulation_equals_eight_by_one(policy, batch, key, how, 
 def test_masked_garbage_in_every_field_changes_nothing(policy, batch):
     def gradient(batch):
         policy.zero_grad()
-        batch = batch.replace(loss_weight=loss_weights(batch.mask))
+        batch = batch.weighted(loss_weights(batch.mask))
         logp, entropy = policy(batch, with_entropy=True)
         loss, w_log = objective(logp, entropy, batch, methods.get("dgpo"), kl_coef=0.1, entropy_coef=0.1)
         loss.backward()
@@ -193,7 +194,7 @@ def test_masked_garbage_in_every_field_changes_nothing(policy, batch):
 
 
 def test_objective_adds_kl_and_entropy_with_their_signs(policy, batch):
-    batch = batch.replace(loss_weight=loss_weights(batch.mask))
+    batch = batch.weighted(loss_weights(batch.mask))
     logp, entropy = policy(batch, with_entropy=True)
     method = methods.get("pg")
     plain, _ = objective(logp, entropy, batch, method)

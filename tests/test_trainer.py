@@ -1,6 +1,7 @@
 """The loop: it learns, repeats itself, and stops at a NaN without applying it."""
 
 import contextlib
+import itertools
 import json
 import math
 import shutil
@@ -226,19 +227,24 @@ class TestFailures:
         def weights():
             return [w.detach().clone() for _, w in made.engine.named_full_parameters()]
 
+        def update(loss):
+            made.engine.update(batch, lambda micro: loss(made.engine(micro)[0]))
+
         before = weights()
         batch, rewards, _ = made.rollout()
         batch, _ = made.score(batch, rewards)
-        for broken in (float("nan"), float("inf")):
+        nan, infinite = itertools.cycle([1.0, math.nan]), itertools.cycle([1.0, math.inf])  # in the second micro-batch
+        for broken in (
+            lambda x: x.sum() * next(nan),
+            lambda x: x.sum() * next(infinite),
+            lambda x: torch.sqrt(0 * x.sum()),  # finite, with a gradient that is NaN
+            lambda x: 1e25 * (x - x.detach()).sum(),  # finite, with a gradient whose norm is not
+        ):
             with pytest.raises(NonFiniteError):
-                made.engine.update((made.engine(batch)[0].sum() * f for f in (1.0, broken)), 2)
-            assert all(torch.equal(a, b) for a, b in zip(before, weights(), strict=True))
-        for finite_loss in (lambda x: torch.sqrt(0 * x.sum()), lambda x: 1e25 * (x - x.detach()).sum()):
-            with pytest.raises(NonFiniteError):  # its gradient is NaN; is finite, with a norm that is not
-                made.engine.update([finite_loss(made.engine(batch)[0])], 1)
+                update(broken)
             assert all(torch.equal(a, b) for a, b in zip(before, weights(), strict=True))
         made.run.close()
-        made.engine.update([made.engine(batch)[0].sum()], 1)  # nothing of the refused gradients is left over
+        update(torch.sum)  # nothing of the refused gradients is left over
         assert all(w.isfinite().all() for w in weights())
 
     def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(self, small, monkeypatch):

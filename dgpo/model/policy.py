@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from dgpo.batch import Rollout
 from dgpo.config import ConfigError
 from dgpo.model.logprobs import token_logprobs
 from dgpo.model.output_layer import check_output_layer
@@ -16,7 +17,7 @@ _ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other l
 
 
 class Policy(nn.Module):
-    """A `transformers` causal LM that maps a `Batch` to (logp, entropy), `[B, T]`, 0 on masked tokens.
+    """A `transformers` causal LM that maps a `Rollout` to (logp, entropy), `[B, T]`, 0 on masked tokens.
 
     right_padded    sequences are moved to the left before the forward pass: nothing is computed for the padding before
                     a prompt, and causal attention needs no mask, which is what its fastest kernels ask for
@@ -30,7 +31,7 @@ class Policy(nn.Module):
         self.lm, self.temperature, self.right_padded = lm, temperature, right_padded
         check_output_layer(lm)
 
-    def forward(self, batch, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Rollout, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
         head, live = self.lm.get_output_embeddings(), batch.mask
         logp, entropy = token_logprobs(
             self._right_padded(batch) if self.right_padded else self._left_padded(batch),
@@ -45,7 +46,7 @@ class Policy(nn.Module):
 
     # Both give the hidden states that predict the live tokens, [N, H]: those one place before them.
 
-    def _left_padded(self, batch) -> Tensor:
+    def _left_padded(self, batch: Rollout) -> Tensor:
         positions = (batch.attention_mask.long().cumsum(1) - 1).clamp(min=0)
         hidden = self.lm.base_model(
             input_ids=batch.input_ids,
@@ -55,7 +56,7 @@ class Policy(nn.Module):
         ).last_hidden_state
         return hidden[:, -batch.mask.shape[1] - 1 : -1][batch.mask]
 
-    def _right_padded(self, batch) -> Tensor:
+    def _right_padded(self, batch: Rollout) -> Tensor:
         prompt = batch.attention_mask[:, : -batch.mask.shape[1]]
         before = (~prompt).sum(1, keepdim=True)  # columns of padding before each prompt
         width = int(batch.attention_mask.sum(1).max())

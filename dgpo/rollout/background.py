@@ -29,15 +29,15 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from dgpo import errors, lifetimes
-from dgpo.batch import Batch
+from dgpo.batch import Rollout
 from dgpo.config import Config
-from dgpo.rollout.base import SamplerError, Sampling
+from dgpo.rollout.base import Sampler, SamplerError, Sampling
 
 _LONGEST_WAIT = 1e6  # seconds: the system counts in milliseconds, in 32 bits
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class BackgroundSampler:
+class BackgroundSampler(Sampler):
     """The sampler that `config` asks for, in another process.
 
     `begin` starts a request, and the `generate` that makes the same request gets its completions, even if weights were
@@ -48,7 +48,7 @@ class BackgroundSampler:
     def __init__(self, config: Config, source: str, pad: int, stop: list[int], length: int):
         self.timeout, self.staleness = config.timeout, 0
         self._begun: list[int] | None = None  # the seeds of the request that was begun, which are no other one's
-        self._ahead: Batch | None = None  # its completions, once they are here
+        self._ahead: Rollout | None = None  # its completions, once they are here
         self._loads_since = 0
         self._pipe, theirs = Pipe()
         with theirs:
@@ -70,7 +70,7 @@ class BackgroundSampler:
         self._send({"prompts": prompts, "seeds": seeds, "sampling": asdict(sampling)}, "sampling")
         self._begun, self._loads_since = seeds, 0
 
-    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Rollout:
         if self._begun == seeds:
             batch, self.staleness = self.ahead(), self._loads_since
             self._begun = self._ahead = None
@@ -78,7 +78,7 @@ class BackgroundSampler:
         self.ahead()  # its answer comes first
         self._send({"prompts": prompts, "seeds": seeds, "sampling": asdict(sampling)}, "sampling")
         self.staleness = 0
-        return Batch(**tensors_of(self._receive("sampling")))
+        return Rollout(**tensors_of(self._receive("sampling")))
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.ahead()
@@ -89,18 +89,15 @@ class BackgroundSampler:
         self._receive("loading weights")
         self._loads_since += 1
 
-    def ahead(self) -> Batch | None:
+    def ahead(self) -> Rollout | None:
         """The completions of the request that was begun, waited for; None without one."""
         if self._begun is not None and self._ahead is None:
-            self._ahead = Batch(**tensors_of(self._receive("sampling")))
+            self._ahead = Rollout(**tensors_of(self._receive("sampling")))
         return self._ahead
 
-    def restore(self, batch: Batch, seeds: list[int]) -> None:
+    def restore(self, batch: Rollout, seeds: list[int]) -> None:
         """Go on with a request that was begun, and answered, before the weights were loaded last."""
         self._begun, self._ahead, self._loads_since = seeds, batch, 1
-
-    def sleep(self) -> None:
-        """It samples while the policy is updated."""
 
     def close(self) -> None:
         self._close()

@@ -1,12 +1,11 @@
-"""The protocol of a sampler: prompts and seeds in, completions with their log-probabilities out."""
+"""What a sampler is: prompts and seeds in, completions with their log-probabilities out."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
-from dgpo.batch import Batch
+from dgpo.batch import Rollout
 from dgpo.errors import Explained
 
 
@@ -16,7 +15,7 @@ class Sampling:
 
     `top_p` below 1 keeps the fewest most probable words that make up that probability. It is for evaluation: training
     never sets it, since a sampler that renormalises makes ratios drift from 1 without an error. The `rollout_logp` of
-    a Batch is under the softmax over all words in either case.
+    a Rollout is under the softmax over all words in either case.
     """
 
     max_new_tokens: int
@@ -28,22 +27,43 @@ class SamplerError(Explained, RuntimeError):
     """The process of a sampler failed, died or fell silent."""
 
 
-class Sampler(Protocol):
-    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
+class Sampler:
+    """Samples with a copy of the policy, or with the policy itself.
+
+    staleness   weights loaded since those that sampled the last completions; 0 unless the sampler works ahead
+
+    A sampler that works ahead, in a process of its own, also overrides `begin`, `ahead` and `restore`.
+    """
+
+    staleness = 0
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Rollout:
         """One completion of each prompt, given as token ids; the caller repeats prompts for several completions.
 
-        Completion i depends on its prompt and `seeds[i]`, not on its neighbours. In the Batch, `rollout_logp` is under
-        the sampling distribution, and `row` numbers the sequences.
+        Completion i depends on its prompt and `seeds[i]`, not on its neighbours. In the Rollout, `rollout_logp` is
+        under the sampling distribution, and `sequence_id` numbers the sequences.
         """
-
-    def sleep(self) -> None:
-        """Give back the memory that is not needed until the next `load`; no completion is asked for before."""
-
-    def close(self) -> None:
-        """End what the sampler started."""
+        raise NotImplementedError
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Take over the policy's weights, (name as in the checkpoint, full tensor); called after every step's updates.
 
         A tensor may be gone when the next one is asked for, so that no more than one need be whole at a time.
         """
+        raise NotImplementedError
+
+    def begin(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> None:
+        """Start on the next step's request by the present weights, and return at once; its `generate` follows."""
+
+    def ahead(self) -> Rollout | None:
+        """The completions of the request that was begun, waited for; None without one."""
+        return None
+
+    def restore(self, batch: Rollout, seeds: list[int]) -> None:
+        """Take the completions that `ahead` returned before the run was interrupted, for the request of `seeds`."""
+
+    def sleep(self) -> None:
+        """Give back the memory that is not needed until the next `load`; nothing is sampled before."""
+
+    def close(self) -> None:
+        """End what the sampler started."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
-from dgpo.batch import Batch, concatenate
-from dgpo.rollout.base import Sampling
+from dgpo.batch import Rollout, concatenate
+from dgpo.rollout.base import Sampler, Sampling
 
 
 def stop_tokens(lm, tokenizer) -> list[int]:
@@ -21,18 +21,12 @@ def stop_tokens(lm, tokenizer) -> list[int]:
     return sorted({*stop, tokenizer.eos_token_id})
 
 
-class TransformersSampler:
+class TransformersSampler(Sampler):
     """Batched, KV-cached, left-padded sampling; at most `rows` sequences at once."""
 
     def __init__(self, policy, tokenizer, rows: int):
         self.lm, self.rows, self.pad = policy.lm, rows, tokenizer.pad_token_id
         self.stop = stop_tokens(policy.lm, tokenizer)
-
-    def sleep(self) -> None:
-        """Its weights are the trainer's."""
-
-    def close(self) -> None:
-        """It started nothing."""
 
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -42,7 +36,7 @@ class TransformersSampler:
                 own[name].copy_(tensor)
 
     @torch.no_grad()
-    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Rollout:
         # Neighbours in length share a call, so that little is padding; the order is restored at the end.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         parts = []
@@ -68,7 +62,7 @@ class TransformersSampler:
         completion = tokens[:, P:]
         is_stop = torch.isin(completion, torch.tensor(self.stop, device=device))
         mask = is_stop.cumsum(1) - is_stop.int() == 0  # up to and with the first stop token
-        return Batch(
+        return Rollout(
             input_ids=tokens,
             attention_mask=torch.cat([attention, mask], 1),
             mask=mask,

@@ -18,11 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dgpo.batch import Batch
+from dgpo.batch import Rollout
 from dgpo.config import ConfigError
 from dgpo.distributed import process_group
 from dgpo.model.loading import load_shape
-from dgpo.rollout.base import Sampling
+from dgpo.rollout.base import Sampler, Sampling
 
 _OLDEST = (0, 27)  # reload_weights takes an iterator
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # as architectures name them
@@ -44,7 +44,7 @@ def require(config) -> None:
         )
 
 
-class VLLMSampler:
+class VLLMSampler(Sampler):
     """At most `config.generation_batch_size` sequences of at most `length` tokens, prompt included, at once.
 
     On a CPU the KV cache is as large as vLLM's own variable VLLM_CPU_KVCACHE_SPACE says, 1 GiB by default. On a GPU it
@@ -88,7 +88,7 @@ class VLLMSampler:
         self._check_model(str(source))
         self.llm.apply_model(self._scale_logits)
 
-    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Batch:
+    def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Rollout:
         if self._asleep:
             raise RuntimeError("the sampler sleeps until its weights are loaded")
         # A cache of older weights would be wrong; one of earlier calls would make a completion depend on them.
@@ -148,7 +148,7 @@ class VLLMSampler:
         everything = [[x for column in columns for x in column] for columns in zip(*parts, strict=True)]
         return everything, slice(start, start + len(prompts))
 
-    def _batch(self, prompts, completions) -> Batch:
+    def _batch(self, prompts, completions) -> Rollout:
         B, P, T = len(prompts), max(map(len, prompts)), max(len(c.token_ids) for c in completions)
         tokens = torch.full((B, P + T), self.pad)
         attention, logp = torch.zeros(B, P + T, dtype=torch.bool), torch.zeros(B, T)
@@ -158,7 +158,7 @@ class VLLMSampler:
             tokens[i, P - len(prompt) : end] = torch.tensor(prompt + ids)
             attention[i, P - len(prompt) : end] = True
             logp[i, : len(ids)] = torch.tensor([at[t].logprob for at, t in zip(completion.logprobs, ids, strict=True)])
-        return Batch(
+        return Rollout(
             input_ids=tokens,
             attention_mask=attention,
             mask=attention[:, P:].clone(),

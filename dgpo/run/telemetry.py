@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dgpo.batch import Batch
+from dgpo.batch import Scored
 from dgpo.distributed import process_group
 from dgpo.methods import REGIONS, Method
 
@@ -36,7 +36,7 @@ class TokenStats:
         self.applied_w_log, self.applied_w_prob = 0.0, 0.0  # where the advantage is not 0
         self.parts: list[dict[str, Tensor]] = []
 
-    def add(self, update: int, batch: Batch, logp: Tensor, w_log: Tensor) -> None:
+    def add(self, update: int, batch: Scored, logp: Tensor, w_log: Tensor) -> None:
         """One micro-batch of the step's `update`-th optimizer step, with its log-probabilities and weights `[B, T]`."""
         batch, logp, w_log = batch.to("cpu"), logp.detach().cpu(), w_log.cpu()
         live = batch.mask

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dgpo.batch import Batch
+from dgpo.batch import Rollout
 from dgpo.model import logprobs
 from dgpo.model.loading import load_lm
 from dgpo.model.logprobs import token_logprobs
@@ -80,7 +80,7 @@ def make_batch(prompts, completions, pad=0):
     rows = [[pad] * (P - len(p)) + p + c + [pad] * (T - len(c)) for p, c in zip(prompts, completions, strict=True)]
     prompt = torch.tensor([[0] * (P - len(p)) + [1] * len(p) for p in prompts]).bool()
     mask = torch.tensor([[1] * len(c) + [0] * (T - len(c)) for c in completions]).bool()
-    return Batch(
+    return Rollout(
         input_ids=torch.tensor(rows),
         attention_mask=torch.cat([prompt, mask], 1),
         mask=mask,
@@ -141,7 +141,7 @@ def test_micro_batches_by_tokens_keep_the_budget_and_every_sequence(lengths, bud
 
 def test_a_sequence_above_the_budget_is_named():
     with pytest.raises(ValueError, match="a sequence of 5 tokens does not fit a micro-batch of 4"):
-        make_batch([[5, 6]], [[1, 2, 3]]).split(1, 4)
+        make_batch([[5, 6]], [[1, 2, 3]]).micro_batches(1, 4)
 
 
 def test_other_architectures_work(tmp_path):

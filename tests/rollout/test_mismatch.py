@@ -9,7 +9,7 @@ import torch
 
 from dgpo import __main__ as cli
 from dgpo import methods, objective, trainer
-from dgpo.batch import Batch
+from dgpo.batch import Weighted
 from dgpo.rollout import TransformersSampler, mismatch
 from dgpo.run.rows import read_rows
 
@@ -81,7 +81,7 @@ def test_the_correction_scales_the_policy_gradient_and_nothing_else():
     generator = torch.Generator().manual_seed(0)
     logp, old, ref = (-torch.rand(2, 3, generator=generator) for _ in range(3))
     factor = torch.tensor([[0.0, 0.5, 2.0], [1.0, 1.0, 0.3]])
-    batch = Batch(
+    batch = Weighted(
         input_ids=torch.zeros(2, 4, dtype=torch.long),
         attention_mask=torch.ones(2, 4, dtype=torch.bool),
         mask=torch.ones(2, 3, dtype=torch.bool),
@@ -90,6 +90,7 @@ def test_the_correction_scales_the_policy_gradient_and_nothing_else():
         sequence_id=torch.arange(2),
         advantage=torch.tensor([[1.0], [-0.5]]),
         old_logp=old,
+        entropy=torch.zeros(2, 3),
         ref_logp=ref,
         loss_weight=torch.full((2, 3), 1 / 6),
     )

@@ -6,21 +6,20 @@ import pytest
 import torch
 
 from dgpo import methods
-from dgpo.batch import Batch
+from dgpo.batch import Scored
 from dgpo.run.telemetry import TokenStats
 
 
 def test_the_largest_weight_applied_leaves_out_tokens_without_advantage():
     """A group whose rewards are all equal has advantage 0: whatever its tokens weigh has no effect."""
     method, one = methods.get("pg"), torch.ones(2, 1, dtype=torch.bool)
-    batch = Batch(
+    batch = Scored(
         input_ids=torch.zeros(2, 2, dtype=torch.long),
         attention_mask=torch.ones(2, 2, dtype=torch.bool),
         mask=one,
         rollout_logp=torch.zeros(2, 1),
         finished=one[:, 0],
         sequence_id=torch.arange(2),
-    ).replace(
         advantage=torch.tensor([[0.0], [-1.0]]),
         old_logp=torch.tensor([[-5.0], [-1.0]]),
         entropy=torch.zeros(2, 1),

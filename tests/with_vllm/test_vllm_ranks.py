@@ -29,7 +29,7 @@ def distances(settings: dict) -> list[list[float]]:
             with torch.no_grad():
                 off.append(float((parts.policy(batch)[0] - batch.rollout_logp).abs().max()))
             if len(off) == 1:
-                parts.engine.update([(parts.engine(batch)[0] * batch.mask / batch.mask.sum()).sum()], 1)
+                parts.engine.update(batch, lambda micro: (parts.engine(micro)[0] * micro.mask).sum() / 100)
         parts.sampler.load(parts.engine.named_full_parameters())
         found.append(off)
     return found

@@ -31,7 +31,7 @@ def made(small):
 
 def move(parts, batch, sign=1.0):
     """A real update that makes the batch less likely, or more."""
-    parts.engine.update([(sign * parts.engine(batch)[0] * batch.mask / batch.mask.sum()).sum()], 1)
+    parts.engine.update(batch, lambda micro: (sign * parts.engine(micro)[0] * micro.mask / batch.mask.sum()).sum())
 
 
 def distance(parts, batch):
