@@ -18,6 +18,13 @@ def validate(config: "Config") -> "Config":
         method = config.make_method()
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    for check in (_check_batch, _check_task, _check_reward, _check_asynchronous, _check_rest):
+        check(config)
+    aggregation = method.aggregation if config.loss_aggregation == "method" else config.loss_aggregation
+    return config.model_copy(update={"method_params": method.params(), "loss_aggregation": aggregation})
+
+
+def _check_batch(config: "Config") -> None:
     if config.batch_size % config.num_minibatches:
         raise ConfigError(
             f"prompts_per_step × group_size = {config.prompts_per_step} × {config.group_size} = {config.batch_size} "
@@ -33,10 +40,24 @@ def validate(config: "Config") -> "Config":
             f"max_tokens_per_micro_batch={config.max_tokens_per_micro_batch} must be at least the longest sequence, "
             f"max_prompt_tokens + max_new_tokens = {longest}"
         )
+    if config.group_size == 1 and config.filter_groups != "none":
+        raise ConfigError(
+            f"group_size=1 with filter_groups={config.filter_groups!r}: a group of one never varies, so none is left"
+        )
+
+
+def _check_task(config: "Config") -> None:
     if config.task == "math" and not config.data:
         raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
     if config.task not in ("chain", "math") and ":" not in config.task:
         raise ConfigError(f"task={config.task!r} must be 'chain', 'math' or module:Class")
+    if config.task == "math" and config.model == "tiny":
+        raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of task='chain'")
+    if config.drop_contaminated and not (config.task == "math" and config.eval_data):
+        raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
+
+
+def _check_reward(config: "Config") -> None:
     if config.reward and config.task != "math":
         raise ConfigError(f"reward={config.reward} needs task='math', whose problems it judges, not {config.task!r}")
     if bad := [name for name in config.reward if name.count(":") != 1]:
@@ -46,14 +67,9 @@ def validate(config: "Config") -> "Config":
             f"reward_weights={config.reward_weights}: {len(config.reward_weights)} weights for "
             f"{len(config.reward)} rewards"
         )
-    if config.task == "math" and config.model == "tiny":
-        raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of task='chain'")
-    if config.drop_contaminated and not (config.task == "math" and config.eval_data):
-        raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
-    if config.group_size == 1 and config.filter_groups != "none":
-        raise ConfigError(
-            f"group_size=1 with filter_groups={config.filter_groups!r}: a group of one never varies, so none is left"
-        )
+
+
+def _check_asynchronous(config: "Config") -> None:
     if config.asynchronous and config.importance_correction != "none":
         raise ConfigError(
             f"asynchronous=True: its old log-probabilities are the sampler's own, so that "
@@ -64,14 +80,15 @@ def validate(config: "Config") -> "Config":
             f"asynchronous=True: each rank has a sampler of its own, so vllm.tensor_parallel="
             f"{config.vllm.tensor_parallel} must be 1"
         )
+
+
+def _check_rest(config: "Config") -> None:
     if config.importance_bounds[0] >= config.importance_bounds[1]:
         raise ConfigError(f"importance_bounds={list(config.importance_bounds)}: the first must be below the second")
     if config.offload == "optimizer+params" and config.zero_stage != 3:
         raise ConfigError(f"offload='optimizer+params' needs zero_stage=3, not zero_stage={config.zero_stage}")
     if config.tiny.hidden % (2 * config.tiny.heads):
         raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
-    aggregation = method.aggregation if config.loss_aggregation == "method" else config.loss_aggregation
-    return config.model_copy(update={"method_params": method.params(), "loss_aggregation": aggregation})
 
 
 def check_machine(config: Settings) -> None:

@@ -29,7 +29,7 @@ _LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 Compare = Callable[[str, str], bool]
 
 
-def equal(
+def equal(  # noqa: C901 (a table of pairs of shapes)
     gold, given, same: Compare, same_equation: Compare, same_order: Callable[[forms.Order, forms.Order], bool]
 ) -> bool:
     """Whether two forms say the same; the functions compare expressions and equations, given as text, and orders."""

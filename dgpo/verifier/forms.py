@@ -73,7 +73,7 @@ _PLAIN_WORDS |= {
 }
 
 
-def read(text: str):
+def read(text: str):  # noqa: C901 (a table of shapes, the first that fits)
     """The form of a normalised text. Anything that has no other form is an Atom."""
     text = peel(text)
     if literals.value(text) is not None:
