@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 # One process a core, but no more than four: each takes a gigabyte. A file's tests stay together, for its fixtures.
 WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: docs setup train test test-rounding test-browser test-vllm lint format bench bench-peers notebooks clean
+.PHONY: docs setup train test test-rounding test-browser test-vllm lint types format bench bench-peers notebooks clean
 
 setup: $(VENV)/.ready
 
@@ -68,6 +68,10 @@ test-browser: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# pyright in its standard mode, from a package that brings all it needs.
+types: setup
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: setup
 	$(BIN)/ruff check --fix .

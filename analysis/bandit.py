@@ -194,7 +194,8 @@ class _Log:
             "p_best": (p * good).sum(-1),
             "support": (p > support).sum(-1).to(p.dtype),
         }
-        self.log_r, self.w_max, self.norm, self.square, self.sum, self.shares = [], 0, 0, 0, 0, 0
+        self.log_r: list[torch.Tensor] = []
+        self.w_max, self.norm, self.square, self.sum, self.shares = torch.zeros(5, 1).unbind()
         self.count = 0
 
     def update(self, methods, log_r, advantage, w, gradient, policy):

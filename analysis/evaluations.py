@@ -66,7 +66,7 @@ def main_table(evaluations: Evaluations, published: str | None = None) -> pd.Dat
         row |= {f"{samples.benchmark} avg@{n}": both(*pass_at(samples, 1)) for samples in group}
         row |= {"mean avg": both(*pass_at(group, 1)), "mean pass": both(*pass_at(group, n)), "k": n}
         rows.append(row)
-    for key, (avg, passed) in PUBLISHED.get(published, {}).items():
+    for key, (avg, passed) in (PUBLISHED[published] if published else {}).items():
         what = f"published, {published}, six benchmarks"
         row = {"policy": style.label(key), "source": what, "mean avg": f"{avg:.1f}", "mean pass": f"{passed:.1f}"}
         rows.append(row | {"k": 32})

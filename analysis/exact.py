@@ -8,6 +8,7 @@ questions instead: how often does a method collapse, a proportion, and how do th
 import functools
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -67,18 +68,20 @@ def _end(d: np.ndarray, confidence: float) -> float:
 
 def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
     """successes / n with the interval of Clopper and Pearson, which covers at least as often as it says."""
-    found = scipy_stats.binomtest(successes, n).proportion_ci(confidence, method="exact")
+    found: Any = scipy_stats.binomtest(successes, n).proportion_ci(confidence, method="exact")
     return Estimate(successes / n, found.low, found.high)
 
 
 def fisher(a: int, of_a: int, b: int, of_b: int) -> float:
     """Two-sided p of "a of of_a and b of of_b have one probability": Fisher's exact test."""
-    return float(scipy_stats.fisher_exact([[a, of_a - a], [b, of_b - b]])[1])
+    found: Any = scipy_stats.fisher_exact([[a, of_a - a], [b, of_b - b]])
+    return float(found.pvalue)
 
 
-def holm(ps: Mapping) -> dict:
+def holm(ps: Mapping[Any, float]) -> dict[Any, float]:
     """The p of each comparison, adjusted by Holm: a page that claims those below α is wrong in at most a share α."""
-    adjusted, largest = {}, 0.0
+    adjusted: dict[Any, float] = {}
+    largest = 0.0
     for rank, (name, p) in enumerate(sorted(ps.items(), key=lambda item: item[1])):
         largest = max(largest, min(1.0, (len(ps) - rank) * p))
         adjusted[name] = largest

@@ -55,7 +55,7 @@ class Picture:
 
     def __init__(self, panels, width=4.6, height=3.4, dpi=80):
         with style.figure_style():
-            self.figure = Figure(figsize=(width * panels, height), dpi=dpi, layout="none")
+            self.figure = Figure(figsize=(width * panels, height), dpi=dpi)
             self.canvas = FigureCanvasAgg(self.figure)
             self.axes = self.figure.subplots(1, panels, squeeze=False)[0]
             left = 0.62 / (width * panels) + 0.03
@@ -69,7 +69,7 @@ class Picture:
     def legend(self, axis, columns):
         handles = axis.get_legend_handles_labels()
         legend = self.figure.legend(*handles, loc="lower center", ncols=columns, handlelength=3, frameon=False)
-        for handle in legend.legend_handles:
+        for handle in filter(None, legend.legend_handles):
             handle.set_animated(False)
 
     def png(self, scale=()) -> bytes:

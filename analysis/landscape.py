@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from dgpo import methods as registry
 from dgpo.methods import DEFAULT_EPS, REGIONS, regions
@@ -75,7 +76,7 @@ def trust_region_of(method) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def weigh(method, log_ratio, advantage=1.0, pi_old=0.05) -> np.ndarray:
+def weigh(method, log_ratio: ArrayLike, advantage: ArrayLike = 1.0, pi_old: ArrayLike = 0.05) -> np.ndarray:
     """w_log of independent one-token sequences, float64, any shape.
 
     `log_ratio`, `advantage` and `pi_old` broadcast against each other; they reach the method as `[N, 1]`, so that a
@@ -165,7 +166,7 @@ def landscape(
                             "advantage": float(advantage),
                             "ratio": ratio,
                             "pi": pi,
-                            "region": pd.Categorical.from_codes(code.numpy(), REGIONS),
+                            "region": pd.Categorical.from_codes(code.numpy(), pd.Index(REGIONS)),
                             "w_log": w,
                             "gate": w / ratio,
                             "w_prob": w / pi,

@@ -126,13 +126,13 @@ def diagram(family: Family, chosen: Iterable, distances: Sequence[float], sample
     made = resolve_all(chosen)
     keys = [key_of(m) for m in made]
     names = tuple(k if keys.count(k) == 1 else str(m) for k, m in zip(keys, made, strict=True))
-    samples = np.asarray(samples, float)
-    error = np.empty((len(made), len(distances), len(samples)))
+    counts = np.asarray(samples, float)
+    error = np.empty((len(made), len(distances), len(counts)))
     for j, distance in enumerate(distances):
         logits = family.moved(distance)
         for i, method in enumerate(made):
-            error[i, j] = median_error(exact(method, family.logits, logits, family.advantage), samples)
-    return Diagram(names, np.asarray(distances, float), samples, error)
+            error[i, j] = median_error(exact(method, family.logits, logits, family.advantage), counts)
+    return Diagram(names, np.asarray(distances, float), counts, error)
 
 
 def median_error(moments: Moments, samples: np.ndarray) -> np.ndarray:

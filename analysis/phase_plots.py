@@ -1,10 +1,12 @@
 """Figures of bias and variance: moments over the distance, the map of who is closest, what a wrong choice costs."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis import style
 from analysis.estimator import exact
@@ -64,8 +66,8 @@ def winners(diagrams: Mapping[str, Diagram], marks: Mapping[str, tuple] | None =
             ax.set(xscale="log", yscale="log", xlabel=_DISTANCE, ylabel=_SAMPLES, title=title)
             for i in np.unique(best):
                 name = made.names[i]
-                handles[name] = plt.Rectangle((0, 0), 1, 1, color=colours(i), alpha=0.75, label=_named(name))
-        handles["hatch"] = plt.Rectangle(
+                handles[name] = Rectangle((0, 0), 1, 1, color=colours(i), alpha=0.75, label=_named(name))
+        handles["hatch"] = Rectangle(
             (0, 0), 1, 1, facecolor="none", hatch="////", edgecolor="#444444", label="worse than no gradient"
         )
         return finish(plt, fig, list(handles.values()), columns=8)
@@ -76,6 +78,7 @@ def regrets(made: Diagram, names: Sequence[str], publication: bool = False) -> F
     with style.figure_style(publication) as plt:
         width = 5.5 if publication else 3.6 * len(names) + 1
         fig, axes = plt.subplots(1, len(names), figsize=(width, 2.6 if publication else 3.8), sharey=True)
+        image: Any = None
         for ax, name in zip(np.atleast_1d(axes), names, strict=True):
             image = ax.pcolormesh(
                 made.distances, made.samples, np.log10(made.regret(name)).T, cmap="cividis", vmin=0, vmax=2

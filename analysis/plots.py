@@ -67,6 +67,7 @@ def scale_axis(ax, axis, values, log=None):
     log = log if len(size) else False
     spans = bool(len(size)) and size.max() / np.quantile(size, 0.02) > 30
     zero_line = axis == "y" and not (values > 0).all()
+    linthresh = 0.0
     if spans if log is None else log:
         set_scale = ax.set_yscale if axis == "y" else ax.set_xscale
         if (values > 0).all():
@@ -90,7 +91,7 @@ class _ZeroAndDecades(FixedLocator):
     def __init__(self, low, high):
         first, last = round(math.log10(low)), math.floor(math.log10(high))
         powers = 10.0 ** np.arange(first, last + 1, max(1, math.ceil((last - first + 1) / 5)))
-        super().__init__(np.concatenate([-powers[::-1], [0], powers]))
+        super().__init__([*-powers[::-1], 0, *powers])
 
 
 def _sign_name(advantage):
@@ -333,7 +334,8 @@ def intervals(summary: pd.DataFrame, column: str = "difference", *, label: str =
         fig, ax = plt.subplots(figsize=(5.5 if publication else 6.4, 1.1 + 0.34 * len(rows)))
         for i, (key, row) in enumerate(rows.iterrows()):
             value, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
-            ax.errorbar(value, i, xerr=[[value - low], [high - value]], fmt="o", color=style.colour(key), capsize=3)
+            spread, colour = [[value - low], [high - value]], style.colour(str(key))
+            ax.errorbar(value, i, xerr=spread, fmt="o", color=colour, capsize=3)
         if column == "difference":
             ax.axvline(0, color="#888888", linewidth=1)
         ax.set_yticks(range(len(rows)), [style.label(k) for k in rows.index])

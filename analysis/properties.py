@@ -143,6 +143,7 @@ def _bias(curve, past, low, high):
     for name, (sign, start, end) in past.items():
         boundary = name in ("left", "right")
         factor = {"left": BIAS_LEFT, "right": BIAS_RIGHT}.get(name, LAGGING)
+        departs = np.zeros(1, bool)
         if boundary:
             t = np.linspace(start, end, POINTS)
             departs = np.abs(curve.gate(sign, t) - 1) > EQUAL

@@ -1,6 +1,7 @@
 """Figures of runs: learning curves, region shares, and the weight of every sampled token (the paper's figure 4)."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,6 +94,7 @@ def region_shares(run: Run, publication: bool = False):
         ("w_prob", "Σ |A · w_prob|,  weight on ∇π"),
     )
     with style.figure_style(publication) as plt:
+        layers = []
         fig, axes = plt.subplots(1, 3, figsize=(5.5, 2.2) if publication else (12, 3.6))
         for ax, (column, title) in zip(axes, panels, strict=True):
             shares = {r: _column(steps, f"{column}/{r}") for r in OUTSIDE}
@@ -125,6 +127,7 @@ def weight_scatter(tokens: pd.DataFrame, method: Method, publication: bool = Fal
     spread = float(np.quantile(tokens["advantage"].abs(), 0.98))
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(2, 2, figsize=(5.5, 4.6) if publication else (11, 8), sharex="col", sharey="row")
+        points: Any = None
         for i, (weight, ylabel) in enumerate(
             (("w_log", "weight on ∇log π:  w_log"), ("w_prob", "weight on ∇π:  w_prob = w_log/π"))
         ):
@@ -161,10 +164,9 @@ def _theory(ax, ratios: pd.Series, method: Method) -> None:
     """The curve that `method.weight` draws, for A > 0 and A < 0, where it depends on the token's ratio alone."""
     log_ratio = torch.linspace(math.log(ratios.min()), math.log(ratios.max()), 400, dtype=torch.float64)[:, None]
     for advantage, colour, name in ((1.0, style.POSITIVE, "A > 0"), (-1.0, style.NEGATIVE, "A < 0")):
-        common, rare = (
-            method.weight(log_ratio + old, torch.full_like(log_ratio, old), advantage) for old in (-5.0, -9.0)
-        )
-        neighbours = method.weight(log_ratio.T, torch.zeros_like(log_ratio.T), advantage).T
+        sign = torch.tensor(advantage, dtype=torch.float64)
+        common, rare = (method.weight(log_ratio + old, torch.full_like(log_ratio, old), sign) for old in (-5.0, -9.0))
+        neighbours = method.weight(log_ratio.T, torch.zeros_like(log_ratio.T), sign).T
         if torch.allclose(common, rare) and torch.allclose(common, neighbours):
             ax.plot(log_ratio.exp(), common, color=colour, linewidth=1.2, label=f"the method's curve, {name}")
             ax.legend(loc="upper left")

@@ -132,7 +132,7 @@ def regions(results: Results, panel: str | None = None, lines=None, publication:
         fig, axes = _grid(plt, rows, columns, publication, width=3.2, height=2.3, sharex=True, sharey=True)
         for ax in axes.flat[len(lines) :]:
             ax.set_visible(False)
-        highest = 0.0
+        highest, handles = 0.0, []
         for ax, line in zip(axes.flat, lines, strict=False):
             frame = results.steps(line, panel)
             shares = frame[frame["step"] > 0].set_index("step").reindex(columns=[f"tokens/{r}" for r in OUTSIDE])

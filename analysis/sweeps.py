@@ -231,8 +231,8 @@ def comparison(results: Results, metric: str, reference: str, panel: str | None 
                     row |= {"difference": found.value, "low": found.low, "high": found.high, "p": exact.sign_flip(d)}
             rows.append(row)
     frame = pd.DataFrame(rows)
-    ps = {(i, name): frame.loc[i, name] for name in ("p", "p_collapse") for i in frame.index if name in frame}
-    for (i, name), p in exact.holm({key: p for key, p in ps.items() if p == p}).items():
+    found = [(i, name, p) for name in ("p", "p_collapse") if name in frame for i, p in frame[name].dropna().items()]
+    for (i, name), p in exact.holm({(i, name): float(p) for i, name, p in found}).items():
         frame.loc[i, f"{name}_holm"] = p
     frame = frame.reindex(columns=[*frame, *(c for c in _COMPARED if c not in frame)])
     return frame if panel is None else frame[frame["panel"] == panel].reset_index(drop=True)

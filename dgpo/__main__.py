@@ -18,7 +18,7 @@ from collections.abc import Collection
 
 from dgpo import errors
 from dgpo.distributed import launcher
-from dgpo.errors import ConfigError
+from dgpo.errors import ConfigError, mark_common
 from dgpo.plain import path_text
 from dgpo.written import read_words
 
@@ -132,7 +132,7 @@ def _train(args, places) -> int:
     try:
         config = configs.load(recipe, **overrides)
     except ConfigError as error:
-        error.is_common = True  # all ranks were given the same words
+        mark_common(error)  # all ranks were given the same words
         raise
     places |= config.paths()
     from dgpo.distributed import process_group  # after validation: these imports take seconds

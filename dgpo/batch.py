@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -42,19 +42,20 @@ class Rollout:
         return dataclasses.replace(self, **fields)
 
     def to(self, device: str | torch.device) -> Self:
-        return type(self)(**{k: v.to(device) for k, v in self.tensors().items()})
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self.tensors().items()}
+        return type(self)(**moved)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every field that is not None, by name."""
         return {k: v for k, v in vars(self).items() if v is not None}
 
-    def scored(self, **fields: Tensor | None) -> "Scored":
+    def scored(self, **fields: Any) -> "Scored":
         """The same sequences with what Scored adds."""
-        return Scored(**self.tensors(), **fields)
+        return Scored(**vars(self), **fields)
 
     def select(self, index: Tensor) -> Self:
         """The sequences at `index` (numbers or a boolean mask), trimmed of columns that are padding in all of them."""
-        part = {k: v[index] for k, v in self.tensors().items()}
+        part: dict[str, Any] = {k: v[index] for k, v in self.tensors().items()}
         P = self.input_ids.shape[1] - self.mask.shape[1]
         live = part["attention_mask"].any(0)
         first = int(live[:P].int().argmax()) if P else 0
@@ -123,7 +124,7 @@ class Scored(Rollout):
 
     def weighted(self, loss_weight: Tensor) -> "Weighted":
         """The same sequences as one optimizer batch."""
-        return Weighted(**self.tensors(), loss_weight=loss_weight)
+        return Weighted(**vars(self), loss_weight=loss_weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ A name that is no setting but a parameter of the chosen method (`n`, `eps_low`, 
 
 import dataclasses
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -242,7 +243,7 @@ class Config(PolicySettings):
         return methods.get(self.method, **self.method_params)
 
 
-def load(recipe: str | Path | None = None, **overrides) -> Config:
+def load(recipe: str | PathLike | None = None, **overrides) -> Config:
     """The validated Config of a recipe (a name in `recipes/` or a path; None for the defaults) with overrides.
 
     Raises ConfigError for an unknown recipe, setting, method or parameter, and for values that are not allowed.
@@ -278,7 +279,7 @@ def make(settings: dict[str, Any]) -> Config:
     return config_rules.validate(config)
 
 
-def read_recipe(recipe: str | Path) -> dict[str, Any]:
+def read_recipe(recipe: str | PathLike) -> dict[str, Any]:
     """The settings in a recipe file."""
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if str(recipe) in names:

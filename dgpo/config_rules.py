@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgpo.errors import ConfigError
-from dgpo.settings import Settings
 
 if TYPE_CHECKING:
-    from dgpo.config import Config
+    from dgpo.config import Config, PolicySettings
 
 
 def validate(config: "Config") -> "Config":
@@ -91,7 +90,7 @@ def _check_rest(config: "Config") -> None:
         raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
 
 
-def check_machine(config: Settings) -> None:
+def check_machine(config: "PolicySettings") -> None:
     """Raise ConfigError where this machine lacks what a Config or EvalConfig asks for: before anything is loaded.
 
     To read the settings of a run that another machine made, or to plan one, needs none of it.

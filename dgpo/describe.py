@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -33,13 +33,13 @@ def settings_of(settings: type[Settings], prefix: str = "") -> Iterator[Setting]
     names = sorted(settings.model_fields, key=lambda name: order.index(about(settings, name)["group"]))
     for name in names:
         field, its = settings.model_fields[name], about(settings, name)
-        inner = field.annotation if isinstance(field.annotation, type) else None
-        nested = inner is not None and issubclass(inner, Settings)
+        inner = field.annotation
+        nested = isinstance(inner, type) and issubclass(inner, Settings)
         default = "" if nested or field.is_required() else _text(field.default)
         kind = "" if nested else kind_of(field)
         yield Setting(prefix + name, kind, default, its["unit"], field.description or "", its["group"], its["resume"])
         if nested:
-            yield from settings_of(inner, f"{prefix}{name}.")
+            yield from settings_of(cast(type[Settings], inner), f"{prefix}{name}.")
 
 
 def kind_of(field: FieldInfo) -> str:

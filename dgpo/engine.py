@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+_tensor` is depreca
 
 import deepspeed  # noqa: E402  (it picks its accelerator on import)
 
+Sequences = TypeVar("Sequences", bound=Rollout)
+
 _PERSISTENT = 100_000  # elements; ZeRO-3 keeps smaller parameters whole on every rank
 
 
@@ -36,7 +39,8 @@ class Engine:
 
     def __init__(self, policy: Policy, config: Config):
         self.policy, self.config = policy, config
-        if (taken := deepspeed.get_accelerator().device_name()) != policy.device.type:
+        accelerator: Any = deepspeed.get_accelerator()
+        if (taken := accelerator.device_name()) != policy.device.type:
             raise ConfigError(
                 f"device={config.device!r}, but DeepSpeed trains on {taken} where it can: hide the GPUs with "
                 "CUDA_VISIBLE_DEVICES="
@@ -60,7 +64,8 @@ class Engine:
             weight_decay=config.weight_decay,
             fused=on_gpu or config.offload != "none" or None,  # one pass over memory instead of a dozen, and no copies
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(config))
+        self.schedule: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(config))
+        self.deepspeed: Any  # its own types leave out what its ZeRO optimizers have
         self.deepspeed, *_ = deepspeed.initialize(
             model=policy, optimizer=optimizer, lr_scheduler=self.schedule, config=self.settings
         )
@@ -99,7 +104,7 @@ class Engine:
             policy(batch.dummy().to(device))
         return process_group.all_reduce_sum(logp), process_group.all_reduce_sum(entropy)
 
-    def update(self, batch: Rollout, loss: Callable[[Rollout], Tensor]) -> dict[str, float]:
+    def update(self, batch: Sequences, loss: Callable[[Sequences], Tensor]) -> dict[str, float]:
         """One optimizer step on the sum of `loss(micro_batch)` over the micro-batches of an optimizer batch.
 
         Each rank computes its own part of `batch`, which all of them hold. Returns the gradient norm before clipping,
@@ -196,7 +201,7 @@ def lr_factor(config: Config):
 
 def _zero(config: Config) -> dict:
     """DeepSpeed's settings of the ZeRO stage and of what waits in host memory."""
-    zero = {"stage": config.zero_stage}
+    zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = _PERSISTENT
     pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -209,7 +214,7 @@ def _zero(config: Config) -> dict:
 
 def _own_head(policy: Policy) -> None:
     """The policy multiplies by the output layer's weight outside that layer: ZeRO-3 must have it whole there too."""
-    head = policy.lm.get_output_embeddings()
+    head = policy.head
     for parameter in head.parameters():
         deepspeed.zero.register_external_parameter(policy, parameter)
 
@@ -217,7 +222,7 @@ def _own_head(policy: Policy) -> None:
 def _init_deepspeed(device: str) -> None:
     """Let DeepSpeed take over the process group."""
     if device == "cpu":  # else it compiles shared-memory collectives for minutes, which gloo does without
-        vars(deepspeed.ops).setdefault("__compatible_ops__", {})
+        deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})
     deepspeed.init_distributed(
         dist_backend="nccl" if device == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
     )

@@ -49,6 +49,11 @@ class ConfigError(Explained, ValueError):
     exit_code = _MISTAKE
 
 
+def mark_common(error: BaseException, common: bool = True) -> None:
+    """Say that every rank raises this error: the first one prints it, and no rank is named."""
+    vars(error)["is_common"] = common
+
+
 class PlaceError(Explained):
     """A file or folder that cannot be used as a setting or variable asks."""
 

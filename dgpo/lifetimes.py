@@ -21,13 +21,14 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from typing import IO, Any
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _INTERVAL = 0.2  # seconds between two looks at the parent, where the kernel does not tell
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
 
 
-def start(module: str, *arguments: str, env: dict[str, str] | None = None, **options) -> subprocess.Popen:
+def start(module: str, *arguments: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen:
     """Run `main(*arguments)` of a module in a process that ends with this one. Options are those of Popen.
 
     It has a session of its own: Ctrl-C goes to the parent alone, and `end` reaches what the child has started.
@@ -43,6 +44,13 @@ def start(module: str, *arguments: str, env: dict[str, str] | None = None, **opt
     except KeyboardInterrupt:
         made.add_done_callback(lambda made: made.exception() or end(made.result()))
         raise
+
+
+def pipes(process: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
+    """The standard input and output of a process that was started with pipes for both."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout
 
 
 def end(process: subprocess.Popen) -> None:

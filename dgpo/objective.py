@@ -161,9 +161,11 @@ def objective(
     weight = batch.loss_weight if batch.importance_weight is None else batch.loss_weight * batch.importance_weight
     loss = surrogate(logp, w_log, batch.advantage, weight)
     if kl_coef:
+        assert batch.ref_logp is not None
         penalty = kl_penalty(_live(logp, batch.mask), _live(batch.ref_logp, batch.mask), kl)
         loss = loss + kl_coef * (batch.loss_weight * penalty).sum()
     if entropy_coef:
+        assert entropy is not None
         loss = loss - entropy_coef * (batch.loss_weight * _live(entropy, batch.mask)).sum()
     return loss, w_log
 

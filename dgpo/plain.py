@@ -10,6 +10,8 @@ from dgpo.errors import ConfigError
 
 def plain(value: Any) -> Any:
     """The same value as Python's own numbers, strings and lists: for numpy's numbers and arrays, and for paths."""
+    known: type
+    kind: Any
     for known, kind in ((bool, bool), (Integral, int), (Real, float), (str, str)):
         if isinstance(value, known):
             return kind(value)

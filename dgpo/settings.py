@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Collection
 from datetime import date
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -76,7 +76,7 @@ def setting(
     """
     if group not in GROUPS or resume not in RESUME:
         raise ValueError(f"group={group!r}, resume={resume!r}: one of {', '.join(GROUPS)} and of {', '.join(RESUME)}")
-    about = {"group": group, "unit": unit, "resume": resume}
+    about: Any = {"group": group, "unit": unit, "resume": resume}
     return Field(default=default, description=description, json_schema_extra=about, **limits)
 
 
@@ -124,7 +124,7 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        value, kind = plain(value), cls.model_fields[info.field_name].annotation
+        value, kind = plain(value), cls.model_fields[str(info.field_name)].annotation
         if has_boolean(value) and kind is not bool:
             raise ValueError("true and false are not allowed here")
         if isinstance(value, float) and value.is_integer() and int in (kind, *get_args(kind)):
@@ -163,7 +163,8 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 
 def about(settings: type[Settings], name: str) -> dict[str, str]:
     """Group, unit and class of RESUME of a setting."""
-    return settings.model_fields[name].json_schema_extra or {"group": "", "unit": "", "resume": "fixed"}
+    said = cast(dict[str, str], settings.model_fields[name].json_schema_extra)
+    return said or {"group": "", "unit": "", "resume": "fixed"}
 
 
 def _is_path(field) -> bool:

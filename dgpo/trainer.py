@@ -51,6 +51,9 @@ from dgpo.tasks.base import Problem
 _SHOWN = 8  # held-out problems whose first completion is kept at every evaluation
 
 
+Metrics = dict[str, float | None]
+
+
 class TrainingDiverged(process_group.CommonError):
     """A loss, a gradient or a metric became NaN or infinite; a checkpoint before it is intact."""
 
@@ -141,15 +144,15 @@ class Trainer:
         with self.seconds.phase("load"):
             self.sampler.load(self.engine.named_full_parameters())
 
-    def rollout(self) -> tuple[Rollout, Tensor, dict[str, float]]:
+    def rollout(self) -> tuple[Rollout, Tensor, Metrics]:
         """Completions and rewards `[groups, n]` to learn from, and metrics of all that was sampled.
 
         With filter_groups="drop", groups whose rewards are all equal are left out; with "resample", others are sampled
         in their place, for `max_resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
         """
         config, batches, scores, rounds, stale = self.config, [], [], 0, 0
-        known, means = Counter(self.task.verdicts), getattr(self.task, "means", dict)
-        means()  # an evaluation's do not count here
+        known = Counter(self.task.verdicts)
+        self.task.means()  # an evaluation's do not count here
         while True:
             for batch, rewards in self._sample():
                 batches.append(batch)
@@ -175,7 +178,7 @@ class Trainer:
         self.sampler.sleep()
         verdicts = sum(process_group.all_gather_object(self.task.verdicts - known), Counter())
         metrics |= {f"verdict/{name}": count / verdicts.total() for name, count in sorted(verdicts.items())}
-        metrics |= _means(process_group.all_gather_object(means()))  # of each reward of one's own
+        metrics |= _means(process_group.all_gather_object(self.task.means()))  # of each reward of one's own
         if config.filter_groups != "none":
             kept = (~silent).nonzero().squeeze(1)[: config.prompts_per_step]
             rows = (~silent).repeat_interleave(config.group_size).nonzero().squeeze(1)
@@ -187,7 +190,7 @@ class Trainer:
         if step < self.config.steps:
             self.sampler.begin(*self._requests()[1:], self.sampling)
 
-    def score(self, batch: Rollout, rewards: Tensor) -> tuple[Scored, dict[str, float | None]]:
+    def score(self, batch: Rollout, rewards: Tensor) -> tuple[Scored, Metrics]:
         """Advantages, and log-probabilities by the trainer's own forward pass, compared with the sampler's."""
         config = self.config
         if not len(batch):
@@ -215,14 +218,15 @@ class Trainer:
             ref_logp=reference,
             importance_weight=factor,
         )
-        metrics = {"entropy": float(entropy[live].mean())} | {f"mismatch/{k}": v for k, v in distance.items()}
+        metrics: Metrics = {"entropy": float(entropy[live].mean())}
+        metrics |= {f"mismatch/{k}": v for k, v in distance.items()}
         if factor is not None:
             metrics["importance_weight/mean"] = float(factor[live].mean())
         if reference is not None:
             metrics["kl/reference"] = float(kl_penalty(logp, reference, "k3")[live].mean())
         return scored, metrics
 
-    def update(self, step: int, batch: Scored) -> dict[str, float | None]:
+    def update(self, step: int, batch: Scored) -> Metrics:
         """`epochs` × `num_minibatches` optimizer steps. Raises TrainingDiverged instead of applying a NaN."""
         config = self.config
         generator = torch.Generator().manual_seed(fold_in(config.seed, "update", step))
@@ -244,7 +248,7 @@ class Trainer:
         metrics["lr"] = reports[-1]["lr"] if reports else None
         return metrics
 
-    def report(self, step: int, metrics: dict[str, float]) -> None:
+    def report(self, step: int, metrics: Metrics) -> None:
         """Evaluate when it is due, write the step's row, checkpoint when it is due."""
         config, last, result = self.config, step == self.config.steps, None
         if step == 0 or last or (config.eval_every and step % config.eval_every == 0):
@@ -338,7 +342,7 @@ class Trainer:
         self.tokenizer.save_pretrained(folder)
 
 
-def _means(parts: list[dict[str, tuple[float, int]]]) -> dict[str, float]:
+def _means(parts: list[dict[str, tuple[float, int]]]) -> Metrics:
     """The mean of each reward over all ranks, from the (sum, count) of each rank."""
     sums = {name: [sum(column) for column in zip(*(part[name] for part in parts), strict=True)] for name in parts[0]}
     return {f"reward/{name}": total / count for name, (total, count) in sums.items() if count}

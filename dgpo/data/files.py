@@ -1,6 +1,6 @@
 """The rows of a problem file (JSONL, JSON, CSV, Parquet) or of a dataset on the hub, and what is wrong with a row.
 
-A file that cannot be read raises DataError; a fault that belongs to one row comes as a string in that row's place.
+A file that cannot be read raises DataError; a fault that belongs to one row comes with that row.
 """
 
 import codecs
@@ -11,10 +11,11 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
-from typing import TextIO
+from typing import Any, NamedTuple, TextIO
 
 from dgpo.errors import Explained, first_line
 from dgpo.plain import text_encoding
@@ -33,8 +34,16 @@ class DataError(Explained, ValueError):
     exit_code = 2
 
 
-def read_rows(data: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, dict | str]]:
-    """(line or row number, row) of a file or a dataset, a string in place of a row that cannot be read.
+class FileRow(NamedTuple):
+    """A row of a problem file: its line or row number, its fields by name, and why it could not be read, if so."""
+
+    number: int
+    values: dict[str, Any]
+    fault: str = ""
+
+
+def read_rows(data: str | Path, encoding: str = "utf-8") -> Iterator[FileRow]:
+    """The rows of a file or a dataset; one that cannot be read has a fault and no values.
 
     `encoding` is that of a text file that is not UTF-8. Raises DataError, one line that names the file.
     """
@@ -61,10 +70,11 @@ def read_rows(data: str | Path, encoding: str = "utf-8") -> Iterator[tuple[int, 
         raise DataError(f"{data}: cannot be read with encoding={encoding}: {error}") from None
 
 
-def row_fault(row: dict | str, problem_field: str, answer_field: str, needs_answer: bool = True) -> str:
+def row_fault(found: FileRow, problem_field: str, answer_field: str, needs_answer: bool = True) -> str:
     """What is wrong with a row of `read_rows`; empty if nothing is."""
-    if isinstance(row, str):
-        return row
+    if found.fault:
+        return found.fault
+    row = found.values
     needed = (problem_field, answer_field) if needs_answer or answer_field in row else (problem_field,)
     for field in needed:
         value = row.get(field)
@@ -76,8 +86,8 @@ def row_fault(row: dict | str, problem_field: str, answer_field: str, needs_answ
             wanted = "a string or a number" if field == answer_field else "a string"
             return f"field {field!r} is {type(value).__name__} {value!r}, not {wanted}"
     for field in (problem_field, answer_field, "id"):
-        if found := _SURROGATE.search(str(row.get(field, ""))):
-            return f"field {field!r} holds the lone surrogate \\u{ord(found[0]):04x}, half of a character"
+        if lone := _SURROGATE.search(str(row.get(field, ""))):
+            return f"field {field!r} holds the lone surrogate \\u{ord(lone[0]):04x}, half of a character"
     if answer_field not in needed:
         return ""
     if not (length := len(answer_text(row[answer_field]))):
@@ -127,9 +137,9 @@ def _jsonl_rows(path: Path, encoding: str):
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    yield number, _as_row(_parse(line, encoding))
+                    yield _as_row(number, _parse(line, encoding))
                 except ValueError as error:
-                    yield number, f"not a JSON object: {error}"
+                    yield FileRow(number, {}, f"not a JSON object: {error}")
 
 
 def _json_rows(path: Path, encoding: str):
@@ -141,7 +151,7 @@ def _json_rows(path: Path, encoding: str):
         raise DataError(f"{path}: not JSON: {error}") from None
     if not isinstance(rows, list):
         raise DataError(f"{path}: must be a list of rows, not {type(rows).__name__}")
-    yield from enumerate(map(_as_row, rows), start=1)
+    yield from map(_as_row, count(1), rows)
 
 
 def _parse(text: str, encoding: str):
@@ -156,8 +166,10 @@ def _parse(text: str, encoding: str):
         raise ValueError("a number's exponent is out of range") from None
 
 
-def _as_row(value) -> dict | str:
-    return value if isinstance(value, dict) else f"not a JSON object but {type(value).__name__}"
+def _as_row(number: int, value) -> FileRow:
+    if isinstance(value, dict):
+        return FileRow(number, value)
+    return FileRow(number, {}, f"not a JSON object but {type(value).__name__}")
 
 
 def _csv_rows(path: Path, encoding: str):
@@ -178,12 +190,13 @@ def _csv_rows(path: Path, encoding: str):
             except StopIteration:
                 return
             except csv.Error as error:
-                yield reader.reader.line_num, f"not a CSV row: {error}"
+                yield FileRow(reader.reader.line_num, {}, f"not a CSV row: {error}")
                 continue
             if None in row:
-                yield reader.line_num, "more columns than the header has"
+                fault = "more columns than the header has"
             else:
-                yield reader.line_num, _undecoded("".join(filter(None, row.values())), encoding) or row
+                fault = _undecoded("".join(filter(None, row.values())), encoding)
+            yield FileRow(reader.line_num, {} if fault else row, fault)
 
 
 def _open(path: Path, encoding: str, newline: str = "") -> TextIO:
@@ -246,36 +259,42 @@ def _parquet_rows(path: Path):
     read = 0
     try:
         for batch in ParquetFile(path, page_checksum_verification=True).iter_batches():
-            yield from enumerate(_arrow_rows(batch), start=read + 1)
+            yield from _arrow_rows(batch, read + 1)
             read += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
         where = f"cannot be read beyond row {read}" if read else "not a Parquet file, or a corrupt one"
         raise DataError(f"{path}: {where}: {first_line(error)}") from None
 
 
-def _arrow_rows(batch) -> Iterable[dict | str]:
-    """The rows of an Arrow table or batch, 32-bit floats with the digits they were written with: 0.1 is 0.1."""
+def _arrow_rows(batch, first: int) -> Iterator[FileRow]:
+    """The rows of an Arrow batch, numbered from `first`; 32-bit floats have the digits they were written with."""
     import pyarrow
 
     try:
         rows = batch.to_pylist()
     except ValueError as error:  # bytes that are not UTF-8, a date beyond Python's: a row at a time
         if len(batch) == 1:
-            return [f"not readable: {error}"]
-        return (row for i in range(len(batch)) for row in _arrow_rows(batch.slice(i, 1)))
+            yield FileRow(first, {}, f"not readable: {error}")
+            return
+        for i in range(len(batch)):
+            yield from _arrow_rows(batch.slice(i, 1), first + i)
+        return
     for name, kind in zip(batch.schema.names, batch.schema.types, strict=True):
         if kind in (pyarrow.float32(), pyarrow.float16()):
             for row, short in zip(rows, batch.column(name).to_numpy(zero_copy_only=False), strict=True):
                 row[name] = None if row[name] is None else float(str(short))
-    return rows
+    for number, row in enumerate(rows, first):
+        yield FileRow(number, row)
 
 
 def _hub_rows(name: str):
     import datasets
+    from datasets.exceptions import DatasetsError
 
     name, _, split = name.partition(":")
     try:
         dataset = datasets.load_dataset(name, split=split or "train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         raise DataError(f"{name}: neither a file here nor a dataset that can be loaded: {first_line(error)}") from error
-    yield from enumerate(dataset, start=1)
+    for number, row in enumerate(dataset, 1):
+        yield FileRow(number, dict(row))

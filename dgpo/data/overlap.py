@@ -116,6 +116,7 @@ class _Grams:
         where = np.zeros(len(self._known), np.uint64)  # of each 10-gram, a hash of the set of tests that have it
         np.add.at(where, gram, random.integers(2**64, size=len(tests), dtype=np.uint64)[owner])
         sets, self._column = np.unique(where, return_inverse=True)
+        self._sets = len(sets)
         entries = np.unique(np.stack([self._column[gram], owner]), axis=1)
         self._table = csr_array((np.ones(entries.shape[1], np.int32), tuple(entries)), (len(sets), len(tests)))
 
@@ -148,7 +149,7 @@ class _Grams:
         different = np.unique(owner[there] * len(self._known) + place[there])
         owner, gram = np.divmod(different, max(1, len(self._known)))
         ones = np.ones(len(gram), np.int32)
-        return csr_array((ones, (owner, self._column[gram])), (len(rows), self._table.shape[0]))
+        return csr_array((ones, (owner, self._column[gram])), (len(rows), self._sets))
 
     def _of(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(index of the text, hash) of every 10-gram of words that the tests have."""

@@ -72,10 +72,11 @@ def load(
     Raises DataError for a file that is not there or is no data file, one without rows, and fields that no row has.
     """
     rows, unreadable, faults, fields, types = [], [], [], Counter(), Counter()
-    for number, row in read_rows(data, encoding):
-        if fault := row_fault(row, problem_field, answer_field):
+    for found in read_rows(data, encoding):
+        number, row, broken = found
+        if fault := row_fault(found, problem_field, answer_field):
             faults.append(f"line {number}: {fault}")
-        if isinstance(row, str):
+        if broken:
             unreadable.append(f"line {number}")
             continue
         fields.update(row.keys())

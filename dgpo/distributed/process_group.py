@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,9 @@ from torch import Tensor
 from dgpo import lifetimes
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import launcher
-from dgpo.errors import Explained
+from dgpo.errors import Explained, mark_common
+
+T = TypeVar("T")
 
 _places: list[str] = []
 _failing = False  # whether an error is leaving the places
@@ -49,6 +52,11 @@ def destroy() -> None:
     """
     if dist.is_initialized() and world_size() > 1:
         dist.destroy_process_group()
+
+
+def _alone() -> dict[str, Any]:
+    """What makes a world of one, which needs no port."""
+    return {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # pyright: ignore[reportPrivateImportUsage]
 
 
 def check_settings(config: Config) -> None:
@@ -103,14 +111,16 @@ def init(device: str, timeout: float) -> None:
             raise ConfigError(f"{_me()} is number {local} there, where {devices} CUDA devices are: too many ranks")
         torch.cuda.set_device(local)
     if not dist.is_initialized():
-        alone = {} if launcher.started() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        alone = {} if launcher.started() else _alone()
         limit = timedelta(seconds=timeout)
         # groups that a library makes without naming a time-out, as DeepSpeed does for its own collectives, take these
-        dist.distributed_c10d.default_pg_timeout = dist.distributed_c10d.default_pg_nccl_timeout = limit
+        defaults = dist.distributed_c10d
+        defaults.default_pg_timeout = limit
+        defaults.default_pg_nccl_timeout = limit  # pyright: ignore[reportPrivateImportUsage]
         with _collective("the start"), _network(alone):
             dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=limit, **alone)
             if device == "cuda" and world_size() > 1:
-                _host_group = dist.new_group(backend="gloo", timeout=limit)
+                _host_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=limit))
         if world_size() > 1 and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _told_to_stop)  # a launcher ends the others so, when a rank has died
     if world_size() != (expected := launcher.size()):
@@ -150,55 +160,55 @@ def all_reduce_max(x: Tensor) -> Tensor:
     return _reduce(x, dist.ReduceOp.MAX)
 
 
-def all_gather_object(x) -> list:
+def all_gather_object(x: T) -> list[T]:
     """Every rank's `x`, in the order of ranks, on every rank; any object, tensors as they are."""
     if world_size() == 1:
         return [x]
-    out = [None] * world_size()
+    out: list[T] = [x] * world_size()
     with _collective("a gather"):
         dist.all_gather_object(out, x, group=_host_group)
     return out
 
 
-def on_rank0(function: Callable, *args):
+def on_rank0(function: Callable[..., T], *args) -> T:
     """What `function` returns on rank 0, on every rank; an exception there is raised on every rank."""
     if world_size() == 1:
         return function(*args)
-    outcome = [None]
+    outcome: list[tuple[T, Exception | None]] = [(cast(T, None), None)]
     if rank() == 0:
         try:
             outcome = [(function(*args), None)]
         except Exception as error:  # noqa: BLE001 (raised below, on every rank)
-            outcome = [(None, error)]
+            outcome = [(cast(T, None), error)]
     with _collective("a broadcast"):
         dist.broadcast_object_list(outcome, src=0, group=_host_group)
     value, error = outcome[0]
     if error is not None:
-        error.is_common = True
+        mark_common(error)
         raise error
     return value
 
 
-def on_all_ranks(function: Callable, *args):
+def on_all_ranks(function: Callable[..., T], *args) -> T:
     """What `function` returns here; if it raises on any rank, every rank raises once all have called it.
 
     An error that all of them raise alike is marked as common: one of them tells it.
     """
-    value, error = None, None
+    value, error = cast(T, None), None
     try:
         value = function(*args)
     except Exception as caught:  # noqa: BLE001 (raised below, when every rank knows)
         error = caught
     outcomes = all_gather_object(error and f"{type(error).__name__}: {error}")
     if error is not None:
-        error.is_common = len({*outcomes}) == 1
+        mark_common(error, len({*outcomes}) == 1)
         raise error
     if failed := [f"rank {i}: {what}" for i, what in enumerate(outcomes) if what]:
         raise RanksError(f"{_me()}, in {current_scope()}: another rank failed. {'; '.join(failed)}")
     return value
 
 
-def gather_results(function: Callable, *args) -> list:
+def gather_results(function: Callable[..., T], *args) -> list[T]:
     """What `function` returns on each rank; if it raises on any, every rank raises once all have called it."""
     return all_gather_object(on_all_ranks(function, *args))
 

@@ -44,12 +44,13 @@ def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
         return _chain(config)
     path = find(name, config.data_dir)
     problems = []
-    for number, row in read_rows(path, config.encoding):
-        if fault := row_fault(row, config.problem_field, config.answer_field):
-            raise DataError(f"{path}, line {number}: {fault}")
+    for found in read_rows(path, config.encoding):
+        if fault := row_fault(found, config.problem_field, config.answer_field):
+            raise DataError(f"{path}, line {found.number}: {fault}")
+        row = found.values
         text, answer = row[config.problem_field], answer_text(row[config.answer_field])
         rendered = prompt(text, tokenizer, config.date, config.instruction, config.system_prompt)
-        problems.append(Problem(str(row.get("id", f"{name}:{number}")), rendered, answer))
+        problems.append(Problem(str(row.get("id", f"{name}:{found.number}")), rendered, answer))
         if len(problems) == config.limit:
             break
     if not problems:
@@ -79,7 +80,7 @@ def _chain(config: EvalConfig) -> Benchmark:
             f"chain_max_new_tokens={config.chain_max_new_tokens} must be at least {needed}: "
             f"a chain of difficulty={config.difficulty} needs {needed} tokens"
         )
-    problems = chain.ChainTask(config.difficulty, 0, config.chain_problems).heldout
+    problems = tuple(chain.ChainTask(config.difficulty, 0, config.chain_problems).heldout)
     return Benchmark("chain", of_problems(problems), problems, config.chain_max_new_tokens)
 
 

@@ -81,7 +81,7 @@ def pass_at(samples: Samples | Sequence[Samples], k: int, confidence: float = 0.
     Raises ValueError for k > n.
     """
     group = [samples] if isinstance(samples, Samples) else list(samples)
-    z, B = stats.norm.ppf(0.5 + confidence / 2), len(group)
+    z, B = _quantile(confidence), len(group)
     values, within, between = [], [], []
     for one in group:
         scores, variance = _scores(one, k)
@@ -101,7 +101,7 @@ def pass_at(samples: Samples | Sequence[Samples], k: int, confidence: float = 0.
         return over_samples, _wilson(value, between[0][1], z)
     known = np.array([v or _wilson_variance(m, P, z) for m, (v, P) in zip(values, between, strict=True)])
     freedom = known.sum() ** 2 / sum(v**2 / (P - 1) for v, (_, P) in zip(known, between, strict=True))  # Welch's
-    return over_samples, _bounded(value, stats.t.ppf(0.5 + confidence / 2, freedom) * known.sum() ** 0.5 / B)
+    return over_samples, _bounded(value, _quantile(confidence, freedom) * known.sum() ** 0.5 / B)
 
 
 def pass_curve(samples: Samples | Sequence[Samples], ks: Sequence[int] | None = None) -> pd.DataFrame:
@@ -176,7 +176,7 @@ def compare(a: Samples, b: Samples, k: int = 1, draws: int = 10_000, confidence:
     rng = np.random.default_rng(0)
     (first, variance), (second, other) = _scores(a, k), _scores(b, k)
     d, P = first - second, len(first)
-    z, value = stats.norm.ppf(0.5 + confidence / 2), float(d.mean())
+    z, value = _quantile(confidence), float(d.mean())
     within = [
         v.sum() / P**2 or _wilson_variance(scores.mean(), P * (one.n // k), z)
         for scores, v, one in ((first, variance, a), (second, other, b))
@@ -184,8 +184,8 @@ def compare(a: Samples, b: Samples, k: int = 1, draws: int = 10_000, confidence:
     half = z * sum(within) ** 0.5
     samples = Interval(value, value - half, value + half)
     between = np.var(d, ddof=1) / P or _wilson_variance(abs(value), P, z) if P > 1 else np.nan
-    spread = stats.t.ppf(0.5 + confidence / 2, P - 1) * between**0.5 if P > 1 else np.nan
-    problems = Interval(value, value - spread, value + spread)
+    spread = _quantile(confidence, P - 1) * between**0.5 if P > 1 else np.nan
+    problems = Interval(value, float(value - spread), float(value + spread))
     tables = [pass_at_k(np.arange(s.n + 1), s.n, k) for s in (a, b)]
     total = a.right + b.right
     moved, flipped = 0, 0
@@ -217,6 +217,12 @@ def _scores(samples: Samples, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _bounded(value: float, half: float) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
+
+
+def _quantile(confidence: float, freedom: float = np.inf) -> float:
+    """Standard deviations to either side that hold `confidence` of Student's t, of the normal without `freedom`."""
+    tail = 0.5 + confidence / 2
+    return float(stats.norm.ppf(tail) if np.isinf(freedom) else stats.t.ppf(tail, freedom))
 
 
 def _wilson(value: float, trials: int, z: float) -> Interval:

@@ -168,11 +168,11 @@ class Method:
         """(εl, εh) by which this method's tokens are sorted into regions; the usual 0.2 for methods without one."""
         return DEFAULT_EPS, DEFAULT_EPS
 
-    def log_ratio(self, logp: Tensor, old_logp: Tensor, mask: Tensor) -> Tensor:
+    def log_ratio(self, logp: Tensor, old_logp: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the regions are read off, `[B, T]`: the token's log ratio, unless a method looks at sequences."""
         return logp - old_logp
 
-    def regions(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor) -> Region:
+    def regions(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Region:
         """The region of every token as this method sees it; arguments as for `weight`, all of one shape."""
         return regions(self.log_ratio(logp, old_logp, mask), advantage, *self.trust_region)
 
@@ -224,8 +224,9 @@ class TrustRegion(Method):
         return self.log_weight(log_ratio, regions(log_ratio, advantage, *self.trust_region)).exp()
 
 
-def sequence_mean(x: Tensor, mask: Tensor) -> Tensor:
+def sequence_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of x over the live tokens of each sequence, kept as `[B, 1]`; 0 for a sequence without any."""
+    mask = torch.ones_like(x) if mask is None else mask
     return (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
 
 

@@ -140,7 +140,7 @@ class GSPO(TrustRegion):
     eps_high: float = param(4e-4, above=0, below=1)
     aggregation = _SEQUENCE
 
-    def log_ratio(self, logp, old_logp, mask):
+    def log_ratio(self, logp, old_logp, mask=None):
         return sequence_mean(logp - old_logp, mask).expand_as(logp)
 
     def log_weight(self, log_ratio, region):

@@ -4,6 +4,7 @@ import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from dgpo.errors import ConfigError, first_line
@@ -54,7 +55,7 @@ def load_lm(
         tokenizer.pad_token = tokenizer.eos_token
     disable_progress_bar()  # a bar that a stored notebook shows as rubbish
     with _named(path), _quietly(*_TALKATIVE):
-        lm, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
             attn_implementation=_attention(attention, dtype, device, shape),
@@ -62,6 +63,7 @@ def load_lm(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
+    lm, report = loaded
     lm = lm.to(device)
     _check_weights(path, lm, report)
     _check_tokens(path, lm, tokenizer)

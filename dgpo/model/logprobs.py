@@ -36,7 +36,7 @@ class _TokenLogProbs(torch.autograd.Function):
         return logp, entropy
 
     @staticmethod
-    def backward(ctx, grad_logp, grad_entropy):
+    def backward(ctx, grad_logp, grad_entropy):  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, bias, targets, lse, entropy, whole = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         # accumulated at least in float32: nineteen bfloat16 additions would lose what one matrix product keeps

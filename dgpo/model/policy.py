@@ -2,10 +2,12 @@
 
 import importlib
 from types import MethodType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dgpo.batch import Rollout
@@ -25,14 +27,22 @@ class Policy(nn.Module):
     Raises ConfigError for a model whose logits are not those of its output layer (`output_layer.check_output_layer`).
     """
 
-    def __init__(self, lm: nn.Module, temperature: float = 1.0, right_padded: bool = False):
+    lm: PreTrainedModel
+    device: torch.device
+
+    def __init__(self, lm: PreTrainedModel, temperature: float = 1.0, right_padded: bool = False):
         super().__init__()
         self.device = lm.device  # once ZeRO-3 has cut the weights, they no longer say
         self.lm, self.temperature, self.right_padded = lm, temperature, right_padded
         check_output_layer(lm)
 
+    @property
+    def head(self) -> nn.Linear:
+        """The output layer."""
+        return cast(nn.Linear, self.lm.get_output_embeddings())
+
     def forward(self, batch: Rollout, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
-        head, live = self.lm.get_output_embeddings(), batch.mask
+        head, live = self.head, batch.mask
         logp, entropy = token_logprobs(
             self._right_padded(batch) if self.right_padded else self._left_padded(batch),
             head.weight,

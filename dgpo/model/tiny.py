@@ -14,6 +14,7 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch.nn import functional as F
@@ -75,7 +76,7 @@ def _maker(config):
     return own
 
 
-def checkpoint(settings: TinyPolicy, root: Path | None = None, maker=chain) -> Path:
+def checkpoint(settings: TinyPolicy, root: Path | None = None, maker: Any = chain) -> Path:
     """The folder of the warmed-up policy; made on first use, whole or not at all.
 
     maker    has `tokenizer()`, and `example(rng, settings)` that returns a prompt and its worked completion
@@ -122,12 +123,12 @@ def shape(settings, tokenizer=None, positions: int = 512) -> Qwen2Config:
         tie_word_embeddings=True,
         initializer_range=settings.init,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=cast(int, tokenizer.eos_token_id),
+        pad_token_id=cast(int, tokenizer.pad_token_id),
     )
 
 
-def build(settings: TinyPolicy, maker=chain) -> Qwen2ForCausalLM:
+def build(settings: TinyPolicy, maker: Any = chain) -> Qwen2ForCausalLM:
     """The policy with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

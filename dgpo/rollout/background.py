@@ -71,11 +71,11 @@ class BackgroundSampler(Sampler):
         self._begun, self._loads_since = seeds, 0
 
     def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Rollout:
-        if self._begun == seeds:
-            batch, self.staleness = self.ahead(), self._loads_since
+        ahead = self.ahead()  # its answer comes first
+        if ahead is not None and self._begun == seeds:
+            self.staleness = self._loads_since
             self._begun = self._ahead = None
-            return batch
-        self.ahead()  # its answer comes first
+            return ahead
         self._send({"prompts": prompts, "seeds": seeds, "sampling": asdict(sampling)}, "sampling")
         self.staleness = 0
         return Rollout(**tensors_of(self._receive("sampling")))

@@ -7,12 +7,16 @@ What is returned is log softmax(logits / T) over all words. vLLM's own `processe
 and its `raw_logprobs` know no temperature; so logits are divided by T inside the model, and sampling is at 1.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# (vLLM is an extra, and need not be installed where types are checked)
+
 import gc
 import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Iterable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,6 +56,7 @@ class VLLMSampler(Sampler):
     """
 
     def __init__(self, config, source: str, pad: int, stop: list[int], length: int):
+        self.llm: Any  # vLLM is an extra; None once closed
         self.pad, self.stop, self.on_cpu = pad, stop, not torch.cuda.is_available()
         self._sleeps, self._asleep = config.vllm.sleep and not self.on_cpu, False
         self._temperature = 1.0

@@ -76,7 +76,7 @@ class RunFolder:
 
     def __init__(self, config: Config):
         self.config, self.path = config, Path(config.run_dir)
-        self.identity: Identity | None = None  # from `open` on
+        self.identity: Identity  # from `open` on
         self._lock: Lock | None = None
         self._board = None
         self._check()

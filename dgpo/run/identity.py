@@ -207,8 +207,8 @@ def digest(items: Mapping[str, str]) -> str:
 
 def _of_rows(name: str) -> str:
     found = hashlib.sha256()
-    for _, row in read_rows(name):
-        found.update(json.dumps(row, sort_keys=True, default=str).encode())
+    for row in read_rows(name):
+        found.update(json.dumps(row.fault or row.values, sort_keys=True, default=str).encode())
     return found.hexdigest()
 
 

@@ -48,7 +48,7 @@ def history(path: Path, step: int, lost: Iterable[int] = ()) -> History:
 
     Lines after the row of `step` do not count: a run that continues makes them again.
     """
-    lines = _lines(path)
+    lines, last = _lines(path), 0
     expected = [s for s in range(step + 1) if s not in {*lost}]
     found = dict.fromkeys(expected)
     for place, (_, row) in enumerate(lines, 1):

@@ -42,9 +42,9 @@ class TokenStats:
         live = batch.mask
         if not live.any():
             return
-        inputs = [torch.where(live, x, 0) for x in (logp, batch.old_logp, batch.advantage.expand_as(live))]
-        region = self.method.regions(*inputs, live).code[live]
-        new, old, advantage = (x[live].double() for x in inputs)
+        new, old, advantage = (torch.where(live, x, 0) for x in (logp, batch.old_logp, batch.advantage.expand_as(live)))
+        region = self.method.regions(new, old, advantage, live).code[live]
+        new, old, advantage = (x[live].double() for x in (new, old, advantage))
         weight = w_log[live].double()
         w_prob = weight.sign() * torch.exp((weight.abs().log() - new).clamp(max=_LARGEST))
         self.tokens += torch.bincount(region, minlength=len(REGIONS))
@@ -96,7 +96,7 @@ class TokenStats:
         spread = (-low, ratio_sum / max(tokens, 1), high, *weights)
         largest = ("max_w_log", "max_w_prob", "max_w_log/applied", "max_w_prob/applied")
         names = ("ratio/min", "ratio/mean", "ratio/max", *largest)
-        out = dict(zip(names, spread if tokens else [None] * len(names), strict=True))
+        out: dict[str, float | None] = dict(zip(names, spread if tokens else [None] * len(names), strict=True))
         for name, row in zip(("tokens", "w_log", "w_prob"), sums, strict=True):
             shares = row / row.sum() if row.sum() > 0 else row
             out |= {f"{name}/{r}": float(share) if tokens else None for r, share in zip(REGIONS, shares, strict=True)}

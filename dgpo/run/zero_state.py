@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -24,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dgpo.distributed import process_group
+from dgpo.errors import mark_common
 from dgpo.run import identity
 from dgpo.run.checkpoint import CheckpointError
 
@@ -48,12 +50,13 @@ class Piece:
 def pieces(model: nn.Module, zero) -> Iterator[Piece]:
     """What this rank holds under DeepSpeed's ZeRO optimizer, of stage 1, 2 or 3."""
     for name, parameter in model.named_parameters():
+        own: Any = parameter  # what ZeRO adds to it
         if hasattr(parameter, "ds_id"):  # stage 3 cuts every parameter evenly, the last part is padded
             group, offset, even = zero.grad_position[zero.get_param_id(parameter)]
             start = process_group.rank() * even
-            if (size := min(even, parameter.ds_numel - start)) > 0:
+            if (size := min(even, own.ds_numel - start)) > 0:
                 yield Piece(name, start, size, offset, zero.fp32_partitioned_groups_flat[group])
-        elif (held := parameter._hp_mapping) is not None:  # stages 1 and 2 cut the whole; None: all of it is elsewhere
+        elif (held := own._hp_mapping) is not None:  # stages 1 and 2 cut the whole; None: all of it is elsewhere
             inside, flat = held.lp_fragment_address, zero.single_partition_of_fp32_groups[held.param_group_index]
             yield Piece(name, inside.start, inside.numel, held.hp_fragment_address.start, flat)
 
@@ -104,7 +107,7 @@ def _compare(path: Path, saved: dict[str, str], own: dict[str, str]) -> None:
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         error = CheckpointError(f"{path} is of a model of other shapes than this one: {', '.join(found[:3])}{more}")
-        error.is_common = True  # every rank reads all shards
+        mark_common(error)  # every rank reads all shards
         raise error
 
 

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,7 +119,7 @@ class Run:
         return f"{self.cell.name} seed {self.seed}"
 
 
-def load(path: str | Path, **overrides) -> Sweep:
+def load(path: str | PathLike, **overrides) -> Sweep:
     """The sweep in a file, with overrides: fields of `Sweep`, or settings that all runs share.
 
     The sweep.yaml of a folder that a sweep has run in is that of the folder which holds it, wherever that is now.
@@ -128,7 +129,7 @@ def load(path: str | Path, **overrides) -> Sweep:
     fields = read_mapping(path_text(path), "sweep")
     if "folder" not in overrides and _is_record(Path(path_text(path))):
         overrides["folder"] = str(Path(path_text(path)).parent)
-    return make(fields, path, **overrides)
+    return make(fields, path_text(path), **overrides)
 
 
 def _is_record(path: Path) -> bool:

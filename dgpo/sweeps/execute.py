@@ -309,9 +309,11 @@ def _answer(sender: connection.Connection, function, argument) -> None:
 def _end_with_parent() -> None:
     """Kill this process when the one that started it is gone: a forked process would outlive it."""
     parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
 
     def watch():
-        connection.wait([parent.sentinel])
+        connection.wait([sentinel])
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -51,7 +51,7 @@ def contrast(sweep: Sweep) -> tuple[dict[str, Any], pd.DataFrame]:
     }
     frame = pd.DataFrame.from_dict(shown, orient="index", dtype=object)
     varies = frame.map(repr).nunique() > 1
-    return frame.loc[:, ~varies].iloc[0].to_dict(), frame.loc[:, varies]
+    return {str(k): v for k, v in frame.loc[:, ~varies].iloc[0].items()}, frame.loc[:, varies]
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def undecided(sweep: Sweep, differing: pd.DataFrame) -> dict[str, dict[str, list
     A method brings defaults of its own, so that two methods may differ in more than the sweep's file shows.
     """
     found: dict[str, dict[str, list[str]]] = {}
-    for setting in (c for c in differing if c in _method_parameters(sweep)):
+    for setting in (str(c) for c in differing if c in _method_parameters(sweep)):
         for cell in sweep.cells:
             value = differing.loc[cell.name, setting]
             if str(value) != ABSENT and not _sets(sweep, cell, setting):

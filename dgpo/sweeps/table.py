@@ -28,7 +28,7 @@ def collect(sweep: Sweep) -> pd.DataFrame:
         head = {"cell": run.cell.name, **levels, "seed": run.seed, "status": how}
         rows += [head | row for row in metrics]
     frame = pd.DataFrame(rows)
-    metrics = [c for c in frame if c not in ("cell", "status") and not c.startswith("factor/")]
+    metrics = [c for c in map(str, frame) if c not in ("cell", "status") and not c.startswith("factor/")]
     frame[metrics] = frame[metrics].apply(pd.to_numeric)
     with locked(sweep.path):
         atomic_write(sweep.path / "sweep.parquet", lambda scratch: frame.to_parquet(scratch, index=False))

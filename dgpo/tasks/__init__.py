@@ -1,5 +1,7 @@
 """Where problems and rewards come from: `chain` is generated, `math` reads files, module:Class is your own."""
 
+from typing import Any
+
 from dgpo.config import Config, ConfigError
 from dgpo.plain import locate
 from dgpo.tasks.base import Problem, Task
@@ -36,13 +38,14 @@ def task_class(config) -> type[Task] | None:
         found = locate(name)
     except ValueError as error:
         raise ConfigError(f"task={name!r}: {error}") from None
-    if absent := [part for part in ("train", "rewards") if not callable(getattr(found, part, None))]:
-        raise ConfigError(f"task={name!r} has no method {absent[0]!r}: see dgpo.tasks.base.Task for what a task has")
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise ConfigError(f"task={name!r} must be a class derived from dgpo.tasks.Task")
     return found
 
 
 def _from_file(config: Config, tokenizer) -> Task:
-    settings = {
+    assert config.data is not None  # config_rules
+    settings: dict[str, Any] = {
         "problem_field": config.problem_field,
         "answer_field": config.answer_field,
         "encoding": config.encoding,

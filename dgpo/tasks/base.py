@@ -1,9 +1,9 @@
-"""Where problems and rewards come from: the protocol that every task keeps, one of your own (task=module:Class) too."""
+"""Where problems and rewards come from: what a task is, one of your own (task=module:Class) too."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Problem:
     row: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
-class Task(Protocol):
+class Task:
     """A stream of training problems, a fixed held-out set, and the reward of a completion.
 
     heldout    evaluated in full, the same for every run of the task
@@ -29,13 +29,22 @@ class Task(Protocol):
 
     heldout: Sequence[Problem]
     notes: dict[str, int]
-    verdicts: Counter
+    verdicts: Counter[str]
+
+    def __init__(self, config: Any, tokenizer: Any):
+        """A task of one's own is made with the Config and the tokenizer."""
 
     def train(self, position: int) -> Problem:
         """The problem at `position` of an endless stream; a pure function of the task's settings and `position`."""
+        raise NotImplementedError
 
     def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
         """The reward of each completion, a finite number; `problems` and `completions` are parallel."""
+        raise NotImplementedError
+
+    def means(self) -> dict[str, tuple[float, int]]:
+        """(sum, count) of each reward by name since the last call, where the task has several."""
+        return {}
 
     def close(self) -> None:
         """End whatever processes the task started."""

@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dgpo.config import ConfigError
-from dgpo.tasks.base import Problem
+from dgpo.tasks.base import Problem, Task
 
 OPERATIONS = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
@@ -26,7 +26,7 @@ _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _HELDOUT_SHARE = 5  # every fifth problem, by checksum
 
 
-class ChainTask:
+class ChainTask(Task):
     """Problems of `difficulty` operations; the reward is 1 for the exact final answer, else 0.
 
     The training stream depends on (`seed`, position); the held-out problems on neither, so all runs share them.
@@ -53,9 +53,6 @@ class ChainTask:
         found = ("correct" if r else "no_answer" if a is None else "wrong" for r, a in zip(right, answers, strict=True))
         self.verdicts.update(found)
         return [float(r) for r in right]
-
-    def close(self) -> None:
-        """Nothing to end: rewards are computed in this process."""
 
 
 def draw(rng: random.Random, difficulty: int, heldout: bool) -> Problem:

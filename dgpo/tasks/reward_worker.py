@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Awaitable
 
 from dgpo.plain import locate, plain
 
@@ -35,7 +36,7 @@ def value(function, row: dict) -> float | None:
     """What a function says of one completion. Raises ValueError unless that is a finite number, or None."""
     columns = {name: [content] for name, content in row["columns"].items()}
     found = function(prompts=[row["prompt"]], completions=[row["completion"]], **columns)
-    found = plain(asyncio.run(found) if inspect.isawaitable(found) else found)
+    found = plain(asyncio.run(_wait(found)) if inspect.isawaitable(found) else found)
     name = getattr(function, "__name__", repr(function))
     if not isinstance(found, list) or len(found) != 1:
         raise ValueError(f"{name} returned {found!r} for one completion; expected a list of one number or None")
@@ -43,6 +44,10 @@ def value(function, row: dict) -> float | None:
     if number is not None and (not isinstance(number, bool | int | float) or not math.isfinite(number)):
         raise ValueError(f"{name} returned {number!r}; expected a finite number or None")
     return None if number is None else float(number)
+
+
+async def _wait(found: Awaitable):
+    return await found
 
 
 def _function(name: str):

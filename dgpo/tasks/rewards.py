@@ -11,10 +11,10 @@ What they print is dropped. A function may be async. None leaves a completion ou
 import json
 import select
 import subprocess
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import IO, Any
 
 from dgpo import lifetimes
 from dgpo.errors import ConfigError, Explained
@@ -43,7 +43,8 @@ class Rewards:
         if weights and len(weights) != len(names):
             raise ConfigError(f"reward_weights={list(weights)}: {len(weights)} weights for {len(names)} rewards")
         self.names, self.weights = list(names), list(weights) or [1.0] * len(names)
-        self.timeout, self.failed, self._sums = timeout, 0, Counter()
+        self.timeout, self.failed = timeout, 0
+        self._sums: defaultdict[Any, float] = defaultdict(float)
         self._workers = [_Worker(self.names) for _ in range(workers)]
         self._threads = ThreadPoolExecutor(workers)
         self._workers[0].start()  # names what cannot be imported before anything is sampled
@@ -71,7 +72,7 @@ class Rewards:
 
     def means(self) -> dict[str, tuple[float, int]]:
         """(sum, count) of the values of each function since the last call, by the function's name."""
-        found = {name.partition(":")[2]: (self._sums[name], self._sums[name, "count"]) for name in self.names}
+        found = {name.partition(":")[2]: (self._sums[name], int(self._sums[name, "count"])) for name in self.names}
         self._sums.clear()
         return found
 
@@ -93,11 +94,15 @@ class _Worker:
     """A process that answers a line of JSON with a line of JSON; see `reward_worker`."""
 
     def __init__(self, names: Sequence[str]):
-        self.names, self.process = names, None
+        self.names = names
+        self.process: subprocess.Popen | None = None
+        self.stdin: IO[bytes]
+        self.stdout: IO[bytes]
 
     def start(self) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = lifetimes.start("dgpo.tasks.reward_worker", *self.names, **pipes)
+        files: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = lifetimes.start("dgpo.tasks.reward_worker", *self.names, **files)
+        self.stdin, self.stdout = lifetimes.pipes(self.process)
         said = self._line(_STARTING)
         if said != "ready":
             self.end()
@@ -108,8 +113,8 @@ class _Worker:
         if self.process is None:
             self.start()
         try:
-            self.process.stdin.write(row.encode() + b"\n")
-            self.process.stdin.flush()
+            self.stdin.write(row.encode() + b"\n")
+            self.stdin.flush()
             said = self._line(timeout)
         except BrokenPipeError:
             said = ""
@@ -121,13 +126,13 @@ class _Worker:
 
     def _line(self, timeout: float) -> str | None:
         """What the process says next: a line, "" when it has ended, None when it says nothing in time."""
-        if not select.select([self.process.stdout], [], [], timeout)[0]:
+        if not select.select([self.stdout], [], [], timeout)[0]:
             return None
-        return self.process.stdout.readline().decode().strip()
+        return self.stdout.readline().decode().strip()
 
     def end(self) -> None:
         if self.process is not None:
             lifetimes.end(self.process)
-            self.process.stdin.close()
-            self.process.stdout.close()
+            self.stdin.close()
+            self.stdout.close()
             self.process = None

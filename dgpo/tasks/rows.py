@@ -15,11 +15,11 @@ import numpy as np
 
 from dgpo.data.files import DataError, answer_text, read_rows, row_fault
 from dgpo.data.overlap import loose_key
-from dgpo.tasks.base import Problem
+from dgpo.tasks.base import Problem, Task
 from dgpo.tasks.prompts import INSTRUCTION, prompt
 
 
-class FileTask:
+class FileTask(Task):
     """Rows of `data` as an endless shuffled stream, and `heldout` fixed problems that the stream never shows.
 
     data, eval_data     a .jsonl, .json, .parquet or .csv file, or the hub name `owner/name[:split]` of a dataset
@@ -106,8 +106,9 @@ class FileTask:
     def _load(self, data, tokenizer, fields, encoding, skip_bad_rows, limit, prefix) -> list[tuple[str, Problem]]:
         """The usable rows as (text, problem), what was left out counted under `prefix`."""
         rows, faults = [], []
-        for number, row in read_rows(data, encoding):
-            fault = row_fault(row, *fields, needs_answer=self._needs_answer)
+        for found in read_rows(data, encoding):
+            number, row, _ = found
+            fault = row_fault(found, *fields, needs_answer=self._needs_answer)
             if fault and not skip_bad_rows:
                 raise DataError(f"{data}, line {number}: {fault}; skip_bad_rows=true leaves such rows out")
             if fault:

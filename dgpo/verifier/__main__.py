@@ -18,7 +18,7 @@ from dgpo.verifier.answer import MAX_ANSWER
 
 def main(arguments: list[str] | None = None) -> int:
     """Print every disagreement as a line of JSON, then the counts; 0 if the file could be read."""
-    parser = argparse.ArgumentParser(prog="python -m dgpo.verifier", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m dgpo.verifier", description=str(__doc__).splitlines()[0])
     parser.add_argument("file")
     parser.add_argument("--answer-field", default="answer")
     parser.add_argument("--completion-field", help="then every row has to have it (completion, where there is one)")
@@ -44,9 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _pairs(file: str, answer_field: str, completion_field: str | None):
     numbers, pairs = [], []
     wanted = [answer_field] if completion_field is None else [answer_field, completion_field]
-    for number, row in read_rows(file):
-        if isinstance(row, str):
-            raise DataError(f"{file}, line {number}: {row}")
+    for number, row, fault in read_rows(file):
+        if fault:
+            raise DataError(f"{file}, line {number}: {fault}")
         if absent := [field for field in wanted if field not in row]:
             raise DataError(f"{file}, line {number}: no field {absent[0]!r}; the row has {', '.join(map(repr, row))}")
         answer = row[answer_field]

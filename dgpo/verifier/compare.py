@@ -66,8 +66,7 @@ def equal(  # noqa: C901 (a table of pairs of shapes)
                 eq,
                 loose=points or (gold.braces and given.braces),
             )
-        case (Many(), Row()) | (Row(), Many()):
-            many, row = (gold, given) if isinstance(gold, Many) else (given, gold)
+        case (Many() as many, Row() as row) | (Row() as row, Many() as many):
             items = _by_name(many.items)
             if not items and (many.braces or row.left + row.right not in _points(row is given)):
                 return False

@@ -6,6 +6,7 @@ or a relation between variables, math-verify compares itself.
 
 import functools
 import re
+from typing import Any
 
 from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse
@@ -20,6 +21,7 @@ from dgpo.verifier.brackets import split
 # units stay, quantities.py has dealt with them: left to itself, math-verify reads 5m as 5
 _READING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
 # all of a text or nothing: without an anchor, it picks the last fraction out of what it cannot read
+_NO_LIMIT: Any = None  # of seconds: the worker has its own
 _LATEX = [LatexExtractionConfig(normalization_config=_READING, try_extract_without_anchor=False)]
 _CHOICE = re.compile(
     r"^(?:\\text\{)?\s*(?P<open>\(?)\s*(?P<letter>[A-Ja-j])\s*(?P<close>[).]?)\s*[.:]?\s*\}?(?:\s*(?P<rest>\S.*))?$"
@@ -69,7 +71,7 @@ def judge(gold: str, answer: str) -> Verdict:
 
 def plain(gold: str, answer: str) -> Verdict:
     """What math-verify alone says, the reference boxed: for audits."""
-    right, given = (parse(rf"\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer))
+    right, given = (parse(rf"\boxed{{{text}}}", parsing_timeout=_NO_LIMIT) for text in (gold, answer))
     if not given:
         return Verdict.unparsed
     return Verdict.correct if math_verify(right, given, timeout_seconds=None) else Verdict.wrong
@@ -124,8 +126,8 @@ def _one_parameter(gold: str, answer: str) -> tuple[str, str]:
             return gold, rest[1] + "+ C"
     clauses = [_INTEGER.search(text) for text in texts]
     texts = [text[: clause.start()] if clause else text for text, clause in zip(texts, clauses, strict=True)]
-    families = [_FAMILY.search(text) for text in texts]
-    if not all(families):
+    families = [m for text in texts if (m := _FAMILY.search(text))]
+    if len(families) < 2:
         return (gold, answer)
     names = [m[1] or m[2] for m in families]
     if any(clause and clause[1] != name for clause, name in zip(clauses, names, strict=True)):
@@ -208,7 +210,7 @@ def _same_equation(gold: str, answer: str) -> bool:
     if not names or names != values.symbols(right) or not _same_case(gold, answer):
         return False
     try:
-        first, second = left.lhs - left.rhs, right.lhs - right.rhs
+        first, second = values.difference(left), values.difference(right)
         if values.proportional(first, second) is not None:
             return True
         if values.parted(left, right) is not False:
@@ -225,7 +227,7 @@ def _read(text: str):
     text = quantities.degrees_inside(text).replace("%", r"\%").replace("$", "")
     for what, by in _MISREAD:
         text = re.sub(what, by, text)
-    found = parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=None, fallback_mode="no_fallback")
+    found = parse(rf"\boxed{{{text}}}", _LATEX, parsing_timeout=_NO_LIMIT, fallback_mode="no_fallback")
     if not found or isinstance(found[0], str | BooleanAtom | bool):
         return None
     return found[0].replace(_is_twice, lambda x: factorial2(x.args[0].args[0])) if "!!" in text else found[0]

@@ -248,7 +248,8 @@ def _wrapped(name: str, power: str, inner: str) -> str:
 def _argument_end(text: str, start: int, factor: str) -> int:
     """Where an argument ends: after its closing parenthesis, else after its number, or its letter or command."""
     if text[start] != "(":
-        return re.compile(factor + r"(?:\\[a-zA-Z]+|[a-zA-Z])|[0-9]+|.").match(text, start).end()
+        found = re.compile(factor + r"(?:\\[a-zA-Z]+|[a-zA-Z])|[0-9]+|.").match(text, start)
+        return found.end() if found else start
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")

@@ -170,7 +170,7 @@ class _Worker:
             bufsize=0,
             env={**os.environ, "PYTHONSAFEPATH": "1"},  # a sympy.py in the current folder is not the one we mean
         )
-        self.stdout = self._process.stdout
+        self._stdin, self.stdout = lifetimes.pipes(self._process)
 
     def next_job(self, todo: deque) -> None:
         """Send the next pair if this worker is free."""
@@ -178,7 +178,7 @@ class _Worker:
             self.job, self.number = todo.popleft(), self.number + 1
             self.deadline = time.monotonic() + 10 * self.timeout + _PATIENCE
             with contextlib.suppress(BrokenPipeError):  # gone: reading from it will tell
-                self._process.stdin.write(f"{self.number} {json.dumps(self.job)}\n".encode())
+                self._stdin.write(f"{self.number} {json.dumps(self.job)}\n".encode())
 
     def read(self) -> str:
         """The line it has written; empty when it is gone."""
@@ -197,7 +197,7 @@ class _Worker:
 
     def kill(self) -> None:
         lifetimes.end(self._process)
-        for file in (self._process.stdin, self._process.stdout, self._stderr):
+        for file in (self._stdin, self.stdout, self._stderr):
             file.close()
 
 

@@ -8,18 +8,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, cast
 
 # what pint does not know, or knows as something else
 _MORE_UNITS = """
     radian = [angle] = rad; usd = [usd] = _ = dollar; cent = usd / 100;
     eur = [eur] = _ = euro; gbp = [gbp]; rupee = [rupee]; yen = [yen]
 """
-_OTHER_NAMES = """
+_OTHER_TEXT = """
     $:usd €:eur £:gbp ₹:rupee ¥:yen ¢:cent cms:cm kms:km kmh:kph kmph:kph sq:square cu:cubic kwh:kWh radian:rad
     radians:rad 毫米:mm 厘米:cm 米:m 千米:km 公里:km 克:g 千克:kg 公斤:kg 秒:s 分钟:min 小时:h 天:day 升:l
     平方:square_ 立方:cubic_
 """
-_OTHER_NAMES = dict(pair.replace("_", " ").split(":") for pair in _OTHER_NAMES.split())
+_OTHER_NAMES = {name: unit for name, _, unit in (pair.replace("_", " ").partition(":") for pair in _OTHER_TEXT.split())}
 _CHINESE = re.compile("|".join(sorted((n for n in _OTHER_NAMES if n > "一"), key=len, reverse=True)))
 # units that are read without \\text; other letters behind a number are as likely variables
 _SHORT = "mm cm km in ft yd mi mg kg lb lbs min sec hr hrs ml mL mph kph kJ kW kWh Hz kHz MHz ohm mol nm usd cent"
@@ -125,9 +126,9 @@ def equal(gold: Quantity, given: Quantity, same) -> bool:
         return same(*turn) or ("rad" not in (gold.unit, given.unit) and plain())
     if not gold.unit or not given.unit:
         return plain()
-    sizes = [_size(q.unit) for q in (gold, given)]
-    if all(sizes) and sizes[0][0] == sizes[1][0]:
-        return same(scaled(gold, sizes[0][1]), scaled(given, sizes[1][1]))
+    one, other = _size(gold.unit), _size(given.unit)
+    if one and other and one[0] == other[0]:
+        return same(scaled(gold, one[1]), scaled(given, other[1]))
     return _same_thing(gold.unit, given.unit) and plain()
 
 
@@ -191,7 +192,7 @@ def _canonical(words: list[str]) -> str:
 def _registry():
     import pint  # here, because only a worker needs it
 
-    registry = pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
+    registry = pint.UnitRegistry(non_int_type=cast(Any, Fraction), cache_folder=None)
     for definition in _MORE_UNITS.split(";"):
         registry.define(definition.strip())
     return registry
@@ -205,7 +206,7 @@ def _size(unit: str) -> tuple[Mapping, Fraction] | None:
     for name in (unit, unit.lower()):
         try:
             units = _registry().parse_units(name)
-            factor = Fraction(_registry().get_root_units(units)[0])
+            factor = Fraction(cast(Any, _registry().get_root_units(units)[0]))
         except Exception:  # noqa: BLE001 (pint raises half a dozen kinds for what it cannot read)
             continue
         return None if "[temperature]" in units.dimensionality else (units.dimensionality, factor)

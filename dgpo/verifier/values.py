@@ -10,25 +10,34 @@ import math
 import operator
 import random
 from fractions import Fraction
+from typing import Any
 
 import mpmath
 import sympy
 from mpmath import mp
+from mpmath.libmp import NoConvergence
 from sympy.core.function import AppliedUndef
 
 DIGITS, CONFIRM_DIGITS = 60, 320
 _BITS = 60_000  # of exact numbers; more are rounded to DIGITS
 _MAGNITUDE = 10**7  # largest exponent of ten of any value
 
-_FUNCTIONS = """
+_PLAIN = """
     sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh asinh acosh atanh exp gamma binomial
     sign re im arg floor erf zeta
 """
-_FUNCTIONS = {name: getattr(mpmath, name) for name in _FUNCTIONS.split()}
+_FUNCTIONS: dict[str, Any] = {name: getattr(mpmath, name) for name in _PLAIN.split()}
 _FUNCTIONS |= {"Abs": abs, "Max": max, "Min": min, "conjugate": mpmath.conj, "ceiling": mpmath.ceil}
 _FUNCTIONS |= {"UnevaluatedExpr": lambda x: x, "factorial2": mpmath.fac2, "log": mpmath.log, "Mod": mpmath.fmod}
-_EXACT = {"floor": math.floor, "ceiling": math.ceil, "Max": max, "Min": min, "Abs": abs, "Mod": operator.mod}
-_LARGEST = dict.fromkeys(("exp", "sinh", "cosh", "tanh"), _MAGNITUDE)  # arguments worth computing
+_EXACT: dict[str, Any] = {
+    "floor": math.floor,
+    "ceiling": math.ceil,
+    "Max": max,
+    "Min": min,
+    "Abs": abs,
+    "Mod": operator.mod,
+}
+_LARGEST: dict[str, int] = dict.fromkeys(("exp", "sinh", "cosh", "tanh"), _MAGNITUDE)  # arguments worth computing
 _LARGEST |= dict.fromkeys(("sin", "cos", "tan", "cot", "sec", "csc"), 10**1000)
 _ROUNDED = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "tanh")
 _KINKED = sympy.Abs, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling, sympy.sign
@@ -43,9 +52,14 @@ class TooBig(Exception):
     """A value on the way is beyond what is worth computing."""
 
 
+def difference(equation: Any) -> Any:
+    """Left side minus right side; sympy's own types do not say that an equation has numbers on its sides."""
+    return equation.lhs - equation.rhs
+
+
 def symbols(*expressions: sympy.Basic) -> list[str]:
     """The variables of the expressions; i is the imaginary unit."""
-    return sorted({s.name for e in expressions for s in e.free_symbols} - {"i"})
+    return sorted({str(s) for e in expressions for s in e.free_symbols} - {"i"})
 
 
 def points(names: list[str]) -> list[dict[str, Fraction]]:
@@ -114,7 +128,7 @@ def _root(equation: sympy.Eq, point: dict, name: str, start: int):
     """A real value of a variable that solves an equation; None if none is found near `start`."""
 
     def at(x):
-        return _number(value(equation.lhs - equation.rhs, {**point, name: x}, DIGITS))
+        return _number(value(difference(equation), {**point, name: x}, DIGITS))
 
     with mp.workdps(DIGITS + 15):
         try:
@@ -165,7 +179,7 @@ def value(e: sympy.Basic, point: dict[str, Fraction], digits: int):
     with mp.workdps(digits + 15):
         try:
             return _value(e, point)
-        except (ZeroDivisionError, ValueError, mpmath.libmp.NoConvergence):
+        except (ZeroDivisionError, ValueError, NoConvergence):
             return mpmath.nan
 
 
@@ -246,8 +260,8 @@ def _power(base, exponent):
     return mpmath.power(_number(base), _number(exponent))
 
 
-def _function(name, args):
-    first = args[0] if args else None
+def _function(name: str, args: list[Any]):
+    first: Any = args[0] if args else None
     whole = isinstance(first, Fraction) and first.denominator == 1
     if name in ("factorial", "factorial2", "binomial", "gamma") and abs(_number(first)) > _MAGNITUDE // 100:
         raise TooBig(name)

@@ -44,11 +44,12 @@ class _Inner:
     """The process that judges, forked when it is needed."""
 
     def __init__(self, *arguments):
-        self._arguments, self._pid, self._pipe = arguments, None, None
+        self._arguments, self._pid = arguments, 0
+        self._pipe: Connection
 
     def verdict(self, job: bytes) -> str:
         for _ in range(TRIES):
-            if self._pid is None:
+            if not self._pid:
                 self._fork()
             try:
                 self._pipe.send_bytes(job)
@@ -56,7 +57,7 @@ class _Inner:
             except (EOFError, ConnectionError):  # it is gone
                 self._pipe.close()
                 code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-                self._pid = None
+                self._pid = 0
                 if code in (_OUT_OF_MEMORY, -signal.SIGPROF):
                     break
         return Verdict.timeout

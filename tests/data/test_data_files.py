@@ -154,10 +154,10 @@ def test_parquet_rows_with_bytes_that_are_no_text_and_short_floats(tmp_path):
     texts = pyarrow.array([b"What is 1+1?", b"caf\xe9"])
     texts = pyarrow.Array.from_buffers(pyarrow.string(), 2, texts.buffers())
     parquet(tmp_path / "a.parquet", {"problem": texts, "answer": pyarrow.array([0.1, None], pyarrow.float32())})
-    (_, first), (number, second) = read_rows(tmp_path / "a.parquet")
-    assert first == {"problem": "What is 1+1?", "answer": 0.1}
-    assert number == 2
-    assert "not readable: 'utf-8' codec can't decode byte 0xe9" in second
+    first, second = read_rows(tmp_path / "a.parquet")
+    assert first.values == {"problem": "What is 1+1?", "answer": 0.1}
+    assert second.number == 2
+    assert "not readable: 'utf-8' codec can't decode byte 0xe9" in second.fault
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "utf-8", "utf-8-sig", "gb18030"])
@@ -168,7 +168,7 @@ def test_encoding_says_how_a_file_is_written(tmp_path, encoding, suffix):
     text = {"csv": TEXT, "json": f"[{','.join(lines)}]", "jsonl": "\n".join(lines)}[suffix]
     path = tmp_path / f"own.{suffix}"
     path.write_bytes(text.encode(encoding))
-    assert [row for _, row in read_rows(path, encoding)] == rows
+    assert [row.values for row in read_rows(path, encoding)] == rows
     assert [row.text for row in data.load(path, encoding=encoding)[0]] == [row["problem"] for row in rows]
     assert MathTask(path, Tokenizer(), encoding=encoding, heldout=1).notes["skipped_rows"] == 0
     config = settings.load(benchmarks=["own"], model="m", data_dir=str(tmp_path), encoding=encoding)
@@ -178,7 +178,7 @@ def test_encoding_says_how_a_file_is_written(tmp_path, encoding, suffix):
 def test_a_file_that_is_utf_8_is_read_as_such_beside_one_that_is_not(tmp_path):
     """One setting serves `data` and `eval_data`: UTF-8 read as cp1252 would be wrong in silence."""
     (tmp_path / "a.csv").write_bytes(TEXT.encode())
-    assert next(read_rows(tmp_path / "a.csv", "cp1252"))[1]["problem"] == "Cost is 5 € – how much?"
+    assert next(read_rows(tmp_path / "a.csv", "cp1252")).values["problem"] == "Cost is 5 € – how much?"
 
 
 @pytest.mark.parametrize("name", ["nonsense", "rot13", "base64", "a\0b", ""])
@@ -195,7 +195,7 @@ def test_an_encoding_that_there_is_not(tmp_path, capsys, name):
 
 def test_a_long_field_of_a_csv_file_is_read(tmp_path):
     (tmp_path / "a.csv").write_text(f"problem,answer\n{'x' * 140_000},5\n")
-    assert len(next(read_rows(tmp_path / "a.csv"))[1]["problem"]) == 140_000
+    assert len(next(read_rows(tmp_path / "a.csv")).values["problem"]) == 140_000
 
 
 @pytest.mark.parametrize(
@@ -211,9 +211,9 @@ def test_a_long_field_of_a_csv_file_is_read(tmp_path):
 )
 def test_a_number_has_the_digits_that_were_written(tmp_path, written, text, right):
     (tmp_path / "a.jsonl").write_text(f'{{"problem": "x", "answer": {written}}}\n')
-    row = next(read_rows(tmp_path / "a.jsonl"))[1]
+    row = next(read_rows(tmp_path / "a.jsonl"))
     assert row_fault(row, "problem", "answer") == ""
-    assert answer_text(row["answer"]) == text
+    assert answer_text(row.values["answer"]) == text
     assert verify(text, rf"\boxed{{{right}}}") == Verdict.correct
 
 

@@ -193,7 +193,7 @@ class TestTask:
         ("task", "words"),
         [
             ("nowhere:Task", "no module named 'nowhere'"),
-            ("json:JSONDecoder", "has no method 'train'"),
+            ("json:JSONDecoder", "must be a class derived from dgpo.tasks.Task"),
             ("collections:Nothing", "has no 'Nothing'"),
         ],
     )
@@ -202,9 +202,7 @@ class TestTask:
             tasks.task_class(configs.load("tiny", task=task))
 
     def test_without_words_of_its_own_it_needs_a_model(self, tmp_path, monkeypatch):
-        (tmp_path / "bare.py").write_text(
-            "class Bare:\n    def train(self, i): ...\n    def rewards(self, p, c): ...\n"
-        )
+        (tmp_path / "bare.py").write_text("from dgpo.tasks import Task\n\nclass Bare(Task):\n    pass\n")
         monkeypatch.syspath_prepend(tmp_path)
         from dgpo.model.tiny import load_policy
 
