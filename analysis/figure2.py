@@ -11,10 +11,10 @@ from analysis.properties import describe
 from dgpo import methods as registry
 
 CELLS = (
-    *(("left", x) for x in ("explores", "converges", "continuous")),
-    *(("right", x) for x in ("explores", "converges", "continuous")),
-    *(("bias", x) for x in ("inside", "left", "right", "reverse_left", "reverse_right")),
-    *(("lagging", x) for x in ("reverse_left", "reverse_right")),
+    *(("LN", x) for x in ("explores", "converges", "continuous")),
+    *(("HP", x) for x in ("explores", "converges", "continuous")),
+    *(("bias", x) for x in ("IN", "LN", "HP", "LP", "HN")),
+    *(("lagging", x) for x in ("LP", "HN")),
 )
 PAPER = {
     "grpo": "no yes no  no yes no  unbiased large large unbiased unbiased  normal normal",

@@ -64,21 +64,21 @@ class Jump:
 class Properties:
     """What `describe` measured; the rules are in the module's docstring.
 
-    left, right   Side, of LN (A < 0, r < 1−εl) and HP (A > 0, r > 1+εh)
-    bias          inside, left, right, reverse_left, reverse_right: unbiased small moderate large biased
-    lagging       reverse_left, reverse_right: small normal large
-    exponents     w_prob_left, w_prob_right: d log|w_prob| / d log π as π → 0 on LN, π → 1 on HP;
-                  w_log_left, w_log_right: d log|w_log| / d log r. nan where the weight is 0: no power of π
+    LN, HP        Side, of LN (A < 0, r < 1−εl) and HP (A > 0, r > 1+εh)
+    bias          IN, LN, HP, LP, HN: unbiased small moderate large biased
+    lagging       LP, HN: small normal large
+    exponents     w_prob_LN, w_prob_HP: d log|w_prob| / d log π as π → 0 on LN, π → 1 on HP;
+                  w_log_LN, w_log_HP: d log|w_log| / d log r. nan where the weight is 0: no power of π
     max_logit     per region the largest |w_log|·(1−π): the logit gradient in a large vocabulary
     jumps         every discontinuity found, dual clips included
-    measured      the numbers behind the words: bias (mean |g−1|; inside its maximum) and lagging (mean g)
+    measured      the numbers behind the words: bias (mean |g−1|; on IN its maximum) and lagging (mean g)
     """
 
     method: str
     pi_old: float
     trust_region: tuple[float, float]
-    left: Side
-    right: Side
+    LN: Side
+    HP: Side
     bias: dict[str, str]
     lagging: dict[str, str]
     exponents: dict[str, float]
@@ -108,28 +108,28 @@ def describe(method, pi_old: float = 0.05) -> Properties:
     curve = _Curve(method, pi_old)
     bottom, top = math.log(DEPTH), end - 1e-9
     past = {  # of each region: the sign of A, the ratio just past the boundary and the far end, as log r
-        "left": (-1, low - 1e-9, bottom),
-        "right": (1, high + 1e-9, top),
-        "reverse_left": (1, low - 1e-9, bottom),
-        "reverse_right": (-1, high + 1e-9, top),
+        "LN": (-1, low - 1e-9, bottom),
+        "HP": (1, high + 1e-9, top),
+        "LP": (1, low - 1e-9, bottom),
+        "HN": (-1, high + 1e-9, top),
     }
     jumps = curve.jumps(-1, bottom, top, (low, high)) + curve.jumps(1, bottom, top, (low, high))
-    sides = {name: curve.side(*past[name], jumps) for name in ("left", "right")}
+    sides = {name: curve.side(*past[name], jumps) for name in ("LN", "HP")}
     bias, size = _bias(curve, past, low, high)
-    mean_gate = {k: curve.window(*past[k], LAGGING)[1].mean() for k in ("reverse_left", "reverse_right")}
-    slopes = {k: curve.exponent(*past[k]) for k in ("left", "right")}
+    mean_gate = {k: curve.window(*past[k], LAGGING)[1].mean() for k in ("LP", "HN")}
+    slopes = {k: curve.exponent(*past[k]) for k in ("LN", "HP")}
     exponents = {f"w_prob_{k}": math.nan if math.isnan(s) else s - 1 for k, s in slopes.items()}
     exponents |= {f"w_log_{k}": s for k, s in slopes.items()}
     return Properties(
         method=str(method),
         pi_old=float(pi_old),
         trust_region=(eps_low, eps_high),
-        left=sides["left"],
-        right=sides["right"],
+        LN=sides["LN"],
+        HP=sides["HP"],
         bias=bias,
         lagging={k: "normal" if abs(g - 1) <= NORMAL else "large" if g > 1 else "small" for k, g in mean_gate.items()},
         exponents=exponents,
-        max_logit={"inside": max(curve.peak(s, low, high) for s in (-1, 1))}
+        max_logit={"IN": max(curve.peak(s, low, high) for s in (-1, 1))}
         | {k: curve.peak(*where) for k, where in past.items()},
         jumps=jumps,
         measured={"bias": size, "lagging": {k: float(g) for k, g in mean_gate.items()}},
@@ -139,10 +139,10 @@ def describe(method, pi_old: float = 0.05) -> Properties:
 def _bias(curve, past, low, high):
     t = np.linspace(low + 1e-9, high - 1e-9, POINTS)  # rounding puts the boundary itself on either side
     inside = max(np.abs(curve.gate(sign, t) - 1).max() for sign in (-1, 1))
-    word, size = {"inside": "unbiased" if inside <= EQUAL else "biased"}, {"inside": float(inside)}
+    word, size = {"IN": "unbiased" if inside <= EQUAL else "biased"}, {"IN": float(inside)}
     for name, (sign, start, end) in past.items():
-        boundary = name in ("left", "right")
-        factor = {"left": BIAS_LEFT, "right": BIAS_RIGHT}.get(name, LAGGING)
+        boundary = name in ("LN", "HP")
+        factor = {"LN": BIAS_LEFT, "HP": BIAS_RIGHT}.get(name, LAGGING)
         departs = np.zeros(1, bool)
         if boundary:
             t = np.linspace(start, end, POINTS)
@@ -247,7 +247,7 @@ def render(p: Properties) -> str:
     yes = {True: "yes", False: "no"}
     eps_low, eps_high = p.trust_region
     lines = [f"{p.method}   at π_old = {p.pi_old:g}, trust region [{1 - eps_low:g}, {1 + eps_high:g}]"]
-    for name in ("left", "right"):
+    for name in ("LN", "HP"):
         side, slope = getattr(p, name), (p.exponents[f"w_log_{name}"], p.exponents[f"w_prob_{name}"])
         words = "   ".join(f"{k} {yes[v]:3}" for k, v in asdict(side).items())
         limit = "w_log 0" if math.isnan(slope[0]) else f"w_log ∝ r^{_tidy(slope[0])}, w_prob ∝ π^{_tidy(slope[1])}"

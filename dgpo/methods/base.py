@@ -38,30 +38,25 @@ class MethodError(Explained, ValueError):
 class Region:
     """The five regions of the (ratio, advantage) plane as boolean masks; ties are inside.
 
-    left           LN   r < 1−εl, A < 0     the left boundary: a bad token that is already less likely
-    right          HP   r > 1+εh, A > 0     the right boundary: a good token that is already more likely
-    reverse_left   LP   r < 1−εl, A > 0     a lagging token: good, yet less likely
-    reverse_right  HN   r > 1+εh, A < 0     a lagging token: bad, yet more likely
-    the rest       IN
+    LN   r < 1−εl, A < 0     the left boundary: a bad token that is already less likely
+    HP   r > 1+εh, A > 0     the right boundary: a good token that is already more likely
+    LP   r < 1−εl, A > 0     a lagging token: good, yet less likely
+    HN   r > 1+εh, A < 0     a lagging token: bad, yet more likely
+    IN   the rest
 
     `positive` is A > 0. Source: METHODS of arXiv 2603.14389, figure 2.
     """
 
-    left: Tensor
-    right: Tensor
-    reverse_left: Tensor
-    reverse_right: Tensor
+    LN: Tensor
+    HP: Tensor
+    LP: Tensor
+    HN: Tensor
     positive: Tensor
 
-    def select(self, otherwise: Tensor, left=None, right=None, reverse_left=None, reverse_right=None) -> Tensor:
+    def select(self, otherwise: Tensor, LN=None, HP=None, LP=None, HN=None) -> Tensor:
         """`otherwise`, replaced on each named region by the tensor or number given for it."""
         out = otherwise
-        for value, where in (
-            (left, self.left),
-            (right, self.right),
-            (reverse_left, self.reverse_left),
-            (reverse_right, self.reverse_right),
-        ):
+        for value, where in ((LN, self.LN), (HP, self.HP), (LP, self.LP), (HN, self.HN)):
             if value is not None:
                 out = torch.where(where, value, out)
         return out
@@ -70,7 +65,7 @@ class Region:
     def code(self) -> Tensor:
         """Index into `REGIONS` of every token, int64."""
         inside = torch.full_like(self.positive, REGIONS.index("IN"), dtype=torch.int64)
-        return self.select(inside, left=0, right=1, reverse_left=2, reverse_right=3)
+        return self.select(inside, LN=0, HP=1, LP=2, HN=3)
 
 
 def regions(

@@ -32,7 +32,7 @@ class GRPO(TrustRegion):
     dual_clip: float | None = param(None, above=1, optional=True)
 
     def log_weight(self, log_ratio, region):
-        return region.select(log_ratio, left=-math.inf, right=-math.inf, reverse_right=_dual(log_ratio, self.dual_clip))
+        return region.select(log_ratio, LN=-math.inf, HP=-math.inf, HN=_dual(log_ratio, self.dual_clip))
 
 
 @register("cispo")
@@ -69,9 +69,7 @@ class GPPO(TrustRegion):
     dual_clip: float | None = param(10.0, above=1, optional=True)
 
     def log_weight(self, log_ratio, region):
-        return region.select(
-            log_ratio, left=self.log_low, right=self.log_high, reverse_right=_dual(log_ratio, self.dual_clip)
-        )
+        return region.select(log_ratio, LN=self.log_low, HP=self.log_high, HN=_dual(log_ratio, self.dual_clip))
 
 
 @register("ce_gppo")
@@ -94,9 +92,9 @@ class CEGPPO(TrustRegion):
     def log_weight(self, log_ratio, region):
         return region.select(
             log_ratio,
-            left=math.log(self.beta_low) + self.log_low,
-            right=math.log(self.beta_high) + self.log_high,
-            reverse_right=_dual(log_ratio, self.dual_clip),
+            LN=math.log(self.beta_low) + self.log_low,
+            HP=math.log(self.beta_high) + self.log_high,
+            HN=_dual(log_ratio, self.dual_clip),
         )
 
 
@@ -117,7 +115,7 @@ class ASPO(TrustRegion):
 
     def log_weight(self, log_ratio, region):
         turned = torch.where(region.positive, -log_ratio, log_ratio).clamp(max=math.log(self.dual_clip))
-        return region.select(turned, left=-math.inf, right=-math.inf)
+        return region.select(turned, LN=-math.inf, HP=-math.inf)
 
 
 @register("dgpo")
@@ -140,6 +138,6 @@ class DGPO(TrustRegion):
     def log_weight(self, log_ratio, region):
         return region.select(
             log_ratio,
-            left=log_ratio + self.n * (log_ratio - self.log_low),
-            right=log_ratio - (log_ratio - self.log_high) / self.m,
+            LN=log_ratio + self.n * (log_ratio - self.log_low),
+            HP=log_ratio - (log_ratio - self.log_high) / self.m,
         )

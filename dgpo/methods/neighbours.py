@@ -144,7 +144,7 @@ class GSPO(TrustRegion):
         return sequence_mean(logp - old_logp, mask).expand_as(logp)
 
     def log_weight(self, log_ratio, region):
-        return region.select(log_ratio, left=-math.inf, right=-math.inf)
+        return region.select(log_ratio, LN=-math.inf, HP=-math.inf)
 
 
 @register("gmpo")
@@ -168,5 +168,5 @@ class GMPO(Method):
     def weight(self, logp, old_logp, advantage, mask=None):
         log_ratio = logp - old_logp
         region = self.regions(logp, old_logp, advantage, mask)
-        clipped = region.select(log_ratio, left=-self.eps_low, right=self.eps_high)
-        return torch.where(region.left | region.right, 0, sequence_mean(clipped, mask).exp().expand_as(logp))
+        clipped = region.select(log_ratio, LN=-self.eps_low, HP=self.eps_high)
+        return torch.where(region.LN | region.HP, 0, sequence_mean(clipped, mask).exp().expand_as(logp))

@@ -99,7 +99,7 @@ class _Draw(LogitsProcessor):
         self.uniform = torch.stack(rows, 1).to(device)  # [T, B]; float64: 24 bits would round small probabilities off
         self.temperature, self.top_p, self.logp = sampling.temperature, sampling.top_p, []
 
-    def __call__(self, input_ids, scores, **_) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __call__(self, input_ids, scores):  # pyright: ignore[reportIncompatibleMethodOverride]
         logp = torch.log_softmax(scores.float() / self.temperature, -1)
         weights = logp.double().exp()
         cumulative = (_nucleus(weights, self.top_p) if self.top_p < 1 else weights).cumsum(-1)
