@@ -57,7 +57,7 @@ def law(method, pi_old: float = 0.05, advantage: float = -1.0, others: float = O
     if advantage > 0:
         end = float(weigh(method, -math.log(pi_old) - 1e-9, advantage, pi_old)) * advantage
         return Law("power", -1.0, coefficient=1 / (kappa * end)) if end > 0 else Law("stops")
-    a = describe(method, pi_old).exponents["w_log_left"]
+    a = describe(method, pi_old).exponents["w_log_LN"]
     if math.isnan(a):
         return Law("stops")
     far = math.log(1e-8)
