@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import seaborn as sns
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from analysis import style
@@ -62,16 +63,13 @@ def problem_map(evaluations: Evaluations, benchmark: str, publication: bool = Fa
     with style.figure_style(publication) as plt:
         size = (5.5, 1.2 + 0.3 * len(frame.columns)) if publication else (11, 1.7 + 0.4 * len(frame.columns))
         fig, ax = plt.subplots(figsize=size)
-        image = ax.imshow(frame.T, cmap="cividis", aspect="auto", vmin=0, vmax=1, interpolation="nearest")
-        ax.grid(False)
-        ax.set_yticks(range(len(frame.columns)), [style.label(name) for name in frame.columns])
-        if len(frame) <= _SHOWN_TICKS:
-            ax.set_xticks(range(len(frame)), frame.index, rotation=90)
+        names = [str(name) for name in frame.index] if len(frame) <= _SHOWN_TICKS else False
+        bar = {"label": "right answers", "format": PercentFormatter(1, decimals=0)}
+        sns.heatmap(frame.T, cmap="cividis", vmin=0, vmax=1, xticklabels=names, cbar_kws=bar, ax=ax)
+        ax.set_yticklabels([style.label(name) for name in frame.columns], rotation=0)
         never, always = ((frame == edge).all(axis=1).sum() for edge in (0, 1))
         ax.set_xlabel(f"{len(frame)} problems, hardest first; {never} never solved by any, {always} always by all")
         ax.set_title(benchmark)
-        bar = fig.colorbar(image, ax=ax, label="right answers")
-        bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         return finish(plt, fig)
 
 

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import FixedLocator
 
@@ -307,15 +308,11 @@ def heat_map(values, rows, columns, *, row_label="", column_label="", value_labe
     with style.figure_style(publication) as plt:
         size = (5.5, 4.0) if publication else (1.5 + 0.85 * len(columns), 1.2 + 0.55 * len(rows))
         fig, ax = plt.subplots(figsize=size)
-        image = ax.imshow(values, cmap="cividis", aspect="auto")
-        ax.grid(False)
-        ax.set_xticks(range(len(columns)), [_short(c) for c in columns])
-        ax.set_yticks(range(len(rows)), [_short(r) for r in rows])
+        table = pd.DataFrame(values, [_short(r) for r in rows], [_short(c) for c in columns])
+        sns.heatmap(table, annot=True, fmt=f".{digits}f", cmap="cividis", cbar_kws={"label": value_label}, ax=ax)
         ax.set(xlabel=column_label, ylabel=row_label)
-        middle = (np.nanmin(values) + np.nanmax(values)) / 2
-        for (i, j), v in np.ndenumerate(values):
-            ax.text(j, i, f"{v:.{digits}f}", ha="center", va="center", color="white" if v < middle else "black")
-        fig.colorbar(image, label=value_label)
+        ax.grid(False)
+        ax.tick_params(axis="y", rotation=0)
         return finish(plt, fig)
 
 

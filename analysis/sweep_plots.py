@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from analysis import run_plots, style
@@ -199,47 +200,40 @@ def grid(results: Results, metric: str = "avg", publication: bool = False):
     ns, ms = (sorted({pair[i] for pair in inner.values()}) for i in (0, 1))
     mean = frame.groupby("line")[metric].mean()
     fell = frame.groupby("line")["collapsed"].agg(["sum", "count"])
-    values = np.full((len(ns), len(ms)), np.nan)
-    for line, (n, m) in inner.items():
-        values[ns.index(n), ms.index(m)] = mean[line]
-    limits = np.array([[mean[line]] for line in outer]) if outer else np.empty((0, 1))
-    every = np.concatenate([values.ravel(), limits.ravel()])
-    if not np.isfinite(every).any():
+    if not np.isfinite(mean).any():
         return blank(f"no {METRICS[metric].format(k=results.k)}: no run came so far", publication)
-    low, high = np.nanmin(every), np.nanmax(every)
+
+    def table(lines: list[list[str | None]], rows: list[str], columns: list[str]) -> dict:
+        """A heat map's values, and the text of its cells."""
+        values = [[np.nan if line is None else mean[line] for line in row] for row in lines]
+        texts = [
+            ["" if line is None else _cell(mean[line], *map(int, fell.loc[line])) for line in row] for row in lines
+        ]
+        return {"data": pd.DataFrame(values, rows, columns), "annot": np.array(texts)}
+
+    names = [f"{n:g}" for n in ns], [f"{m:g}" for m in ms]
+    dgpo = table([[_of(inner, (n, m)) for m in ms] for n in ns], *names)
+    limits = table([[line] for line in outer], [results.labels[line] for line in outer], [""])
+    look = {"fmt": "", "cmap": "cividis", "vmin": mean.min(), "vmax": mean.max(), "cbar": False}
     with style.figure_style(publication) as plt:
         size = (5.5, 3.2) if publication else (2.6 + 1.3 * (len(ms) + 1.4), 1.6 + 0.7 * len(ns))
         fig, axes = plt.subplots(1, 2, figsize=size, width_ratios=[len(ms), 1.2 if outer else 0.01])
-        for ax, matrix, names in (
-            (axes[0], values, [[_of(inner, (n, m)) for m in ms] for n in ns]),
-            (axes[1], limits, [[line] for line in outer]),
-        ):
-            ax.grid(False)
-            if not matrix.size:
-                ax.set_visible(False)
-                continue
-            image = ax.imshow(matrix, cmap="cividis", aspect="auto", vmin=low, vmax=high)
-            for (i, j), value in np.ndenumerate(matrix):
-                line = names[i][j]
-                if line is None:
-                    continue
-                down, of = fell.loc[line]
-                ax.text(
-                    j, i, f"{value:.3f}" + (f"\n{down}/{of} collapsed" if down else ""), ha="center", va="center",
-                    color="white" if value < (low + high) / 2 else "black",
-                )  # fmt: skip
-        axes[0].set_xticks(range(len(ms)), [f"{m:g}" for m in ms])
-        axes[0].set_yticks(range(len(ns)), [f"{n:g}" for n in ns])
+        sns.heatmap(**dgpo, **look, ax=axes[0])
         axes[0].set(
-            xlabel="m  (1: HP as in GPPO; larger: towards unclipped)", ylabel="n  (larger: towards hard clip on LN)"
+            title="DGPO",
+            xlabel="m  (1: HP as in GPPO; larger: towards unclipped)",
+            ylabel="n  (larger: towards hard clip on LN)",
         )
-        axes[0].set_title("DGPO")
+        axes[1].set_visible(bool(outer))
         if outer:
-            axes[1].set_xticks([])
-            axes[1].set_yticks(range(len(outer)), [results.labels[line] for line in outer])
+            sns.heatmap(**limits, **look, ax=axes[1])
+            axes[1].set(title="limits", xticks=[])
             axes[1].yaxis.tick_right()
-            axes[1].set_title("limits")
-        fig.colorbar(image, ax=axes, label=METRICS[metric].format(k=results.k), location="bottom", shrink=0.6)
+        for ax in axes:
+            ax.grid(False)
+            ax.tick_params(axis="y", rotation=0)
+        image, label = axes[0].collections[0], METRICS[metric].format(k=results.k)
+        fig.colorbar(image, ax=axes, label=label, location="bottom", shrink=0.6)
         return finish(plt, fig)
 
 
@@ -313,6 +307,10 @@ def _grid(plt, rows, columns, publication, width=5.2, height=2.9, **kwargs):
 
 def _handles(axes) -> list:
     return [line for ax in axes.flat for line in ax.get_lines() if not line.get_label().startswith("_")]
+
+
+def _cell(value: float, collapsed: int, runs: int) -> str:
+    return f"{value:.3f}" + (f"\n{collapsed}/{runs} collapsed" if collapsed else "")
 
 
 def _of(pairs: dict, wanted):
