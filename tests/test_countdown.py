@@ -164,7 +164,7 @@ class TestProblems:
         rng = random.Random(seed)
         numbers, target = countdown.read(countdown.draw(rng, difficulty, heldout=False).answer)
         ends = {parse(countdown.trial(numbers, rng)[1]).value for _ in range(30)}
-        assert ends & {*range(100)} == ends  # whole, and each one token
+        assert ends & {*range(countdown.LARGEST + 1)} == ends  # whole, and each one token
         assert {e for e in ends if e >= 10} <= {*countdown.reachable(tuple(numbers))}
         assert target in countdown.reachable(tuple(numbers))
 
@@ -224,36 +224,38 @@ class TestRewards:
 
 
 class TestWarmUp:
-    def test_a_worked_example_is_two_exact_trials_and_the_expression_of_one_of_them(self):
-        rng, boxed, hits = random.Random(0), [0, 0], 0
+    @pytest.mark.parametrize("rate", [0.0, 0.3])
+    def test_a_worked_example_is_a_trial_under_the_target_at_which_it_ended(self, rate):
+        rng, settings = random.Random(0), TinyPolicy(max_difficulty=4, step_error_rate=rate)
+        sizes, wrong, steps, solved = set(), 0, 0, 0
         for _ in range(600):
-            problem = countdown.draw(rng, 4, heldout=False)
-            numbers, target = countdown.read(problem.answer)
-            think, box = countdown.worked_example(problem, rng).split("</think>")
-            ends = []
-            for worked in think.split(";"):
-                assert sorted(int(n) for n in re.findall(r"(?:^|[-+*/])(\d+)", worked)) == numbers
-                for step, result in re.findall(r"(?=(?:^|=)(\d+[-+*/]\d+)=(\d+))", worked):
-                    assert parse(step).value == int(result)
-                ends.append(int(worked.rpartition("=")[2]))
+            prompt, completion = countdown.example(rng, settings)
+            numbers, target = countdown.read(prompt.removesuffix("<think>"))
+            worked, box = completion.split("</think>")
+            sizes.add(len(numbers))
+            assert numbers == sorted(numbers)
+            assert not is_heldout(prompt.removesuffix("<think>"))
+            assert sorted(int(n) for n in re.findall(r"(?:^|[-+*/])(\d+)", worked)) == numbers
+            assert worked.endswith(f"={target}")
             found = parse(box.removeprefix("\\boxed{").removesuffix("}"))
             assert sorted(found.numbers) == numbers
-            assert found.value in ends
-            if ends[0] != ends[1]:
-                boxed[ends.index(found.value)] += 1
-            hits += found.value == target
-        assert 0.4 < boxed[0] / sum(boxed) < 0.6  # at random
-        assert hits < 0.05 * 600  # and whatever the target
+            for step, result in re.findall(r"(?=(?:^|=)(\d+[-+*/]\d+)=(\d+))", worked):
+                steps += 1
+                wrong += parse(step).value != int(result)
+            solved += found.value == target
+        assert sizes == {2, 3, 4}
+        assert wrong / steps == pytest.approx(rate, abs=0.04)
+        assert (solved == 600) is (rate == 0)
 
-    @pytest.mark.parametrize("difficulty", [2, 3, 4, 5, 6])
+    @pytest.mark.parametrize("difficulty", [2, 3, 4, 5])
     def test_the_room_that_is_asked_for_is_what_the_longest_example_takes(self, difficulty):
         rng, words = random.Random(0), CountdownTask.tokenizer()
-        problems = [countdown.draw(rng, difficulty, heldout=False) for _ in range(1000)]
-        examples = words([countdown.worked_example(p, rng) for p in problems]).input_ids
-        prompts = words([p.prompt for p in problems]).input_ids
-        assert max(map(len, examples)) + 1 == CountdownTask.completion_tokens(difficulty)
-        assert {len(p) for p in prompts} == {CountdownTask.prompt_tokens(difficulty)}
-        assert words.unk_token_id not in {i for ids in examples + prompts for i in ids}
+        settings = TinyPolicy(max_difficulty=difficulty)
+        prompts, completions = zip(*(countdown.example(rng, settings) for _ in range(3000)), strict=True)
+        prompts, completions = words([*prompts]).input_ids, words([*completions]).input_ids
+        assert max(map(len, completions)) + 1 == CountdownTask.completion_tokens(difficulty)
+        assert max(map(len, prompts)) == CountdownTask.prompt_tokens(difficulty)
+        assert words.unk_token_id not in {i for ids in prompts + completions for i in ids}
 
     def test_each_task_has_a_policy_of_its_own_and_that_of_chain_keeps_its_key(self):
         settings = TinyPolicy()
@@ -268,17 +270,17 @@ class TestWarmUp:
 
 class TestRuns:
     def test_a_run_and_an_evaluation_of_its_policy(self, small, tmp_path):
-        sizes = {"difficulty": 2, "max_new_tokens": 18, "eval_problems": 4}
+        sizes = {"difficulty": 2, "max_new_tokens": 14, "eval_problems": 4}
         run = dgpo.train(**small | sizes | {"task": "countdown"})
         assert run.metrics["eval/coverage@2"].notna().any()
-        sizes = {"difficulty": 2, "generated_max_new_tokens": 18, "generated_problems": 4, "n": 2}
+        sizes = {"difficulty": 2, "generated_max_new_tokens": 14, "generated_problems": 4, "n": 2}
         folder = tmp_path / "eval"
         found = dgpo.evaluate(run.policy, benchmarks=["countdown"], eval_dir=str(folder), **sizes)
         assert found is not None
 
     def test_too_little_room_names_the_setting(self, small):
-        with pytest.raises(ConfigError, match="max_new_tokens=39 must be at least 40: a problem of difficulty=4"):
-            dgpo.train(**small | {"task": "countdown", "difficulty": 4, "max_new_tokens": 39})
+        with pytest.raises(ConfigError, match="max_new_tokens=25 must be at least 26: a problem of difficulty=4"):
+            dgpo.train(**small | {"task": "countdown", "difficulty": 4, "max_new_tokens": 25})
 
     def test_the_embedded_policy_knows_one_task(self):
         with pytest.raises(ConfigError, match="model='tiny' is warmed up for one of them"):

@@ -325,7 +325,10 @@ class TestRefusals:
             (["nn=4"], "unknown setting nn=4 (did you mean 'n'?)"),
             (["top_p=0"], "top_p=0"),
             (["model=tiny", "benchmarks=[aime24]"], "benchmark 'aime24' needs model=FOLDER"),
-            (["benchmarks=[aime24]"], "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain, countdown"),
+            (
+                ["benchmarks=[aime24]"],
+                "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain, countdown",
+            ),
             (["rollout=vlm"], "rollout='vlm': input should be 'transformers' or 'vllm'"),
             (["generated_max_new_tokens=9"], "generated_max_new_tokens=9 must be at least 29"),
             (["n=2", "tiny"], "'tiny' is not of the form key=value"),

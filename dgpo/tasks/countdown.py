@@ -1,19 +1,21 @@
 """Numbers and a target: an expression in + - * / that uses each number at most once. A task with something to find.
 
-    problem      3,4,6,9=51
-    prompt       3,4,6,9=51<think>
-    completion   9*6=54-3=51/3=17+4=21;9-4=5*6=30-3=27</think>\\boxed{(9-4)*6-3}
+    problem      3,4,6,9=27
+    prompt       3,4,6,9=27<think>
+    completion   9-4=5*6=30-3=27</think>\\boxed{(9-4)*6-3}
 
 The difficulty is how many numbers. A target is drawn evenly from the two-digit ones that can be reached, so that those
 with few solutions are as frequent as those with many. Training and held-out problems are disjoint by construction: a
 checksum of the problem's text, whose numbers are sorted, says which side it is on.
 
-The embedded policy has seen two random trials, each worked from left to right, and the expression of one of them, *at
-random*, in the box. So it knows the format and the arithmetic, and not that a box has to do with its target.
+The embedded policy has seen random trials, worked from left to right, each under the target at which it happened to
+end. A step is wrong with probability `step_error_rate`, and the trial goes on from the wrong value. So the policy knows
+the format, and the arithmetic with its errors; it tries what often led to such a target, and seldom arrives.
 """
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 
 from transformers import PreTrainedTokenizerFast
@@ -24,18 +26,18 @@ from dgpo.tasks.expression import parse
 from dgpo.tasks.generated import GeneratedTask, is_heldout, word_tokenizer
 from dgpo.verifier import Verdict
 
-LARGEST = 99  # of a target and of the values in a trial: each is one token
+LARGEST = 50  # of a target and of the values in a trial: each is one token
 SMALLEST_TARGET = 10
-TRIALS = 2
+DIGITS = range(1, 10)
 _WORDS = ("<think>", "</think>", "\\boxed{", "}", *map(str, range(LARGEST + 1)), *"+-*/(),;=")
 
 
 def draw(rng: random.Random, difficulty: int, heldout: bool) -> Problem:
     """A random problem from one side of the split: sorted digits, and a target that they reach."""
     while True:
-        numbers = tuple(sorted(rng.choices(range(1, 10), k=difficulty)))
+        numbers = tuple(sorted(rng.choices(DIGITS, k=difficulty)))
         if targets := reachable(numbers):
-            text = f"{','.join(map(str, numbers))}={rng.choice(targets)}"
+            text = problem_text(numbers, rng.choice(targets))
             if is_heldout(text) == heldout:
                 return Problem(text, text + "<think>", text)
 
@@ -62,32 +64,42 @@ def results(value: int, number: int) -> dict[str, int]:
     return {sign: result for sign, result in found.items() if 0 <= result <= LARGEST}
 
 
-def trial(numbers: list[int], rng: random.Random) -> tuple[str, str]:
-    """A random way through all of the numbers: worked from left to right, and as an expression."""
-    first, *rest = rng.sample(numbers, len(numbers))
-    value, worked, expression, is_sum = first, str(first), str(first), False
+def trial(numbers: list[int], rng: random.Random, step_error_rate: float = 0.0) -> tuple[str, str, int]:
+    """A random way through all of the numbers: worked from left to right, as an expression, and the value at its end.
+
+    With probability `step_error_rate` a step has another result, which the next one goes on from.
+    """
+    value, *rest = rng.sample(numbers, len(numbers))
+    worked = expression = str(value)
+    is_sum = False
     for number in rest:
         possible = results(value, number)
         sign = rng.choice([*possible])
         value = possible[sign]
+        if rng.random() < step_error_rate:
+            value = (value + rng.randint(1, LARGEST)) % (LARGEST + 1)
         worked += f"{sign}{number}={value}"
         if is_sum and sign in "*/":
             expression = f"({expression})"
         expression, is_sum = f"{expression}{sign}{number}", sign in "+-"
-    return worked, expression
-
-
-def worked_example(problem: Problem, rng: random.Random) -> str:
-    """A completion in the task's format: random trials, and one of them at random in the box."""
-    numbers, _ = read(problem.answer)
-    trials = [trial(numbers, rng) for _ in range(TRIALS)]
-    return f"{';'.join(worked for worked, _ in trials)}</think>\\boxed{{{rng.choice(trials)[1]}}}"
+    return worked, expression, value
 
 
 def example(rng: random.Random, settings) -> tuple[str, str]:
-    """A prompt and its worked completion, for the warm-up of the embedded policy (settings of `tiny`)."""
-    problem = draw(rng, rng.randint(2, max(2, settings.max_difficulty)), heldout=False)
-    return problem.prompt, worked_example(problem, rng)
+    """A prompt and its worked completion, for the warm-up of the embedded policy (settings of `tiny`).
+
+    The trial comes first; the target is where it ended (hindsight relabelling: Andrychowicz et al., arXiv 1707.01495).
+    """
+    while True:
+        numbers = sorted(rng.choices(DIGITS, k=rng.randint(2, max(2, settings.max_difficulty))))
+        worked, expression, end = trial(numbers, rng, settings.step_error_rate)
+        text = problem_text(numbers, end)
+        if end >= SMALLEST_TARGET and not is_heldout(text):
+            return text + "<think>", f"{worked}</think>\\boxed{{{expression}}}"
+
+
+def problem_text(numbers: Sequence[int], target: int) -> str:
+    return f"{','.join(map(str, numbers))}={target}"
 
 
 def read(text: str) -> tuple[list[int], int]:
@@ -119,7 +131,7 @@ def prompt_tokens(difficulty: int) -> int:
 
 def completion_tokens(difficulty: int) -> int:
     """Tokens of the longest worked example, the end of sequence included."""
-    return TRIALS * (4 * difficulty - 2) + 2 * difficulty - 1 + 2 * ((difficulty - 1) // 2) + 3
+    return 6 * difficulty + 2 * ((difficulty - 1) // 2)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
