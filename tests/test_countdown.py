@@ -134,6 +134,8 @@ class TestProblems:
         train = {task.train(i).id for i in range(3000)}
         held = {p.id for p in task.heldout}
         assert len(train) > 500
+        assert {len(countdown.read(text)[0]) for text in train} == {2, 3}
+        assert {len(countdown.read(text)[0]) for text in held} == {3}
         assert len(held) == 140
         assert not train & held
         assert all(is_heldout(text) for text in held)

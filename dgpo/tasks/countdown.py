@@ -4,9 +4,10 @@
     prompt       3,4,6,9=27<think>
     completion   9-4=5*6=30-3=27</think>\\boxed{(9-4)*6-3}
 
-The difficulty is how many numbers. A target is drawn evenly from the two-digit ones that can be reached, so that those
-with few solutions are as frequent as those with many. Training and held-out problems are disjoint by construction: a
-checksum of the problem's text, whose numbers are sorted, says which side it is on.
+The difficulty is how many numbers a held-out problem has. Training problems have from 2 to as many, so that some are
+solved from the start. A target is drawn evenly from the two-digit ones that can be reached: those with few solutions
+are as frequent as those with many. Training and held-out problems are disjoint by construction: a checksum of the
+problem's text, whose numbers are sorted, says which side it is on.
 
 The embedded policy has seen random trials, worked from left to right, each under the target at which it happened to
 end. A step is wrong with probability `step_error_rate`, and the trial goes on from the wrong value. So the policy knows
@@ -140,9 +141,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 class CountdownTask(GeneratedTask):
-    """Problems of `difficulty` numbers."""
+    """Held-out problems have `difficulty` numbers, those to learn from 2 to as many."""
 
     recipe = "countdown 1"
+
+    def train(self, position: int) -> Problem:
+        rng = random.Random(f"{self.seed}:{position}")
+        return draw(rng, rng.randint(2, self.difficulty), heldout=False)
 
     @staticmethod
     def solution(completion: str) -> str:
