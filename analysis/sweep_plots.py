@@ -207,7 +207,11 @@ def grid(results: Results, metric: str = "avg", publication: bool = False):
         """A heat map's values, and the text of its cells."""
         values = [[np.nan if line is None else mean[line] for line in row] for row in lines]
         texts = [
-            ["" if line is None else _cell(mean[line], *map(int, fell.loc[line])) for line in row] for row in lines
+            [
+                "" if line is None else _cell(mean[line], int(fell["sum"][line]), int(fell["count"][line]))
+                for line in row
+            ]
+            for row in lines
         ]
         return {"data": pd.DataFrame(values, rows, columns), "annot": np.array(texts)}
 

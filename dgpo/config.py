@@ -59,9 +59,9 @@ class TinyPolicy(Settings):
     hidden: Positive = _policy(64, description="width of the embedded policy")
     layers: Positive = _policy(2, description="its layers")
     heads: Positive = _policy(4, description="its attention heads")
-    max_difficulty: Positive = _policy(4, description="its worked examples have 1 to this many operations")
+    max_difficulty: Positive = _policy(4, description="its worked examples have up to this difficulty")
     step_error_rate: Annotated[float, Field(ge=0, le=1)] = _policy(
-        0.3, description="share of their worked steps that are wrong"
+        0.3, description="share of a chain's worked steps that are wrong in them"
     )
     steps: Annotated[Positive, Field(ge=20)] = _policy(1800, description="AdamW steps of its warm-up")
     batch: Positive = _policy(32, description="examples in each of them")
@@ -109,7 +109,7 @@ class PolicySettings(Settings):
         0, description="CPU threads; 0 takes one below 20 M parameters, else torch's own number", resume="rounding"
     )
 
-    difficulty: Positive = _task(4, description="operations of a chain")
+    difficulty: Positive = _task(4, description="operations of a chain, numbers of a countdown")
     problem_field: str = _task("problem", description="field of a problem file that holds the problem")
     answer_field: str = _task("answer", description="field that holds the reference answer")
     encoding: Encoding = _task("utf-8", description="of problem files that are not UTF-8, such as cp1252")
@@ -160,7 +160,10 @@ class Config(PolicySettings):
     )
     liger: bool = _policy(False, description="Liger's fused kernels, on a GPU", resume="rounding")
 
-    task: str = _task("chain", description="`chain` is generated, `math` reads files; module:Class is one of your own")
+    task: str = _task(
+        "chain",
+        description="`chain` and `countdown` are generated, `math` reads files; module:Class is one of your own",
+    )
     reward: Texts = _task(
         [], description="module:function, or several, in TRL's convention, in place of the verifier of task=math"
     )

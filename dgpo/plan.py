@@ -111,7 +111,7 @@ class Shape:
 def shape_of(config: Config) -> Shape:
     """The shape of a config's model: its folder, one of KNOWN, or a hub name. Raises ConfigError."""
     if config.model == "tiny":
-        return Shape.of(tiny.shape(config.tiny))
+        return Shape.of(tiny.shape(config.tiny, tiny.task_of(config).tokenizer()))
     if not Path(config.model).is_dir() and Path(config.model).name in KNOWN:
         return Shape.of(known(config.model))
     return Shape.of(load_shape(config.model, config.trust_remote_code), config.trust_remote_code)

@@ -61,6 +61,13 @@ RENAMED = {  # before version 0.2
     "aggregation": "loss_aggregation",
     "eval_completions": "eval_samples",
     "slip": "step_error_rate",
+    "chain_problems": "generated_problems",
+    "chain_max_new_tokens": "generated_max_new_tokens",
+}
+
+GENERATED = {  # tasks whose problems are drawn, which the embedded policy can be warmed up for
+    "chain": "dgpo.tasks.chain:ChainTask",
+    "countdown": "dgpo.tasks.countdown:CountdownTask",
 }
 
 _LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds

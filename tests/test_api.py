@@ -62,7 +62,7 @@ def test_train_returns_the_run_with_its_metrics_and_pictures(run):
 
 
 def test_evaluate_prints_its_table_and_compares(run, tmp_path):
-    sizes = {"difficulty": 1, "chain_problems": 4, "chain_max_new_tokens": 14, "n": 2}
+    sizes = {"difficulty": 1, "generated_problems": 4, "generated_max_new_tokens": 14, "n": 2}
     first, second = (dgpo.evaluate(run.policy, **sizes, seed=s, eval_dir=tmp_path / str(s)) for s in (0, 1))
     assert first.samples["chain"].verdicts.shape == (4, 2)
     assert "avg@2" in str(first)

@@ -60,11 +60,13 @@ def test_literals_are_those_that_the_objective_knows():
 
 @pytest.mark.parametrize(("old", "new"), [item for item in RENAMED.items() if item[0] != "slip"])
 def test_an_old_name_is_refused_with_the_new_one(old, new):
-    with pytest.raises(ConfigError, match=f"unknown setting {old}=4: it is called {new} now"):
-        configs.load("tiny", **{old: 4})
     if new in evaluation.EvalConfig.model_fields:
         with pytest.raises(ConfigError, match=f"it is called {new} now"):
             evaluation.load(**{old: 4})
+    if new not in Config.model_fields:
+        return
+    with pytest.raises(ConfigError, match=f"unknown setting {old}=4: it is called {new} now"):
+        configs.load("tiny", **{old: 4})
     fields = {"name": "s", "folder": "runs/s", "factors": {old: [1, 2]}, "seeds": [0]}
     with pytest.raises(ConfigError, match=f"it is called {new} now"):
         definition.make(fields)

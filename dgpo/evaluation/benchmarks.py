@@ -1,4 +1,4 @@
-"""Benchmarks by name: files of problems in a folder, and the held-out problems of `chain`; and their judge."""
+"""Benchmarks by name: files of problems in a folder, and held-out problems of generated tasks; and their judge."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from dgpo.data.files import FORMATS, DataError, answer_text, read_rows, row_faul
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash
 from dgpo.run.identity import of_problems
-from dgpo.tasks import chain
+from dgpo.settings import GENERATED
+from dgpo.tasks import generated
 from dgpo.tasks.base import Problem
 from dgpo.tasks.prompts import prompt
-from dgpo.verifier import Verdict, Verifier, final_answer
+from dgpo.verifier import Verifier, final_answer
 
 SHORT_NAMES = {
     "aime24": "aime2024",
@@ -40,8 +41,8 @@ def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
 
     Raises ConfigError for an unknown name and settings that leave no room, DataError for rows without the fields.
     """
-    if name == "chain":
-        return _chain(config)
+    if name in GENERATED:
+        return _generated(name, config)
     path = find(name, config.data_dir)
     problems = []
     for found in read_rows(path, config.encoding):
@@ -67,25 +68,26 @@ def find(name: str, data_dir: str | None) -> Path:
     path = files.get(name) or files.get(SHORT_NAMES.get(name, ""))
     if path is None:
         short = {long: f" ({short})" for short, long in SHORT_NAMES.items()}
-        found = ["chain", *(f"{stem}{short.get(stem, '')}" for stem in files)]
+        found = [*GENERATED, *(f"{stem}{short.get(stem, '')}" for stem in files)]
         where = f"in data_dir={data_dir!r}" if folder else "without data_dir=FOLDER"
         raise ConfigError(f"unknown benchmark {name!r}; {where} there are: {', '.join(found)}")
     return path
 
 
-def _chain(config: EvalConfig) -> Benchmark:
-    needed = chain.completion_tokens(config.difficulty)
-    if config.chain_max_new_tokens < needed:
-        raise ConfigError(
-            f"chain_max_new_tokens={config.chain_max_new_tokens} must be at least {needed}: "
-            f"a chain of difficulty={config.difficulty} needs {needed} tokens"
-        )
-    problems = tuple(chain.ChainTask(config.difficulty, 0, config.chain_problems).heldout)
-    return Benchmark("chain", of_problems(problems), problems, config.chain_max_new_tokens)
+def limit_setting(name: str) -> str:
+    """The setting that limits the completions of a benchmark."""
+    return "generated_max_new_tokens" if name in GENERATED else "max_new_tokens"
+
+
+def _generated(name: str, config: EvalConfig) -> Benchmark:
+    task = generated(name)
+    task.check_room(config, limit_setting(name), task.completion_tokens(config.difficulty))
+    problems = tuple(task(config.difficulty, 0, config.generated_problems).heldout)
+    return Benchmark(name, of_problems(problems), problems, config.generated_max_new_tokens)
 
 
 class Judge:
-    """Verdicts and extracted answers, as training has them: `chain` by text, files by the verifier."""
+    """Verdicts and extracted answers, as training has them: generated tasks by their own, files by the verifier."""
 
     def __init__(self):
         self._verifier: Verifier | None = None
@@ -99,15 +101,11 @@ class Judge:
 
     def __call__(self, benchmark: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str | None]]:
         """(verdicts, answers) of (reference, completion) pairs; an answer is None where no box is closed."""
-        if benchmark == "chain":
-            answers = [chain.final_answer(text) for _, text in pairs]
-            found = [_exact(gold, answer) for (gold, _), answer in zip(pairs, answers, strict=True)]
+        if benchmark in GENERATED:
+            judge = generated(benchmark).judge
+            found, answers = zip(*(judge(reference, text) for reference, text in pairs), strict=True)
         else:
             self._verifier = self._verifier or Verifier()
             answers = [final_answer(text) for _, text in pairs]
             found = self._verifier.verify_many(pairs)
         return [v.value for v in found], [a if a is None else a[:_MAX_KEPT] for a in answers]
-
-
-def _exact(gold: str, answer: str | None) -> Verdict:
-    return Verdict.no_answer if answer is None else Verdict.correct if answer == gold else Verdict.wrong

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dgpo.config import dump
 from dgpo.errors import ConfigError, Explained
 from dgpo.evaluation import settings
-from dgpo.evaluation.benchmarks import Benchmark
+from dgpo.evaluation.benchmarks import Benchmark, limit_setting
 from dgpo.evaluation.scores import VERDICTS, Samples
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import Lock, atomic_write, file_hash, lock, remove, write_text
@@ -247,7 +247,7 @@ class EvaluationFolder:
             where = tuple(np.array(places).T)
             for name, values in self.read(benchmark, path, places, names).items():
                 array[name][where] = np.array(values, dtype=object)
-        limit = "chain_max_new_tokens" if benchmark == "chain" else "max_new_tokens"
+        limit = limit_setting(benchmark)
         return Samples(
             benchmark=benchmark,
             sha256=self.identity.made_of["data"][benchmark],

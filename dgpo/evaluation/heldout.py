@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 
 import numpy as np
 
@@ -40,7 +40,10 @@ def mean_interval(values: np.ndarray, z: float = 1.96) -> tuple[float, float | N
 
 @dataclass(frozen=True)
 class HeldoutResult:
-    """Rewards `[P, k]` of k completions of P held-out problems, their texts and their lengths in tokens."""
+    """Rewards `[P, k]` of k completions of P held-out problems, their texts and their lengths in tokens.
+
+    solutions    `[P]` distinct right answers among the k, of a task whose problems have several
+    """
 
     problems: Sequence[Problem]
     rewards: np.ndarray
@@ -48,9 +51,13 @@ class HeldoutResult:
     lengths: np.ndarray
     finished: np.ndarray
     right_above: float = 1.0
+    solutions: np.ndarray | None = None
 
     def metrics(self) -> dict[str, float | None]:
-        """avg@k and pass@k with 95 % intervals over problems, pass@2, 4, ... below k, mean length, truncated share."""
+        """avg@k and pass@k with 95 % intervals over problems, pass@2, 4, ... below k, mean length, truncated share.
+
+        Of a task with several solutions coverage@k too: how many distinct ones k completions of a problem find.
+        """
         k = self.rewards.shape[1]
         is_right = np.where(np.isnan(self.rewards), np.nan, self.rewards >= self.right_above)
         right = (is_right == 1).sum(1)
@@ -60,6 +67,8 @@ class HeldoutResult:
             out |= {f"eval/{name}@{k}": mean, f"eval/{name}@{k}_low": low, f"eval/{name}@{k}_high": high}
         for j in (2**i for i in range(1, k.bit_length()) if 2**i < k):
             out[f"eval/pass@{j}"] = float(pass_at_k(right, k, j).mean())
+        if self.solutions is not None:
+            out[f"eval/coverage@{k}"] = float(self.solutions.mean())
         return out | {
             "eval/length": float(self.lengths.mean()),
             "eval/truncated": float(1 - self.finished.mean()),
@@ -98,14 +107,24 @@ def evaluate(
     rows = zip(texts, rewards, batch.mask.sum(1).tolist(), batch.finished.tolist(), strict=True)
     texts, rewards, lengths, finished = zip(*chain.from_iterable(process_group.all_gather_object([*rows])), strict=True)
     shape = (len(task.heldout), completions)
+    rewards = np.array(rewards).reshape(shape)
+    texts = [[*texts[i : i + completions]] for i in range(0, len(texts), completions)]
     return HeldoutResult(
         problems=task.heldout,
-        rewards=np.array(rewards).reshape(shape),
-        completions=[[*texts[i : i + completions]] for i in range(0, len(texts), completions)],
+        rewards=rewards,
+        completions=texts,
         lengths=np.array(lengths).reshape(shape),
         finished=np.array(finished).reshape(shape),
         right_above=right_above,
+        solutions=_distinct(task, texts, rewards >= right_above),
     )
+
+
+def _distinct(task: Task, texts: list[list[str]], is_right: np.ndarray) -> np.ndarray | None:
+    """`[P]` distinct solutions among the right completions; None of a task that does not tell them apart."""
+    if (solution := getattr(task, "solution", None)) is None:
+        return None
+    return np.array([len({solution(t) for t in compress(*row)}) for row in zip(texts, is_right, strict=True)])
 
 
 def encode(tokenizer, prompts: list[str]) -> list[list[int]]:

@@ -24,6 +24,7 @@ from dgpo.progress import Progress
 from dgpo.rollout import Sampling
 from dgpo.rollout.selfcheck import check_model
 from dgpo.run import identity
+from dgpo.settings import GENERATED
 
 
 def evaluate(config: EvalConfig) -> Path:
@@ -39,7 +40,7 @@ def evaluate(config: EvalConfig) -> Path:
     rollout.check(config)
     config = _dated(config)
     for name in config.benchmarks:
-        if name != "chain":
+        if name not in GENERATED:
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
@@ -66,7 +67,7 @@ def _longest(benchmark: Benchmark, lm, tokenizer) -> int:
     prompt = max(map(len, encode(tokenizer, [p.prompt for p in benchmark.problems])))
     positions = getattr(lm.config, "max_position_embeddings", None)
     if positions and prompt + benchmark.limit > positions:
-        name = "chain_max_new_tokens" if benchmark.name == "chain" else "max_new_tokens"
+        name = benchmarks.limit_setting(benchmark.name)
         raise ConfigError(
             f"{name}={benchmark.limit} and the longest prompt of {benchmark.name}, {prompt} tokens, must add up to at "
             f"most the model's {positions} positions"
@@ -150,7 +151,7 @@ def _check_revisions(folder: EvaluationFolder) -> None:
     now = dict(folder.identity.made_of["data"])
     for name in folder.benchmarks:
         with suppress(ConfigError):  # not here any more: the references are in the folder
-            now |= {name: file_hash(benchmarks.find(name, folder.config.data_dir))} if name != "chain" else {}
+            now |= {name: file_hash(benchmarks.find(name, folder.config.data_dir))} if name not in GENERATED else {}
     folder.check(folder.identity.made_of | {"data": now}, str(folder.path))
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dgpo.config import PolicySettings, changes
 from dgpo.errors import ConfigError
-from dgpo.settings import Above0, Count, PathText, Positive, nested, refusal, setting, unknown
+from dgpo.settings import GENERATED, Above0, Count, PathText, Positive, nested, refusal, setting, unknown
 
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
@@ -27,11 +27,15 @@ class EvalConfig(PolicySettings):
     )
 
     benchmarks: list[str] = _task(
-        ["chain"], description="`chain`, and files in data_dir (math500) or their short names (aime24)", min_length=1
+        ["chain"],
+        description="`chain`, `countdown`, and files in data_dir (math500) or their short names (aime24)",
+        min_length=1,
     )
     data_dir: PathText | None = _task(None, description="folder of the benchmarks' files", resume="content")
     limit: Count = _task(0, description="first problems of each file; 0 for all", unit="problems")
-    chain_problems: Positive = _task(128, description="held-out chains", unit="problems")
+    generated_problems: Positive = _task(
+        128, description="held-out problems of `chain` or `countdown`", unit="problems"
+    )
 
     n: Positive = _rollout(
         16, description="completions of each problem; a larger n continues an evaluation", unit="completions"
@@ -39,12 +43,19 @@ class EvalConfig(PolicySettings):
     temperature: Above0 = _rollout(0.6, description="of the samples")
     top_p: Annotated[float, Field(gt=0, le=1)] = _rollout(0.95, description="nucleus of the samples")
     max_new_tokens: Positive = _rollout(32768, description="longest completion", unit="tokens")
-    chain_max_new_tokens: Positive = _rollout(40, description="longest completion of a chain", unit="tokens")
+    generated_max_new_tokens: Positive = _rollout(
+        40, description="longest completion in `chain` and `countdown`", unit="tokens"
+    )
     chunk_rows: Positive = _run(1024, description="completions in one file: what a kill can lose", unit="completions")
 
     k: list[Positive] = _scores(
         [], description="the k of pass@k and maj@k in the tables; none: powers of two and n", resume="free"
     )
+
+    @property
+    def task(self) -> str:
+        """What the embedded policy is warmed up for (model='tiny'): the one benchmark."""
+        return self.benchmarks[0]
 
 
 def load(**settings: Any) -> EvalConfig:
@@ -59,8 +70,14 @@ def load(**settings: Any) -> EvalConfig:
         raise refusal(error) from None
     if beyond := [k for k in config.k if k > config.n]:
         raise ConfigError(f"k={config.k}: pass@k and maj@k need k ≤ n, and {beyond[0]} > n={config.n}")
-    if config.model == "tiny" and (files := [name for name in config.benchmarks if name != "chain"]):
-        raise ConfigError(f"benchmark {files[0]!r} needs model=FOLDER; model='tiny' knows only the tokens of 'chain'")
+    if config.model == "tiny" and (others := [name for name in config.benchmarks if name not in GENERATED]):
+        raise ConfigError(
+            f"benchmark {others[0]!r} needs model=FOLDER; model='tiny' knows only the tokens of a generated task"
+        )
+    if config.model == "tiny" and len({*config.benchmarks}) > 1:
+        raise ConfigError(
+            f"benchmarks={config.benchmarks}: model='tiny' is warmed up for one of them; evaluate each apart"
+        )
     if len(set(config.benchmarks)) < len(config.benchmarks):
         raise ConfigError(f"benchmarks={config.benchmarks}: one of them is named twice")
     return config

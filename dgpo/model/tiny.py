@@ -1,8 +1,12 @@
-"""The embedded policy: a small Qwen2 that has been shown worked chains, slips included, and nothing else.
+"""The embedded policy: a small Qwen2 that has been shown worked examples of one task, and nothing else.
 
-It is an ordinary checkpoint folder, cached under a key of its settings. The examples it learns from are wrong at each
-step with probability `step_error_rate`: the policy then knows how to reason but not which step is right, which leaves
-reinforcement learning something to find. (Trained on clean but too few examples instead, it does not learn from RL.)
+It is an ordinary checkpoint folder, cached under a key of its settings and its task. The examples leave reinforcement
+learning something to find. Those of `chain` are wrong at each step with probability `step_error_rate`: the policy then
+knows how to reason but not which step is right. (Trained on clean but too few examples instead, it does not learn from
+RL.) Those of `countdown` are random trials: it knows how to try, not what to aim at.
+
+The class of the task, here `task`, has `tokenizer()`, and `example(rng, settings)` that returns a prompt and its worked
+completion.
 """
 
 import hashlib
@@ -28,15 +32,18 @@ from dgpo.model.loading import load_lm
 from dgpo.model.policy import pick_device, set_threads
 from dgpo.plain import path_text
 from dgpo.progress import Progress
-from dgpo.tasks import chain, task_class
+from dgpo.tasks import task_class
+from dgpo.tasks.chain import ChainTask
 
 _VERSION = 2  # part of the cache key: raise it when the recipe below changes
 
 
-def key(settings: TinyPolicy, maker=chain) -> str:
-    """Names a cached policy: a hash of everything that it depends on, the source of a maker from elsewhere too."""
-    own = "" if maker is chain else inspect.getsource(sys.modules[maker.__module__])
-    return hashlib.sha256(f"{_VERSION} {settings.model_dump_json()}{own}".encode()).hexdigest()[:12]
+def key(settings: TinyPolicy, task=ChainTask) -> str:
+    """Names a cached policy: a hash of everything that it depends on, the source of a task of one's own too."""
+    recipe = vars(task).get("recipe")  # not an inherited one: a class of one's own has other examples
+    if recipe is None:
+        recipe = inspect.getsource(sys.modules[task.__module__])
+    return hashlib.sha256(f"{_VERSION} {settings.model_dump_json()}{recipe}".encode()).hexdigest()[:12]
 
 
 def cache_root() -> Path:
@@ -54,9 +61,9 @@ def load_policy(config):
     source = config.model
     if config.model == "tiny":
         set_threads(config.threads, parameters=0)
-        maker = _maker(config)
-        process_group.on_rank0(checkpoint, config.tiny, None, maker)
-        source = checkpoint(config.tiny, None, maker)  # made already, unless this host has a cache of its own
+        task = task_of(config)
+        process_group.on_rank0(checkpoint, config.tiny, None, task)
+        source = checkpoint(config.tiny, None, task)  # made already, unless this host has a cache of its own
     device = pick_device(config.device)
     lm, tokenizer = process_group.on_all_ranks(
         load_lm, source, config.dtype, device, config.attention, config.trust_remote_code
@@ -65,36 +72,32 @@ def load_policy(config):
     return lm, tokenizer, source
 
 
-def _maker(config):
-    """What has the words of the task and its worked examples: `chain`, or the class of a task of one's own."""
-    if (own := task_class(config)) is None:
-        return chain
-    if absent := [name for name in ("tokenizer", "example") if not callable(getattr(own, name, None))]:
+def task_of(config) -> Any:
+    """The class of a config's task. Raises ConfigError where it has no words or worked examples."""
+    task = task_class(config.task)
+    if absent := [name for name in ("tokenizer", "example") if not callable(getattr(task, name, None))]:
         raise ConfigError(
             f"model='tiny' needs {config.task}.{absent[0]}, a static method as in dgpo.tasks.chain; or model=FOLDER"
         )
-    return own
+    return task
 
 
-def checkpoint(settings: TinyPolicy, root: Path | None = None, maker: Any = chain) -> Path:
-    """The folder of the warmed-up policy; made on first use, whole or not at all.
-
-    maker    has `tokenizer()`, and `example(rng, settings)` that returns a prompt and its worked completion
-    """
+def checkpoint(settings: TinyPolicy, root: Path | None = None, task: Any = ChainTask) -> Path:
+    """The folder of the warmed-up policy; made on first use, whole or not at all."""
     root = root or cache_root()
     with blaming(f"the cache {str(root)!r}", root, "; set DGPO_CACHE to a writable folder"):
-        return _checkpoint(settings, root, maker)
+        return _checkpoint(settings, root, task)
 
 
-def _checkpoint(settings: TinyPolicy, root: Path, maker) -> Path:
-    target = root / f"tiny-{key(settings, maker)}"
+def _checkpoint(settings: TinyPolicy, root: Path, task) -> Path:
+    target = root / f"tiny-{key(settings, task)}"
     if not target.exists():
         root.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=root))
         try:
             disable_progress_bar()
-            warm_up(settings, maker).save_pretrained(scratch)
-            maker.tokenizer().save_pretrained(scratch)
+            warm_up(settings, task).save_pretrained(scratch)
+            task.tokenizer().save_pretrained(scratch)
             (scratch / "tiny.json").write_text(settings.model_dump_json(indent=2))
             try:
                 scratch.rename(target)
@@ -111,7 +114,7 @@ def shape(settings, tokenizer=None, positions: int = 512) -> Qwen2Config:
 
     That of `chain` unless another one is given.
     """
-    tokenizer = tokenizer or chain.tokenizer()
+    tokenizer = tokenizer or ChainTask.tokenizer()
     return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
@@ -128,16 +131,16 @@ def shape(settings, tokenizer=None, positions: int = 512) -> Qwen2Config:
     )
 
 
-def build(settings: TinyPolicy, maker: Any = chain) -> Qwen2ForCausalLM:
+def build(settings: TinyPolicy, task: Any = ChainTask) -> Qwen2ForCausalLM:
     """The policy with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return Qwen2ForCausalLM(shape(settings, maker.tokenizer()))
+        return Qwen2ForCausalLM(shape(settings, task.tokenizer()))
 
 
-def warm_up(settings: TinyPolicy, maker=chain) -> Qwen2ForCausalLM:
+def warm_up(settings: TinyPolicy, task=ChainTask) -> Qwen2ForCausalLM:
     """Supervised steps on fresh worked examples; the loss counts completion tokens only."""
-    model, tokenizer = build(settings, maker).train(), maker.tokenizer()
+    model, tokenizer = build(settings, task).train(), task.tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1, cycle_momentum=False
@@ -145,7 +148,7 @@ def warm_up(settings: TinyPolicy, maker=chain) -> Qwen2ForCausalLM:
     rng = random.Random(settings.seed)
     with Progress(0, settings.steps, "warm-up step") as progress:
         for step in range(1, settings.steps + 1):
-            loss = supervised_step(model, optimizer, *_examples(settings, rng, tokenizer, maker))
+            loss = supervised_step(model, optimizer, *_examples(settings, rng, tokenizer, task))
             schedule.step()
             progress.update(step, loss=loss.item())
     return model.eval()
@@ -163,10 +166,10 @@ def supervised_step(model, optimizer, tokens: torch.Tensor, labels: torch.Tensor
     return loss.detach()
 
 
-def _examples(settings: TinyPolicy, rng: random.Random, tokenizer, maker) -> tuple[torch.Tensor, torch.Tensor]:
+def _examples(settings: TinyPolicy, rng: random.Random, tokenizer, task) -> tuple[torch.Tensor, torch.Tensor]:
     rows = []
     for _ in range(settings.batch):
-        prompt, completion = (tokenizer(text).input_ids for text in maker.example(rng, settings))
+        prompt, completion = (tokenizer(text).input_ids for text in task.example(rng, settings))
         rows.append((prompt, [*completion, tokenizer.eos_token_id]))
     return stack(rows, tokenizer.pad_token_id)
 

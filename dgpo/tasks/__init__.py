@@ -1,41 +1,39 @@
-"""Where problems and rewards come from: `chain` is generated, `math` reads files, module:Class is your own."""
+"""Where problems come from: `chain` and `countdown` are generated, `math` reads files, module:Class is your own."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dgpo.config import Config, ConfigError
 from dgpo.plain import locate
+from dgpo.settings import GENERATED
 from dgpo.tasks.base import Problem, Task
 
-__all__ = ["Problem", "Task", "make", "task_class"]
+if TYPE_CHECKING:
+    from dgpo.tasks.generated import GeneratedTask
+
+__all__ = ["Problem", "Task", "generated", "make", "task_class"]
 
 
 def make(config: Config, tokenizer) -> Task:
     """The task that a config asks for. Raises ConfigError when its limits leave no room for a problem or an answer."""
-    if own := task_class(config):
-        return own(config, tokenizer)
     if config.task == "math":
         return _from_file(config, tokenizer)
-    from dgpo.tasks import chain
-
-    for name, needed in (
-        ("max_prompt_tokens", chain.prompt_tokens(config.difficulty)),
-        ("max_new_tokens", chain.completion_tokens(config.difficulty)),
-    ):
-        if getattr(config, name) < needed:
-            raise ConfigError(
-                f"{name}={getattr(config, name)} must be at least {needed}: "
-                f"a chain of difficulty={config.difficulty} needs {needed} tokens"
-            )
-    return chain.ChainTask(config.difficulty, config.seed, config.eval_problems)
+    if config.task not in GENERATED:
+        return task_class(config.task)(config, tokenizer)
+    made = generated(config.task)
+    made.check_room(config, "max_prompt_tokens", made.prompt_tokens(config.difficulty))
+    made.check_room(config, "max_new_tokens", made.completion_tokens(config.difficulty))
+    return made(config.difficulty, config.seed, config.eval_problems)
 
 
-def task_class(config) -> type[Task] | None:
-    """The class of task=module:Class, None for the built-in ones. Raises ConfigError where it is no Task."""
-    name = getattr(config, "task", "")
-    if ":" not in name:
-        return None
+def generated(name: str) -> "type[GeneratedTask]":
+    """The class of a generated task, whose name is in GENERATED."""
+    return cast("type[GeneratedTask]", task_class(name))
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a generated task or of module:Class. Raises ConfigError where it is no Task."""
     try:
-        found = locate(name)
+        found = locate(GENERATED.get(name, name))
     except ValueError as error:
         raise ConfigError(f"task={name!r}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Task)):

@@ -25,6 +25,9 @@ class Task:
     heldout    evaluated in full, the same for every run of the task
     notes      counts of what loading left out, written into the run's summary
     verdicts   what completions were found to be so far (correct, wrong, no_answer, ...), counted
+
+    A task whose problems have several solutions may also have `solution(completion)`, a text that tells those of right
+    completions apart: evaluations then count the distinct ones (eval/coverage@k).
     """
 
     heldout: Sequence[Problem]

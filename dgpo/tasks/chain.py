@@ -9,50 +9,16 @@ the problem's text says which side it is on, at every difficulty.
 
 import random
 import re
-import zlib
-from collections import Counter
-from collections.abc import Sequence
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dgpo.config import ConfigError
-from dgpo.tasks.base import Problem, Task
+from dgpo.tasks.base import Problem
+from dgpo.tasks.generated import HELDOUT_SHARE, GeneratedTask, is_heldout, word_tokenizer
+from dgpo.verifier import Verdict
 
 OPERATIONS = {"+": lambda a, b: (a + b) % 10, "-": lambda a, b: (a - b) % 10, "*": lambda a, b: (a * b) % 10}
-PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 _WORDS = ("<think>", "</think>", "\\boxed{", "}", *"0123456789", *OPERATIONS, "=", ";")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-_HELDOUT_SHARE = 5  # every fifth problem, by checksum
-
-
-class ChainTask(Task):
-    """Problems of `difficulty` operations; the reward is 1 for the exact final answer, else 0.
-
-    The training stream depends on (`seed`, position); the held-out problems on neither, so all runs share them.
-    """
-
-    def __init__(self, difficulty: int, seed: int, heldout: int):
-        self.difficulty, self.seed, self.notes, self.verdicts = difficulty, seed, {}, Counter()
-        available = 10 * 30**difficulty // (2 * _HELDOUT_SHARE)  # half of the held-out share: drawing stays quick
-        if heldout > available:
-            raise ConfigError(f"eval_problems={heldout} must be at most {available} at difficulty={difficulty}")
-        found: dict[str, Problem] = {}
-        rng = random.Random("held-out")
-        while len(found) < heldout:
-            problem = draw(rng, difficulty, heldout=True)
-            found[problem.id] = problem
-        self.heldout = tuple(found.values())
-
-    def train(self, position: int) -> Problem:
-        return draw(random.Random(f"{self.seed}:{position}"), self.difficulty, heldout=False)
-
-    def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        answers = [final_answer(c) for c in completions]
-        right = [a == p.answer for p, a in zip(problems, answers, strict=True)]
-        found = ("correct" if r else "no_answer" if a is None else "wrong" for r, a in zip(right, answers, strict=True))
-        self.verdicts.update(found)
-        return [float(r) for r in right]
 
 
 def draw(rng: random.Random, difficulty: int, heldout: bool) -> Problem:
@@ -63,10 +29,6 @@ def draw(rng: random.Random, difficulty: int, heldout: bool) -> Problem:
         text = str(digits[0]) + "".join(f"{s}{d}" for s, d in zip(signs, digits[1:], strict=True))
         if is_heldout(text) == heldout:
             return Problem(text, text + "=", solve(text)[-1][-1])
-
-
-def is_heldout(text: str) -> bool:
-    return zlib.crc32(text.encode()) % _HELDOUT_SHARE == 0
 
 
 def solve(text: str, rng: random.Random | None = None, step_error_rate: float = 0.0) -> list[str]:
@@ -99,6 +61,14 @@ def final_answer(completion: str) -> str | None:
     return boxes[-1] if boxes else None
 
 
+def judge(reference: str, completion: str) -> tuple[Verdict, str | None]:
+    """Exact: the box holds the digit and nothing else."""
+    answer = final_answer(completion)
+    if answer is None:
+        return Verdict.no_answer, None
+    return Verdict.correct if answer == reference else Verdict.wrong, answer
+
+
 def prompt_tokens(difficulty: int) -> int:
     return 2 * difficulty + 2
 
@@ -110,10 +80,20 @@ def completion_tokens(difficulty: int) -> int:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """The task's own tokenizer: one token for each digit, sign and mark."""
-    words = (PAD, EOS, UNK, *_WORDS)
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNK))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"</?think>|\\boxed\{|."), behavior="isolated")
-    inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
-    )
+    return word_tokenizer(_WORDS, r"</?think>|\\boxed\{|.")
+
+
+class ChainTask(GeneratedTask):
+    """Problems of `difficulty` operations."""
+
+    recipe = ""
+    draw = staticmethod(draw)
+    judge = staticmethod(judge)
+    example = staticmethod(example)
+    tokenizer = staticmethod(tokenizer)
+    prompt_tokens = staticmethod(prompt_tokens)
+    completion_tokens = staticmethod(completion_tokens)
+
+    @staticmethod
+    def available(difficulty: int) -> int:
+        return 10 * 30**difficulty // (2 * HELDOUT_SHARE)

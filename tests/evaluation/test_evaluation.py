@@ -152,11 +152,12 @@ class TestFolder:
 
     def test_a_trained_kind_of_policy_on_chain(self, checkpoint, tmp_path):
         config = settings.load(
-            model=str(checkpoint), eval_dir=str(tmp_path), difficulty=1, chain_problems=20, n=64, max_new_tokens=14
+            model=str(checkpoint), eval_dir=str(tmp_path), difficulty=1, generated_problems=20, n=64, max_new_tokens=14
         )
         (result,) = run.read(run.evaluate(config))
         assert result.sampling == {
-            "temperature": 0.6, "top_p": 0.95, "dtype": "float32", "rollout": "transformers", "chain_max_new_tokens": 40
+            "temperature": 0.6, "top_p": 0.95, "dtype": "float32", "rollout": "transformers",
+            "generated_max_new_tokens": 40,
         }  # fmt: skip
         assert result.right.shape == (20,)
         assert 0 < result.right.sum() < 64 * 20
@@ -324,9 +325,12 @@ class TestRefusals:
             (["nn=4"], "unknown setting nn=4 (did you mean 'n'?)"),
             (["top_p=0"], "top_p=0"),
             (["model=tiny", "benchmarks=[aime24]"], "benchmark 'aime24' needs model=FOLDER"),
-            (["benchmarks=[aime24]"], "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain"),
+            (
+                ["benchmarks=[aime24]"],
+                "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain, countdown",
+            ),
             (["rollout=vlm"], "rollout='vlm': input should be 'transformers' or 'vllm'"),
-            (["chain_max_new_tokens=9"], "chain_max_new_tokens=9 must be at least 29"),
+            (["generated_max_new_tokens=9"], "generated_max_new_tokens=9 must be at least 29"),
             (["n=2", "tiny"], "'tiny' is not of the form key=value"),
             (["n=4", "--rescore", "x"], "take no settings"),
             (["--rescore", "nowhere"], "nowhere is not an evaluation"),
@@ -347,7 +351,7 @@ class TestRefusals:
 
     def test_unknown_benchmark_lists_those_found(self, given, data_dir):
         (data_dir / "aime2024.jsonl").write_text("{}\n")
-        with pytest.raises(ConfigError, match=r"there are: chain, aime2024 \(aime24\), math500$"):
+        with pytest.raises(ConfigError, match=r"there are: chain, countdown, aime2024 \(aime24\), math500$"):
             run.evaluate(settings.load(**{**given, "benchmarks": ["aime26"]}))
         assert benchmarks.find("aime24", str(data_dir)).name == "aime2024.jsonl"
 

@@ -79,7 +79,7 @@ def test_the_python_of_the_readme_runs_as_written(tmp_path, monkeypatch):
     small = {"steps": 1, "eval_problems": 4, "eval_samples": 2, "tiny": {"steps": 20, "hidden": 32}}
     train, evaluate = api.train, api.evaluate
     monkeypatch.setattr(dgpo, "train", lambda *words, **settings: train(*words, **small, **settings))
-    monkeypatch.setattr(dgpo, "evaluate", lambda *words, **settings: evaluate(*words, chain_problems=2, **settings))
+    monkeypatch.setattr(dgpo, "evaluate", lambda *words, **settings: evaluate(*words, generated_problems=2, **settings))
     namespace = {}
     for name, text in blocks("python"):
         exec(compile(text, name, "exec"), namespace)

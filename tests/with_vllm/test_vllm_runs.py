@@ -46,7 +46,7 @@ def test_a_crash_of_the_engine_surfaces_and_the_run_goes_on_as_if_it_had_not_bee
 
 def test_evaluation_of_a_checkpoint(tied, tmp_path):
     """The same problems and the published sampling, temperature 0.6 and top-p 0.95, by both samplers."""
-    common = {"model": str(tied), "difficulty": 1, "chain_problems": 8, "n": 16, "chain_max_new_tokens": 14}
+    common = {"model": str(tied), "difficulty": 1, "generated_problems": 8, "n": 16, "generated_max_new_tokens": 14}
     average = {}
     for sampler in ("transformers", "vllm"):
         folder = evaluation.evaluate(settings.load(**common, rollout=sampler, eval_dir=str(tmp_path / sampler)))
