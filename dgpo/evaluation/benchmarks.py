@@ -10,7 +10,7 @@ from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash
 from dgpo.run.identity import of_problems
 from dgpo.settings import GENERATED
-from dgpo.tasks import generated
+from dgpo.tasks import generated_class
 from dgpo.tasks.base import Problem
 from dgpo.tasks.prompts import prompt
 from dgpo.verifier import Verifier, final_answer
@@ -80,7 +80,7 @@ def limit_setting(name: str) -> str:
 
 
 def _generated(name: str, config: EvalConfig) -> Benchmark:
-    task = generated(name)
+    task = generated_class(name)
     task.check_room(config, limit_setting(name), task.completion_tokens(config.difficulty))
     problems = tuple(task(config.difficulty, 0, config.generated_problems).heldout)
     return Benchmark(name, of_problems(problems), problems, config.generated_max_new_tokens)
@@ -102,7 +102,7 @@ class Judge:
     def __call__(self, benchmark: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str | None]]:
         """(verdicts, answers) of (reference, completion) pairs; an answer is None where no box is closed."""
         if benchmark in GENERATED:
-            judge = generated(benchmark).judge
+            judge = generated_class(benchmark).judge
             found, answers = zip(*(judge(reference, text) for reference, text in pairs), strict=True)
         else:
             self._verifier = self._verifier or Verifier()

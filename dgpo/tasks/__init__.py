@@ -10,7 +10,7 @@ from dgpo.tasks.base import Problem, Task
 if TYPE_CHECKING:
     from dgpo.tasks.generated import GeneratedTask
 
-__all__ = ["Problem", "Task", "generated", "make", "task_class"]
+__all__ = ["Problem", "Task", "generated_class", "make", "task_class"]
 
 
 def make(config: Config, tokenizer) -> Task:
@@ -19,13 +19,13 @@ def make(config: Config, tokenizer) -> Task:
         return _from_file(config, tokenizer)
     if config.task not in GENERATED:
         return task_class(config.task)(config, tokenizer)
-    made = generated(config.task)
+    made = generated_class(config.task)
     made.check_room(config, "max_prompt_tokens", made.prompt_tokens(config.difficulty))
     made.check_room(config, "max_new_tokens", made.completion_tokens(config.difficulty))
     return made(config.difficulty, config.seed, config.eval_problems)
 
 
-def generated(name: str) -> "type[GeneratedTask]":
+def generated_class(name: str) -> "type[GeneratedTask]":
     """The class of a generated task, whose name is in GENERATED."""
     return cast("type[GeneratedTask]", task_class(name))
 
