@@ -4,14 +4,13 @@
     prompt       3,4,6,9=27<think>
     completion   9-4=5*6=30-3=27</think>\\boxed{(9-4)*6-3}
 
-The difficulty is how many numbers a held-out problem has. Training problems have from 2 to as many, so that some are
-solved from the start. A target is drawn evenly from the two-digit ones that can be reached: those with few solutions
-are as frequent as those with many. Training and held-out problems are disjoint by construction: a checksum of the
-problem's text, whose numbers are sorted, says which side it is on.
+The difficulty is how many numbers. A target is drawn evenly from the two-digit ones that can be reached: those with few
+solutions are as frequent as those with many. Training and held-out problems are disjoint by construction: a checksum of
+the problem's text, whose numbers are sorted, says which side it is on.
 
 The embedded policy has seen random trials, worked from left to right, each under the target at which it happened to
-end. A step is wrong with probability `step_error_rate`, and the trial goes on from the wrong value. So the policy knows
-the format, and the arithmetic with its errors; it tries what often led to such a target, and seldom arrives.
+end. The answer in the box is the trial up to a step chosen *at random*. So the policy knows the format and the
+arithmetic, and tries what often led to such a target; that the answer has to reach it is left to be found.
 """
 
 import random
@@ -65,14 +64,14 @@ def results(value: int, number: int) -> dict[str, int]:
     return {sign: result for sign, result in found.items() if 0 <= result <= LARGEST}
 
 
-def trial(numbers: list[int], rng: random.Random, step_error_rate: float = 0.0) -> tuple[str, str, int]:
-    """A random way through all of the numbers: worked from left to right, as an expression, and the value at its end.
+def trial(numbers: list[int], rng: random.Random, step_error_rate: float = 0.0) -> tuple[str, list[str], int]:
+    """A random way through all of the numbers: worked from left to right, the expression after each step, the end.
 
     With probability `step_error_rate` a step has another result, which the next one goes on from.
     """
     value, *rest = rng.sample(numbers, len(numbers))
     worked = expression = str(value)
-    is_sum = False
+    expressions, is_sum = [], False
     for number in rest:
         possible = results(value, number)
         sign = rng.choice([*possible])
@@ -83,7 +82,8 @@ def trial(numbers: list[int], rng: random.Random, step_error_rate: float = 0.0) 
         if is_sum and sign in "*/":
             expression = f"({expression})"
         expression, is_sum = f"{expression}{sign}{number}", sign in "+-"
-    return worked, expression, value
+        expressions.append(expression)
+    return worked, expressions, value
 
 
 def example(rng: random.Random, settings) -> tuple[str, str]:
@@ -93,10 +93,10 @@ def example(rng: random.Random, settings) -> tuple[str, str]:
     """
     while True:
         numbers = sorted(rng.choices(DIGITS, k=rng.randint(2, max(2, settings.max_difficulty))))
-        worked, expression, end = trial(numbers, rng, settings.step_error_rate)
+        worked, expressions, end = trial(numbers, rng, settings.step_error_rate)
         text = problem_text(numbers, end)
         if end >= SMALLEST_TARGET and not is_heldout(text):
-            return text + "<think>", f"{worked}</think>\\boxed{{{expression}}}"
+            return text + "<think>", f"{worked}</think>\\boxed{{{rng.choice(expressions)}}}"
 
 
 def problem_text(numbers: Sequence[int], target: int) -> str:
@@ -141,13 +141,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 class CountdownTask(GeneratedTask):
-    """Held-out problems have `difficulty` numbers, those to learn from 2 to as many."""
+    """Problems of `difficulty` numbers."""
 
     recipe = "countdown 1"
-
-    def train(self, position: int) -> Problem:
-        rng = random.Random(f"{self.seed}:{position}")
-        return draw(rng, rng.randint(2, self.difficulty), heldout=False)
 
     @staticmethod
     def solution(completion: str) -> str:
