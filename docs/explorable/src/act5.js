@@ -1,0 +1,114 @@
+// Act 5: a policy learns. All methods see the same problem and the same random numbers, those of analysis/bandit.py.
+import { learn } from "./bandit.js";
+import { button, choice, h, slider } from "./controls.js";
+import { METHODS } from "./data.js";
+import { axes, labels, line, scale, show, text } from "./plot.js";
+import { DIALS, FIELDS, set, shown, state } from "./state.js";
+
+const SEEDS = 4, STEPS = 150;
+const WORLDS = {
+  plain: {},
+  noisy: { flip: 0.25 },
+  rare: { pBest: 0.2 / 32 },
+  answer: { length: 4, arms: 8, pBest: 0.5, flip: 0.1 },
+};
+
+const mean = (rows, key) => rows.reduce((a, row) => a + row[key], 0) / rows.length;
+
+function draw(width, { methods, learner }) {
+  const key = state.y, steps = learner.history[0].length - 1, height = Math.min(400, 250 + width / 6);
+  const top = key === "right" ? 1 : key === "regret" ? 0.9 : Math.log(learner.setting.arms), from = height - 56;
+  const x = scale(0, STEPS, 48, width - 126), y = scale(0, top, from, 40), ends = [], curves = [];
+  methods.forEach((method, m) => {
+    const rows = learner.history[m];
+    const path = (of, style) => line(rows.map((row, i) => [x(i), y(Math.max(0, of(row)))]), method.key, style);
+    for (let b = 0; b < SEEDS; b++) curves.push(path((row) => row[b][key], { width: 1, opacity: 0.25 }));
+    curves.push(path((row) => mean(row, key), { dash: METHODS[method.key].dash }));
+    ends.push({ key: method.key, text: method.label, y: y(Math.max(0, mean(rows.at(-1), key))) });
+  });
+  const strips = policies(methods, learner, height + 34, width);
+  const now = methods.map((method, m) => `${method.label} ${show(mean(learner.history[m].at(-1), key))}`);
+  return {
+    svg: axes(x, y, { xTitle: "batches", yTitle: `${FIELDS.y.options[key]}, mean of ${SEEDS} seeds` }) + curves.join("")
+      + labels(ends, width - 124, 44, from) + strips.svg,
+    height: strips.height,
+    label: "Learning curves, a line a method and faint ones a seed; below, each method’s policy as a strip of cells.",
+    say: `After ${steps} batches the ${FIELDS.y.options[key]} is: ${now.join(", ")}.`,
+  };
+}
+
+/** Each method's policy of the first seed: a cell an arm, the darker the likelier; the good arms have a notch. */
+function policies(methods, { policies: all, problems, setting, cells }, top, width) {
+  const x = scale(0, cells, 48, width - 126), wide = x(1) - x(0);
+  const rows = methods.map((method, m) => {
+    const y = top + 22 + m * 22, z = all[m][0];
+    const squares = [];
+    for (let t = 0; t < setting.length; t++) {
+      const part = z.slice(t * setting.arms, (t + 1) * setting.arms), high = Math.max(...part), e = part.map((v) => Math.exp(v - high));
+      const total = e.reduce((a, b) => a + b, 0);
+      e.forEach((v, k) => squares.push(`<rect x="${x(t * setting.arms + k) + 0.5}" y="${y}" width="${Math.max(1, wide - 1 - (k === setting.arms - 1 ? 3 : 0))}" height="15" fill="var(--${method.key})" opacity="${(0.06 + 0.94 * Math.sqrt(v / total)).toFixed(3)}"/>`));
+    }
+    return squares.join("") + `<text class="label" x="${width - 109}" y="${y + 12}" fill="var(--${method.key}-text)">${method.label}</text>`;
+  });
+  const notches = problems[0].good.map((good, k) => (good ? `<path class="notch" d="M${x(k) + wide / 2 - 5} ${top + 11}h10l-5 7z"/>` : ""));
+  return {
+    svg: text(48, top, setting.length > 1 ? "the policies, token by token; ▾ the right ones" : "the policies; ▾ the good arm", { cls: "title" }) + notches.join("") + rows.join(""),
+    height: top + 26 + methods.length * 22,
+  };
+}
+
+export const act5 = {
+  uses: [...DIALS, "world", "u", "lr5", "seed", "y"],
+  build(redraw) {
+    let run = null, made = "", playing = 0, error = null;
+    const fresh = () => {
+      const now = JSON.stringify([...DIALS, "world", "u", "lr5", "seed"].map((key) => String(state[key])));
+      if (now !== made) {
+        [made, error] = [now, null];
+        const methods = shown();
+        run = { methods, learner: learn(methods, { ...WORLDS[state.world], minibatches: Number(state.u), lr: state.lr5 }, SEEDS, state.seed) };
+        if (!playing) advance(STEPS);
+      }
+      if (error) throw error;
+      return run;
+    };
+    const advance = (count) => {
+      try {
+        for (let i = 0; i < count && run.learner.history[0].length <= STEPS; i++) run.learner.step();
+      } catch (problem) { error = problem; }
+    };
+    const stop = () => { cancelAnimationFrame(playing); playing = 0; play.textContent = "▶ Learn"; };
+    const frame = () => {
+      fresh();
+      advance(1);
+      redraw();
+      if (error || run.learner.history[0].length > STEPS) return stop();
+      playing = requestAnimationFrame(frame);
+    };
+    const begin = () => { made = ""; playing = -1; try { fresh(); } catch { /* drawn below */ } };
+    const play = button("▶ Learn", () => {
+      if (playing) return stop();
+      const ended = !run || run.learner.history[0].length > STEPS;
+      if (ended) begin();
+      play.textContent = "❚❚ Pause";
+      playing = requestAnimationFrame(() => { try { frame(); } catch { stop(); redraw(); } });
+    }, { class: "play" });
+    const step = button("One batch", () => {
+      stop();
+      if (!run || run.learner.history[0].length > STEPS) { begin(); playing = 0; }
+      advance(1);
+      redraw();
+    });
+    const again = button("New seed", () => { stop(); set({ seed: (state.seed + 1) % 1000 }); });
+    return {
+      stop, draw: (width) => draw(width, fresh()),
+      controls: [choice("world"), choice("u"), choice("y"), h("div", { class: "row" }, play, step, again), slider("lr5"), slider("seed")],
+    };
+  },
+  predict: {
+    question: "A quarter of all rewards is flipped, and each batch is used for 16 updates. Who finds the good arm?",
+    options: ["Only DGPO", "Only the soft clips", "Mostly all of them: seeds differ more than methods"],
+    right: 2,
+    answer: "Take the noisy world and try seeds. Four seeds show what a dial does and prove nothing: notebook 3 compares on 400 seeds, and most differences it finds are small.",
+  },
+};

@@ -1,0 +1,81 @@
+// Puts the six figures on the page and draws those whose numbers changed, once a frame.
+import { act1 } from "./act1.js";
+import { act2 } from "./act2.js";
+import { act3 } from "./act3.js";
+import { act4 } from "./act4.js";
+import { act5 } from "./act5.js";
+import { act6 } from "./act6.js";
+import { learn } from "./bandit.js";
+import { button, h, prediction } from "./controls.js";
+import { METHODS } from "./data.js";
+import { ascent } from "./dynamics.js";
+import { moments } from "./estimator.js";
+import { esc } from "./plot.js";
+import { FIELDS, PRESETS, apply, load, onChange, reset, set, state } from "./state.js";
+import { make, weigh } from "./weights.js";
+
+const ACTS = [act1, act2, act3, act4, act5, act6];
+const drawings = ACTS.map(mount);
+const stale = new Set();
+
+/** An act is {uses, build(redraw) → {controls, draw(width) → {svg, says}, after(svg)}, predict}. */
+function mount({ uses, build, predict }, i) {
+  const figure = document.querySelector(`#act-${i + 1} figure`), redraw = () => invalidate(drawing);
+  const picture = h("div", { class: "picture" }), says = h("figcaption", { "aria-live": "polite" });
+  const problem = h("p", { class: "problem", role: "alert", hidden: true });
+  const made = build(redraw), drawing = { uses, draw };
+  const body = h("div", { class: "body" }, ...(made.above || []), problem, picture, says, h("div", { class: "controls" }, ...made.controls));
+  figure.append(body, h("p", { class: "veil", "aria-hidden": true }, "Predict first"));
+  document.querySelector(`#act-${i + 1} .ask`).append(prediction(i + 1, predict, figure));
+
+  function draw() {
+    const width = Math.max(280, Math.min(picture.clientWidth || 600, 1100));
+    try {
+      const { svg, height, label, say } = made.draw(width);
+      picture.innerHTML = `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${esc(label)}">${svg}</svg>`;
+      says.textContent = say;
+      made.after?.(picture.firstChild);
+      problem.hidden = true;
+      picture.hidden = says.hidden = false;
+    } catch (error) {
+      made.stop?.();
+      problem.replaceChildren(error.message + " ", button("Reset", reset));
+      problem.hidden = false;
+      picture.hidden = says.hidden = true;
+    }
+  }
+  new ResizeObserver(redraw).observe(figure);
+  return drawing;
+}
+
+function invalidate(drawing) {
+  if (!stale.size) {
+    requestAnimationFrame(() => {
+      const due = [...stale];
+      stale.clear();
+      due.forEach((one) => one.draw());
+    });
+  }
+  stale.add(drawing);
+}
+
+onChange((changed) => drawings.forEach((one) => { if (one.uses.some((key) => changed.has(key))) invalidate(one); }));
+addEventListener("hashchange", () => load(location.hash));
+
+const presets = Object.keys(PRESETS).map((name) => button(name, () => apply(name), { class: "preset" }));
+document.querySelector("#presets").append(...presets, button("Reset", reset, { id: "reset" }));
+document.querySelector("#theme").addEventListener("click", () => {
+  const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+});
+document.querySelector("#everything").addEventListener("click", () => set({ guess: state.guess.replaceAll("-", "9") }));
+document.querySelector("#link").addEventListener("click", async ({ target }) => {
+  await navigator.clipboard?.writeText(location.href).catch(() => {});
+  target.textContent = "Copied: the address holds every dial";
+});
+
+load(location.hash);
+drawings.forEach(invalidate);
+
+// For the tests, and for whoever looks into the console.
+window.explorable = { METHODS, FIELDS, PRESETS, state, set, reset, make, weigh, learn, ascent, moments };
