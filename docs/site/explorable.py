@@ -22,7 +22,10 @@ from dgpo import methods  # noqa: E402
 FOLDER = ROOT / "docs" / "explorable"
 ENTRY = "main.js"
 LIGHT, DARK = "#FFFFFF", "#16181D"  # backgrounds; style.css names them --paper
-LINE, TEXT = 1.8, 4.5  # least contrast with them of a line, and of a word (WCAG AA)
+LINE, TEXT = (
+    {LIGHT: 1.8, DARK: 3},
+    4.5,
+)  # least contrast of a line (on white the palette as it is) and of a word (WCAG AA)
 LINES = {  # the fresh runs: names in runs.csv → method, label
     "grpo": ("grpo", "GRPO"),
     "dgpo_n2_m2": ("dgpo", "DGPO, n 2"),
@@ -114,10 +117,10 @@ def colours() -> str:
     keys = [key for key in methods.names() if key in style.COLOURS]
 
     def block(paper):
-        return "".join(
-            f"--{k}:{readable(style.colour(k), paper, LINE)};--{k}-text:{readable(style.colour(k), paper, TEXT)};"
-            for k in keys
+        pairs = (
+            (k, readable(style.colour(k), paper, LINE[paper]), readable(style.colour(k), paper, TEXT)) for k in keys
         )
+        return "".join(f"--{key}:{line};--{key}-text:{text};" for key, line, text in pairs)
 
     dark = f"--paper:{DARK};{block(DARK)}"
     return (

@@ -5,7 +5,7 @@ import { DIALS, set, shown, state } from "./state.js";
 import { METHODS } from "./data.js";
 import { weigh } from "./weights.js";
 
-const LOW = 1e-3, HIGH = 1e3, POINTS = 240, NAMES = 104;
+const LOW = 1e-3, HIGH = 1e3, POINTS = 240, NAMES = 118;
 
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 
@@ -29,17 +29,21 @@ function panel({ left, right, top, bottom, x }, { title, of, methods, A }) {
     for (let i = 0, before; i <= POINTS; i++) {
       const r = x.low * (x.high / x.low) ** (i / POINTS), w = value(method, r);
       if (i && before > 0 !== w > 0) points.push(null); // a jump to or from 0 is no slope
-      points.push([x(r), height(w)]);
+      points.push(w > 0 && (w < LOW || w > HIGH) ? null : [x(r), height(w)]);
       before = w;
     }
     return line(points, method.key, { dash: METHODS[method.key].dash });
   });
-  const names = methods.map((method) => ({ key: method.key, text: method.label, y: height(value(method, end)) }));
+  const names = methods.map((method) => {
+    const w = value(method, end), beyond = w > HIGH ? " ↑" : w > 0 && w < LOW ? " ↓" : "";
+    return { key: method.key, text: method.label + beyond, y: height(w) };
+  });
   const [from, to] = [1 - state.el, 1 + state.eh].map((r) => x(clamp(r, x.low, x.high)));
   const here = x(clamp(state.r, x.low, x.high));
   const dots = methods.map((method) => `<circle class="dot" cx="${here}" cy="${height(value(method, state.r))}" r="5" fill="var(--${method.key})"/>`);
   return `<rect class="trust" x="${from}" width="${Math.max(0, to - from)}" y="${top}" height="${zero - top}"/>`
-    + axes(x, y, { xTitle: "ratio r = π/π_old", yTitle: title, left, right, bottom: zero }) + text(left - 8, zero + 4, "0", { cls: "tick", anchor: "end" })
+    + axes(x, y, { xTitle: "ratio r = π/π_old", yTitle: title, left, right, bottom: zero })
+    + text(left - 8, zero + 4, "0", { cls: "tick", anchor: "end" })
     + curves.join("") + `<line class="cursor" x1="${here}" x2="${here}" y1="${top - 4}" y2="${zero}"/>` + dots.join("")
     + labels(names, x(end), top, zero, A < 0 ? -1 : 1);
 }
@@ -66,7 +70,7 @@ function lanes(methods, A, top, width) {
   });
   const one = x(1), end = top + 34 + methods.length * 26;
   return {
-    svg: text(left, top + 4, `the push on ∇π at r = ${show(state.r)}, unclipped = 1`, { cls: "title" })
+    svg: text(14, top + 4, `the push on ∇π at r = ${show(state.r)}, unclipped = 1`, { cls: "title" })
       + `<line class="cursor" x1="${one}" x2="${one}" y1="${top + 16}" y2="${end - 8}"/>${rows.join("")}`,
     height: end,
   };

@@ -27,7 +27,8 @@ function draw(width, runs, share) {
       const [cx, cy] = cut.at(-1);
       curves.push(`<circle cx="${cx}" cy="${cy}" r="4" fill="var(--${method.key})"/>`);
     });
-    ends.push({ key: method.key, text: method.label, y: at(paths[0][until]) });
+    const gone = falling && paths[0][until] < Math.log(FLOOR);
+    ends.push({ key: method.key, text: method.label + (gone ? " ↓" : ""), y: at(paths[0][until]) });
   }
   const last = runs.map(({ method, paths }) => `${method.label} ${show(Math.exp(paths[0][until]))}`);
   return {
@@ -57,6 +58,6 @@ export const act3 = {
     question: "CISPO’s weight on ∇π goes to infinity as a bad token vanishes. What does its logit do?",
     options: ["It explodes too", "It falls at constant speed, for ever", "It slows down and stops"],
     right: 1,
-    answer: "The gradient on the logits is w · (e − π), never longer than √2 · w. So nothing explodes, but nothing fades either: log π falls along a straight line. DGPO’s fall is a power of time, t^(−1/(n+1)).",
+    answer: "The gradient on the logits is w · (e − π), never longer than √2 · w. So nothing explodes, but nothing fades either: log π falls along a straight line. DGPO’s fall is a power of time, t to the −1/(n+1).",
   },
 };

@@ -20,12 +20,12 @@ function study() {
 function draw(width, found) {
   if (!(state.N >= 1 && state.N <= 1e5)) throw new Error(`samples = ${state.N}: a number from 1 to 100000 is needed.`);
   const height = Math.min(460, 280 + width / 5), from = height - 56, x = scale(1, 1e5, 48, width - 126, { log: true });
-  const y = scale(LOW, HIGH, from, 64, { log: true }), at = (e) => y(Math.min(Math.max(e, LOW), HIGH));
+  const y = scale(LOW, HIGH, from, 84, { log: true }), at = (e) => y(Math.min(Math.max(e, LOW), HIGH));
   const curves = found.map(({ method, curve }) =>
     line(curve.map((e, i) => (e > HIGH || e < LOW ? null : [x(SAMPLES[i]), at(e)])), method.key, { dash: METHODS[method.key].dash }));
   const strip = SAMPLES.slice(0, -1).map((n, i) => {
     const best = found.reduce((a, b) => (b.curve[i] < a.curve[i] ? b : a));
-    return `<rect x="${x(n)}" y="46" width="${x(SAMPLES[i + 1]) - x(n) + 0.6}" height="7" fill="var(--${best.method.key})"/>`;
+    return `<rect x="${x(n)}" y="26" width="${x(SAMPLES[i + 1]) - x(n) + 0.6}" height="8" fill="var(--${best.method.key})" opacity="${best.curve[i] > 1 ? 0.35 : 1}"/>`;
   });
   const here = x(state.N), now = found.map(({ method, all }) => ({ method, error: errors(all, [state.N])[0] }));
   const dots = now.map(({ method, error }) => `<circle class="dot" cx="${here}" cy="${at(error)}" r="5" fill="var(--${method.key})"/>`);
@@ -33,10 +33,10 @@ function draw(width, found) {
   const ends = found.map(({ method, curve }) => ({ key: method.key, text: method.label, y: at(curve.at(-1)) }));
   const silent = best.error > 1 ? " A gradient of zero would be closer still." : "";
   return {
-    svg: text(48, 36, "closest to the true gradient", { cls: "note" }) + strip.join("")
+    svg: text(48, 16, "who is closest (pale: silence is closer still)", { cls: "note" }) + strip.join("")
       + axes(x, y, { xTitle: "samples that share a state", yTitle: "error = bias² + variance / samples" })
-      + `<line class="cursor" x1="${x.from}" x2="${x.to}" y1="${y(1)}" y2="${y(1)}"/>` + text(x.to - 4, y(1) - 7, "silence: a gradient of zero", { cls: "note", anchor: "end" })
-      + curves.join("") + `<line class="cursor" x1="${here}" x2="${here}" y1="46" y2="${from}"/>` + dots.join("") + labels(ends, width - 124, 66, from),
+      + `<line class="cursor" x1="${x.from}" x2="${x.to}" y1="${y(1)}" y2="${y(1)}"/>` + text(x.to - 4, y(1) - 7, width > 500 ? "silence: a gradient of zero" : "silence", { cls: "note", anchor: "end" })
+      + curves.join("") + `<line class="cursor" x1="${here}" x2="${here}" y1="26" y2="${from}"/>` + dots.join("") + labels(ends, width - 124, 88, from),
     height,
     label: "Error of each method’s gradient against the samples in the batch, both axes logarithmic; above, which method is closest.",
     say: `At ${show(state.d)} nats with ${show(state.N)} samples ${best.method.label} is closest: its error is ${show(best.error)} of the squared true gradient.${silent}`,

@@ -65,11 +65,13 @@ function payment(arm, { good, mean }, s) {
   return arm.every((a, t) => good[t * s.arms + a]) ? s.best : 0;
 }
 
-/** e^(z − max) of position t, and their sum. */
+/** e^(z − max) of position t, and their sum. Plain loops: a figure calls this a hundred thousand times. */
 function exponentials(z, t, s) {
-  const part = z.subarray(t * s.arms, (t + 1) * s.arms), top = part.reduce((a, b) => Math.max(a, b), -Infinity);
-  const e = part.map((x) => Math.exp(x - top));
-  return { e, total: e.reduce((a, b) => a + b, 0) };
+  const e = new Float64Array(s.arms), from = t * s.arms;
+  let top = -Infinity, total = 0;
+  for (let k = 0; k < s.arms; k++) top = Math.max(top, z[from + k]);
+  for (let k = 0; k < s.arms; k++) total += e[k] = Math.exp(z[from + k] - top);
+  return { e, total };
 }
 
 const positions = (z, s) => Array.from({ length: s.length }, (_, t) => exponentials(z, t, s));
@@ -111,7 +113,9 @@ function update(method, z, samples, A, s) {
         : weighAll(method, ds, A[i], old.map(inside));
       w.forEach((x, t) => { push[t] += x * A[i] * rate; kicks.push([t * s.arms + arm[t], x * A[i] * rate]); });
     }
-    now.forEach(({ e, total }, t) => e.forEach((x, k) => (z[t * s.arms + k] -= (x * push[t]) / total)));
+    now.forEach(({ e, total }, t) => {
+      for (let k = 0; k < s.arms; k++) z[t * s.arms + k] -= (e[k] * push[t]) / total;
+    });
     for (const [at, kick] of kicks) z[at] += kick;
   }
 }

@@ -14,6 +14,9 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** The label with the index of π_old set as one. */
+const spelled = (text) => text.split("_old").flatMap((part, i) => (i ? [h("sub", {}, "old"), part] : [part]));
+
 const sync = (keys, update) => {
   onChange((changed) => { if (keys.some((key) => changed.has(key))) update(); });
   update();
@@ -37,7 +40,7 @@ export function slider(key) {
     box.value = state[key] === Infinity ? "inf" : String(state[key]);
   });
   const style = method ? `--accent:var(--${method})` : null;
-  return h("div", { class: "slider", style }, h("label", { for: `range-${key}` }, label), range, box);
+  return h("div", { class: "slider", style }, h("label", { for: `range-${key}` }, ...spelled(label)), range, box);
 }
 
 const parse = (text) => (/^\s*(inf|∞)/.test(text) ? Infinity : text.trim() ? Number(text.replace(",", ".")) : NaN);
@@ -49,7 +52,7 @@ export function choice(key) {
     return h("label", { class: "option" }, inputs[value], h("span", {}, text));
   }).sort((a, b) => order(a, options) - order(b, options));
   sync([key], () => { if (inputs[state[key]]) inputs[state[key]].checked = true; });
-  return h("fieldset", { class: "choice" }, h("legend", {}, label), h("div", { class: "options" }, ...items));
+  return h("fieldset", { class: "choice" }, h("legend", {}, ...spelled(label)), h("div", { class: "options" }, ...items));
 }
 
 // Objects list whole-number keys first: put "-1" before "1" as the table has it.

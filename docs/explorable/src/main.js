@@ -15,8 +15,9 @@ import { FIELDS, PRESETS, apply, load, onChange, reset, set, state } from "./sta
 import { make, weigh } from "./weights.js";
 
 const ACTS = [act1, act2, act3, act4, act5, act6];
-const drawings = ACTS.map(mount);
 const stale = new Set();
+let frame = 0;
+const drawings = ACTS.map(mount);
 
 /** An act is {uses, build(redraw) → {controls, draw(width) → {svg, says}, after(svg)}, predict}. */
 function mount({ uses, build, predict }, i) {
@@ -29,7 +30,8 @@ function mount({ uses, build, predict }, i) {
   document.querySelector(`#act-${i + 1} .ask`).append(prediction(i + 1, predict, figure));
 
   function draw() {
-    const width = Math.max(280, Math.min(picture.clientWidth || 600, 1100));
+    const unit = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16; // the figure's type grows with the page's
+    const width = Math.max(280, Math.min((picture.clientWidth || 600) / unit, 1100));
     try {
       const { svg, height, label, say } = made.draw(width);
       picture.innerHTML = `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${esc(label)}">${svg}</svg>`;
@@ -45,18 +47,23 @@ function mount({ uses, build, predict }, i) {
     }
   }
   new ResizeObserver(redraw).observe(figure);
+  new IntersectionObserver(([entry]) => {
+    drawing.seen = entry.isIntersecting;
+    if (stale.has(drawing)) redraw();
+  }, { rootMargin: "300px" }).observe(figure);
   return drawing;
 }
 
+/** Draw it in the next frame, or once it is near the screen. */
 function invalidate(drawing) {
-  if (!stale.size) {
-    requestAnimationFrame(() => {
-      const due = [...stale];
-      stale.clear();
-      due.forEach((one) => one.draw());
-    });
-  }
   stale.add(drawing);
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    for (const one of [...stale].filter((each) => each.seen)) {
+      stale.delete(one);
+      one.draw();
+    }
+  });
 }
 
 onChange((changed) => drawings.forEach((one) => { if (one.uses.some((key) => changed.has(key))) invalidate(one); }));

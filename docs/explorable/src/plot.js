@@ -1,5 +1,8 @@
 // Small SVG figures: scales, axes, lines and labels beside the lines. Everything returns SVG text.
 
+/** Safe SVG text, with the index of π_old set as one. */
+export const words = (text) => esc(text).replace(/π_old/g, 'π<tspan class="sub" dy=".25em">old</tspan><tspan dy="-.25em">\u200b</tspan>');
+
 export const esc = (text) => String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
 
 /** A number as a reader wants it: three digits, powers of ten where it is far from 1. */
@@ -20,12 +23,12 @@ export function scale(low, high, from, to, { log = false, ticks } = {}) {
   const f = log ? Math.log10 : (x) => x, g = log ? (x) => 10 ** x : (x) => x, a = f(low), b = f(high);
   const map = (x) => from + ((f(x) - a) / (b - a)) * (to - from);
   map.invert = (y) => g(a + ((y - from) / (to - from)) * (b - a));
-  map.ticks = ticks ?? (log ? powers(a, b) : round(low, high));
+  map.ticks = ticks ?? (log ? powers(a, b, Math.abs(to - from) / 44) : round(low, high));
   return Object.assign(map, { low, high, from, to });
 }
 
-function powers(a, b) {
-  const first = Math.ceil(a - 1e-9), last = Math.floor(b + 1e-9), every = Math.max(1, Math.ceil((last - first) / 6));
+function powers(a, b, most) {
+  const first = Math.ceil(a - 1e-9), last = Math.floor(b + 1e-9), every = Math.max(1, Math.ceil((last - first) / Math.min(most, 6)));
   return Array.from({ length: Math.floor((last - first) / every) + 1 }, (_, i) => 10 ** (first + i * every));
 }
 
@@ -41,8 +44,8 @@ export function axes(x, y, { xTitle = "", yTitle = "", left = x.from, right = x.
     + `<text class="tick" x="${left - 8}" y="${y(t)}" dy=".32em" text-anchor="end">${show(t)}</text>`);
   const columns = x.ticks.map((t) => `<text class="tick" x="${x(t)}" y="${bottom + 20}" text-anchor="middle">${show(t)}</text>`);
   return `${rows.join("")}${columns.join("")}<line class="axis" x1="${left}" x2="${right}" y1="${bottom}" y2="${bottom}"/>`
-    + `<text class="title" x="${right}" y="${bottom + 40}" text-anchor="end">${esc(xTitle)}</text>`
-    + `<text class="title" x="${left - 30}" y="${y.to - 16}">${esc(yTitle)}</text>`;
+    + `<text class="title" x="${right}" y="${bottom + 40}" text-anchor="end">${words(xTitle)}</text>`
+    + `<text class="title" x="${left - 30}" y="${y.to - 16}">${words(yTitle)}</text>`;
 }
 
 /** A line through points [[x, y], …] in pixels; null breaks it. */
@@ -71,4 +74,4 @@ export function labels(items, x, top, bottom, side = 1, gap = 17) {
 }
 
 export const text = (x, y, content, { cls = "note", anchor = "start" } = {}) =>
-  `<text class="${cls}" x="${x}" y="${y}" text-anchor="${anchor}">${esc(content)}</text>`;
+  `<text class="${cls}" x="${x}" y="${y}" text-anchor="${anchor}">${words(content)}</text>`;

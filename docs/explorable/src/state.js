@@ -33,7 +33,7 @@ export const FIELDS = {
   d: number(0.3, 0.001, 1, 0.01, "distance from π_old, nats", { log: true }),
   N: number(64, 1, 100000, 1, "samples in the batch", { log: true }),
   // act 5
-  world: choice("plain", { plain: "plain", noisy: "noisy verifier", rare: "rare good arm", answer: "four-token answers" }, "World"),
+  world: choice("noisy", { plain: "plain", noisy: "noisy verifier", rare: "rare good arm", answer: "four-token answers" }, "World"),
   u: choice("16", { 1: "1", 4: "4", 16: "16", 32: "32" }, "Updates a batch"),
   lr5: number(1, 0.1, 4, 0.1, "learning rate", { log: true }),
   seed: number(0, 0, 999, 1, "seed"),
