@@ -131,7 +131,12 @@ def colours() -> str:
 
 
 def readable(colour: str, paper: str, least: float) -> str:
-    """The colour, moved towards black or white until its contrast with the paper is at least `least`."""
+    """The colour, moved towards black or white until its contrast with the paper is at least `least`.
+
+    Black is ink and turns white on dark paper: a grey would be taken for another method's.
+    """
+    if colour == "#000000" and paper == DARK:
+        return LIGHT
     target = (0, 0, 0) if _luminance(_rgb(paper)) > 0.5 else (1, 1, 1)
     for share in range(0, 101, 2):
         mixed = tuple(c + (t - c) * share / 100 for c, t in zip(_rgb(colour), target, strict=True))

@@ -23,7 +23,7 @@ function draw(width) {
   });
   const mark = x(start);
   return {
-    svg: text(x.to + 14, 16, "collapsed", { cls: "note" }) + axes(x, y, { xTitle: "avg@16 on held-out problems, after 24 steps" }) + rows.join("")
+    svg: text(x.to + 14, 16, "collapsed", { cls: "note" }) + axes(x, y, { xTitle: "held-out avg@16 after 24 steps" }) + rows.join("")
       + `<line class="cursor" x1="${mark}" x2="${mark}" y1="${top - 4}" y2="${from}"/>` + text(mark + 6, top - 8, "before training", { cls: "note" }),
     height: from + 52,
     label: "Each of ten runs of six methods by its held-out score; crosses are runs that collapsed.",

@@ -24,18 +24,21 @@ const sync = (keys, update) => {
 
 /** A range, and a box beside it that takes values that the range does not have. */
 export function slider(key) {
-  const { min, max, step, label, log, method } = FIELDS[key], f = log ? Math.log10 : (x) => x;
-  const toValue = (x) => (log ? +(10 ** x).toPrecision(step === 1 && x > 2 ? 3 : 2) : x), whole = step === 1;
+  const { min, max, step, label, log, method } = FIELDS[key], f = log ? Math.log10 : (x) => x, whole = step === 1;
+  const meant = () => {
+    const x = log ? +(10 ** range.value).toPrecision(3) : +range.value;
+    return whole ? Math.round(x) : x;
+  };
   const range = h("input", {
     type: "range", id: `range-${key}`, min: f(min), max: f(max), step: log ? (f(max) - f(min)) / 100 : step,
-    oninput: () => set({ [key]: whole ? Math.round(toValue(+range.value)) : toValue(+range.value) }),
+    oninput: () => set({ [key]: meant() }),
   });
   const box = h("input", {
     type: "text", inputmode: "decimal", id: `box-${key}`, "aria-label": `${label}, typed`,
     onchange: () => set({ [key]: parse(box.value) }),
   });
   sync([key], () => {
-    range.value = f(state[key]);
+    if (meant() !== state[key]) range.value = f(state[key]); // else the place between two values is the reader's
     range.setAttribute("aria-valuetext", show(state[key]));
     box.value = state[key] === Infinity ? "inf" : String(state[key]);
   });
