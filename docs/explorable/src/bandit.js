@@ -1,7 +1,7 @@
 // A policy that learns: the loop of analysis/bandit.py with the same random numbers, so that one seed gives one trajectory.
 // With `length` 1 it is that bandit; a longer answer is right where every token is, and all its tokens share its advantage.
 import { generator } from "./random.js";
-import { weigh, weighAll } from "./weights.js";
+import { inside, weigh, weighAll } from "./weights.js";
 
 export const BANDIT = {
   arms: 32, length: 1, best: 0.9, others: 0.3, pBest: null, flip: 0, groups: 4, group: 8, minibatches: 16, lr: 1,
@@ -106,11 +106,9 @@ function update(method, z, samples, A, s) {
     const now = positions(z, s), push = now.map(() => 0), kicks = [];
     for (let i = start; i < start + size; i++) {
       if (A[i] === 0) continue;
-      const { arm, old } = samples[i];
+      const { arm, old } = samples[i], before = old.map((x) => inside(Math.exp(x)));
       const ds = start ? arm.map((a, t) => Math.log(Math.max(now[t].e[a] / now[t].total, 1e-300)) - old[t]) : old.map(() => 0);
-      const w = s.length === 1
-        ? [weigh(method, ds[0], A[i], inside(old[0]))]
-        : weighAll(method, ds, A[i], old.map(inside));
+      const w = s.length === 1 ? [weigh(method, ds[0], A[i], before[0])] : weighAll(method, ds, A[i], before);
       w.forEach((x, t) => { push[t] += x * A[i] * rate; kicks.push([t * s.arms + arm[t], x * A[i] * rate]); });
     }
     now.forEach(({ e, total }, t) => {
@@ -119,8 +117,6 @@ function update(method, z, samples, A, s) {
     for (const [at, kick] of kicks) z[at] += kick;
   }
 }
-
-const inside = (logp) => Math.min(Math.exp(logp), 1 - 1e-16);
 
 /** Regret, entropy (nats a token) and the probability of the right answer. */
 function measure(z, { good, mean }, s) {

@@ -1,5 +1,5 @@
 // What the same update, again and again, does to a softmax: analysis/flow.py `ascent`, with several tokens and a fresh π_old.
-import { weigh } from "./weights.js";
+import { inside, weigh } from "./weights.js";
 
 export const OTHERS = 31;
 
@@ -23,7 +23,7 @@ export function ascent(method, { steps, lr, piOld, A = -1, tokens = 1, refresh =
   const path = start.map((p) => [Math.log(p)]);
   for (let step = 1; step <= steps; step++) {
     const { p, log } = softmax(z);
-    const w = old.map((o, i) => weigh(method, z[i] - log - o, A, Math.exp(o)) * A * lr);
+    const w = old.map((o, i) => weigh(method, z[i] - log - o, A, inside(Math.exp(o))) * A * lr);
     const total = w.reduce((a, b) => a + b, 0);
     for (let k = 0; k < z.length; k++) z[k] -= total * p[k];
     w.forEach((push, i) => (z[i] += push));

@@ -1,7 +1,7 @@
 // Bias and variance of a method's gradient, exactly: analysis/estimator.py and the family of analysis/phase.py.
 import { softmax } from "./dynamics.js";
 import { generator } from "./random.js";
-import { weigh } from "./weights.js";
+import { inside, weigh } from "./weights.js";
 
 const dot = (a, b) => a.reduce((s, x, i) => s + x * b[i], 0);
 const logs = (z) => { const { log } = softmax(z); return z.map((x) => x - log); };
@@ -15,8 +15,7 @@ function mean(c, p) {
 export function moments(method, zOld, z, A) {
   const oldLog = logs(zOld), log = logs(z), old = oldLog.map(Math.exp), p = log.map(Math.exp);
   const truth = mean(p.map((x, i) => x * A[i]), p), size = dot(truth, truth), square = dot(p, p);
-  const clipped = old.map((x) => Math.min(Math.max(x, 1e-300), 1 - 1e-16));
-  const w = log.map((x, i) => weigh(method, x - oldLog[i], A[i], clipped[i]) * A[i]);
+  const w = log.map((x, i) => weigh(method, x - oldLog[i], A[i], inside(old[i])) * A[i]);
   const g = mean(old.map((x, i) => x * w[i]), p), off = g.map((x, i) => x - truth[i]);
   const second = old.reduce((s, x, i) => s + x * w[i] * w[i] * (1 - 2 * p[i] + square), 0);
   return { bias: dot(off, off) / size, variance: (second - dot(g, g)) / size };

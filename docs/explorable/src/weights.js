@@ -109,6 +109,9 @@ export function make(key, given = {}) {
   return { key, label: known.label, params, weight: RULES[key], sequence: OF_SEQUENCE[key] };
 }
 
+/** A probability that rounding took to 0 or 1, put back inside. */
+export const inside = (p) => Math.min(Math.max(p, 1e-300), 1 - 1e-16);
+
 /** w_log of one token; Error where π_old is no probability, or the weight is NaN. */
 export function weigh(method, d, A, old) {
   if (!(old > 0 && old < 1)) throw new Error(`π_old = ${old}: a probability strictly between 0 and 1 is needed`);
