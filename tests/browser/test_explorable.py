@@ -190,6 +190,18 @@ def test_presets_reset_and_a_link_that_holds_the_state(page):
     assert browser.current_url.endswith(f"#{OPEN}")
 
 
+def test_the_contents_lead_to_an_act_and_leave_the_dials(page):
+    browser = page(f"{OPEN}&n=3")
+    for act in (4, 2):
+        browser.execute_script(f"document.querySelector('.contents a[href=\"#act-{act}\"]').click()")
+        settle(browser)
+        assert browser.execute_script(f"return document.activeElement === document.querySelector('#title-{act}')")
+        assert (
+            abs(browser.execute_script(f"return document.querySelector('#act-{act}').getBoundingClientRect().top")) < 2
+        )
+    assert ask(browser, "return x.state.n") == 3
+
+
 def test_a_figure_opens_once_the_reader_has_predicted(page):
     browser = page("")
     closed = "return document.querySelectorAll('figure.veiled').length"
@@ -258,7 +270,7 @@ def test_a_policy_learns_step_by_step(page):
             break
     browser.execute_script(f"{buttons} one.click()")
     settle(browser)
-    assert browser.execute_script(says).startswith("After 1 batches")
+    assert browser.execute_script(says).startswith("After 1 batch ")
 
 
 def test_the_answer_of_act_5_holds():

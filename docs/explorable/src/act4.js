@@ -25,7 +25,7 @@ function draw(width, found) {
     line(curve.map((e, i) => (e > HIGH || e < LOW ? null : [x(SAMPLES[i]), at(e)])), method.key, { dash: METHODS[method.key].dash }));
   const strip = SAMPLES.slice(0, -1).map((n, i) => {
     const best = found.reduce((a, b) => (b.curve[i] < a.curve[i] ? b : a));
-    return `<rect x="${x(n)}" y="26" width="${x(SAMPLES[i + 1]) - x(n) + 0.6}" height="8" fill="var(--${best.method.key})" opacity="${best.curve[i] > 1 ? 0.35 : 1}"/>`;
+    return `<rect x="${x(n)}" y="26" width="${x(SAMPLES[i + 1]) - x(n)}" height="8" shape-rendering="crispEdges" fill="var(--${best.method.key})" opacity="${best.curve[i] > 1 ? 0.35 : 1}"/>`;
   });
   const here = x(state.N), now = found.map(({ method, all }) => ({ method, error: errors(all, [state.N])[0] }));
   const dots = now.map(({ method, error }) => `<circle class="dot" cx="${here}" cy="${at(error)}" r="5" fill="var(--${method.key})"/>`);

@@ -33,7 +33,7 @@ function draw(width, { methods, learner }) {
       + labels(ends, width - 124, 44, from) + strips.svg,
     height: strips.height,
     label: "Learning curves, a line a method and faint ones a seed; below, each method’s policy as a strip of cells.",
-    say: `After ${steps} batches the ${FIELDS.y.options[key]} is: ${now.join(", ")}.`,
+    say: `After ${steps} ${steps === 1 ? "batch" : "batches"} the ${FIELDS.y.options[key]} is: ${now.join(", ")}.`,
   };
 }
 

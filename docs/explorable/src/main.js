@@ -22,10 +22,11 @@ const drawings = ACTS.map(mount);
 /** An act is {uses, build(redraw) → {controls, draw(width) → {svg, says}, after(svg)}, predict}. */
 function mount({ uses, build, predict }, i) {
   const figure = document.querySelector(`#act-${i + 1} figure`), redraw = () => invalidate(drawing);
-  const picture = h("div", { class: "picture" }), says = h("figcaption", { "aria-live": "polite" });
+  const picture = h("div", { class: "picture" }), says = h("figcaption"), spoken = h("p", { class: "spoken", role: "status" });
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
-  const made = build(redraw), drawing = { uses, draw };
-  const body = h("div", { class: "body" }, ...(made.above || []), problem, picture, says, h("div", { class: "controls" }, ...made.controls));
+  const made = build(redraw), drawing = { uses, draw, seen: true }; // the first time all are drawn, so that nothing shifts later
+  let quiet = 0; // a screen reader hears the numbers once they rest
+  const body = h("div", { class: "body" }, ...(made.above || []), problem, picture, says, spoken, h("div", { class: "controls" }, ...made.controls));
   figure.append(body, h("p", { class: "veil", "aria-hidden": true }, "Predict first"));
   document.querySelector(`#act-${i + 1} .ask`).append(prediction(i + 1, predict, figure));
 
@@ -36,6 +37,9 @@ function mount({ uses, build, predict }, i) {
       const { svg, height, label, say } = made.draw(width);
       picture.innerHTML = `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${esc(label)}">${svg}</svg>`;
       says.textContent = say;
+      picture.style.top = `${Math.min(0, innerHeight * 0.55 - picture.offsetHeight)}px`; // pinned on a phone: its lower part
+      clearTimeout(quiet);
+      if (figure.contains(document.activeElement)) quiet = setTimeout(() => (spoken.textContent = say), 700);
       made.after?.(picture.firstChild);
       problem.hidden = true;
       picture.hidden = says.hidden = false;
@@ -68,6 +72,15 @@ function invalidate(drawing) {
 
 onChange((changed) => drawings.forEach((one) => { if (one.uses.some((key) => changed.has(key))) invalidate(one); }));
 addEventListener("hashchange", () => load(location.hash));
+for (const link of document.querySelectorAll('a[href^="#act-"]')) {
+  link.addEventListener("click", (event) => { // the address holds the dials: go there without it
+    event.preventDefault();
+    const heading = document.querySelector(`${link.hash} h2`);
+    heading.tabIndex = -1;
+    heading.focus({ preventScroll: true });
+    document.querySelector(link.hash).scrollIntoView();
+  });
+}
 
 const presets = Object.keys(PRESETS).map((name) => button(name, () => apply(name), { class: "preset" }));
 document.querySelector("#presets").append(...presets, button("Reset", reset, { id: "reset" }));
@@ -77,8 +90,10 @@ document.querySelector("#theme").addEventListener("click", () => {
 });
 document.querySelector("#everything").addEventListener("click", () => set({ guess: state.guess.replaceAll("-", "9") }));
 document.querySelector("#link").addEventListener("click", async ({ target }) => {
-  await navigator.clipboard?.writeText(location.href).catch(() => {});
-  target.textContent = "Copied: the address holds every dial";
+  const before = target.textContent;
+  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  target.textContent = copied ? "Copied" : "It is in the address bar";
+  setTimeout(() => (target.textContent = before), 2000);
 });
 
 load(location.hash);
