@@ -118,7 +118,7 @@ def test_what_is_drawn_says_what_python_says(page):
     """The lane of DGPO in act 2 prints its gate."""
     browser = page(f"{OPEN}&r=0.5&n=2&show=dgpo")
     gate = float(weigh(methods.get("dgpo", n=2.0), math.log(0.5), -1.0, 0.05)) / 0.5
-    assert f">{gate:.2g} " in look(browser, 2)
+    assert f">{gate:.2g}<" in look(browser, 2)
 
 
 @pytest.mark.parametrize("width", [375, 1280, 2560])

@@ -10,7 +10,7 @@ import { button, h, prediction } from "./controls.js";
 import { METHODS } from "./data.js";
 import { ascent } from "./dynamics.js";
 import { moments } from "./estimator.js";
-import { esc } from "./plot.js";
+import { el, esc } from "./plot.js";
 import { FIELDS, PRESETS, apply, load, onChange, reset, set, state } from "./state.js";
 import { make, weigh } from "./weights.js";
 
@@ -21,23 +21,45 @@ const drawings = ACTS.map(mount);
 
 /** An act is {uses, build(redraw) → {controls, draw(width) → {svg, says}, after(svg)}, predict}. */
 function mount({ uses, build, predict }, i) {
-  const figure = document.querySelector(`#act-${i + 1} figure`), redraw = () => invalidate(drawing);
-  const picture = h("div", { class: "picture" }), says = h("figcaption"), spoken = h("p", { class: "spoken", role: "status" });
+  const figure = document.querySelector(`#act-${i + 1} figure`),
+    redraw = () => invalidate(drawing);
+  const picture = h("div", { class: "picture" }),
+    says = h("figcaption"),
+    spoken = h("p", { class: "spoken", role: "status" });
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
-  const made = build(redraw), drawing = { uses, draw, seen: true }; // the first time all are drawn, so that nothing shifts later
+  const made = build(redraw),
+    drawing = { uses, draw, seen: true }; // the first time all are drawn, so that nothing shifts later
   let quiet = 0; // a screen reader hears the numbers once they rest
-  const body = h("div", { class: "body" }, ...(made.above || []), problem, picture, says, spoken, h("div", { class: "controls" }, ...made.controls));
+  const body = h(
+    "div",
+    { class: "body" },
+    ...(made.above || []),
+    problem,
+    picture,
+    says,
+    spoken,
+    h("div", { class: "controls" }, ...made.controls),
+  );
   figure.append(body, h("p", { class: "veil", "aria-hidden": true }, "Predict first"));
   document.querySelector(`#act-${i + 1} .ask`).append(prediction(i + 1, predict, figure));
 
   function draw() {
-    const unit = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16; // the figure's type grows with the page's
+    // The figure's type grows with the page's.
+    const unit = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
     const width = Math.max(280, Math.min((picture.clientWidth || 600) / unit, 1100));
     try {
       const { svg, height, label, say } = made.draw(width);
-      picture.innerHTML = `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${esc(label)}">${svg}</svg>`;
+      const attributes = {
+        viewBox: `0 0 ${width} ${height}`,
+        width,
+        height,
+        role: "img",
+        "aria-label": esc(label),
+      };
+      picture.innerHTML = el("svg", attributes, svg);
       says.textContent = say;
-      picture.style.top = `${Math.min(0, innerHeight * 0.55 - picture.offsetHeight)}px`; // pinned on a phone: its lower part
+      // On a phone the figure is pinned: its lower part stays in view over the dials.
+      picture.style.top = `${Math.min(0, innerHeight * 0.55 - picture.offsetHeight)}px`;
       clearTimeout(quiet);
       if (figure.contains(document.activeElement)) quiet = setTimeout(() => (spoken.textContent = say), 700);
       made.after?.(picture.firstChild);
@@ -51,10 +73,13 @@ function mount({ uses, build, predict }, i) {
     }
   }
   new ResizeObserver(redraw).observe(figure);
-  new IntersectionObserver(([entry]) => {
-    drawing.seen = entry.isIntersecting;
-    if (stale.has(drawing)) redraw();
-  }, { rootMargin: "300px" }).observe(figure);
+  new IntersectionObserver(
+    ([entry]) => {
+      drawing.seen = entry.isIntersecting;
+      if (stale.has(drawing)) redraw();
+    },
+    { rootMargin: "300px" },
+  ).observe(figure);
   return drawing;
 }
 
@@ -70,10 +95,15 @@ function invalidate(drawing) {
   });
 }
 
-onChange((changed) => drawings.forEach((one) => { if (one.uses.some((key) => changed.has(key))) invalidate(one); }));
+onChange((changed) =>
+  drawings.forEach((one) => {
+    if (one.uses.some((key) => changed.has(key))) invalidate(one);
+  }),
+);
 addEventListener("hashchange", () => load(location.hash));
 for (const link of document.querySelectorAll('a[href^="#act-"]')) {
-  link.addEventListener("click", (event) => { // the address holds the dials: go there without it
+  link.addEventListener("click", (event) => {
+    // the address holds the dials: go there without it
     event.preventDefault();
     const heading = document.querySelector(`${link.hash} h2`);
     heading.tabIndex = -1;
@@ -88,10 +118,15 @@ document.querySelector("#theme").addEventListener("click", () => {
   const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
   document.documentElement.dataset.theme = dark ? "light" : "dark";
 });
-document.querySelector("#everything").addEventListener("click", () => set({ guess: state.guess.replaceAll("-", "9") }));
+document
+  .querySelector("#everything")
+  .addEventListener("click", () => set({ guess: state.guess.replaceAll("-", "9") }));
 document.querySelector("#link").addEventListener("click", async ({ target }) => {
   const before = target.textContent;
-  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  const copied = await navigator.clipboard?.writeText(location.href).then(
+    () => true,
+    () => false,
+  );
   target.textContent = copied ? "Copied" : "It is in the address bar";
   setTimeout(() => (target.textContent = before), 2000);
 });

@@ -1,5 +1,5 @@
-// The random numbers of torch on a CPU: Mersenne Twister 19937, and float64 uniforms of 53 bits from two draws. With one seed
-// this page and analysis/bandit.py see the same problems, arms and rewards.
+// The random numbers of torch on a CPU: Mersenne Twister 19937, and float64 uniforms of 53 bits from two
+// draws. With one seed this page and analysis/bandit.py see the same problems, arms and rewards.
 
 const N = 624;
 
@@ -28,7 +28,8 @@ export function generator(seed) {
   }
 
   const uniform = () => {
-    const high = word() & 0x1fffff, low = word(); // 53 bits of the two
+    const high = word() & 0x1fffff,
+      low = word(); // 53 bits of the two
     return (high * 4294967296 + low) / 9007199254740992;
   };
 

@@ -33,11 +33,19 @@ export const FIELDS = {
   d: number(0.3, 0.001, 1, 0.01, "distance from π_old, nats", { log: true }),
   N: number(64, 1, 100000, 1, "samples in the batch", { log: true }),
   // act 5
-  world: choice("noisy", { plain: "plain", noisy: "noisy verifier", rare: "rare good arm", answer: "four-token answers" }, "World"),
+  world: choice(
+    "noisy",
+    { plain: "plain", noisy: "noisy verifier", rare: "rare good arm", answer: "four-token answers" },
+    "World",
+  ),
   u: choice("16", { 1: "1", 4: "4", 16: "16", 32: "32" }, "Updates a batch"),
   lr5: number(1, 0.1, 4, 0.1, "learning rate", { log: true }),
   seed: number(0, 0, 999, 1, "seed"),
-  y: choice("right", { right: "probability of the right answer", entropy: "entropy", regret: "regret" }, "Draw"),
+  y: choice(
+    "right",
+    { right: "probability of the right answer", entropy: "entropy", regret: "regret" },
+    "Draw",
+  ),
   // one character an act: the reader's prediction, or - where there is none yet
   guess: { value: "------", label: "predictions" },
 };
@@ -87,7 +95,11 @@ export function load(hash) {
     if (!field) continue;
     if (typeof field.value === "number") values[key] = text === "inf" ? Infinity : Number(text);
     else if (field.options) values[key] = text in field.options ? text : field.value;
-    else if (field.list) values[key] = text.split(",").filter((k) => field.list.includes(k)).join(",");
+    else if (field.list)
+      values[key] = text
+        .split(",")
+        .filter((k) => field.list.includes(k))
+        .join(",");
     else values[key] = /^[0-9-]{6}$/.test(text) ? text : field.value;
   }
   set(values);
@@ -101,7 +113,15 @@ function remember() {
 }
 
 /** Which parameter of a method a dial sets. As in notebook 5, GRPO keeps its dual clip off, and all share ε. */
-const DIAL_OF = { el: "eps_low", eh: "eps_high", n: "n", m: "m", beta: "beta_low", c: "dual_clip", cap: "cap" };
+const DIAL_OF = {
+  el: "eps_low",
+  eh: "eps_high",
+  n: "n",
+  m: "m",
+  beta: "beta_low",
+  c: "dual_clip",
+  cap: "cap",
+};
 export const DIALS = [...Object.keys(DIAL_OF), "show"];
 const OWN = { grpo: ["c"], dppo: ["cap"], gspo: ["el", "eh"], gmpo: ["el", "eh"] }; // dials that these do not follow
 

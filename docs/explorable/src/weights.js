@@ -1,12 +1,14 @@
-// The weight of every method on ∇log π: w_log(Δ, A, π_old) with Δ = log r. Formula for formula those of dgpo.methods, which
-// a test compares at 200 points a method. Parameters, defaults and allowed ranges come from Python (data.js).
+// The weight of every method on ∇log π: w_log(Δ, A, π_old) with Δ = log r. Formula for formula those of
+// dgpo.methods, which a test compares at 200 points a method. Parameters, defaults and allowed ranges come
+// from Python (data.js).
 import { METHODS } from "./data.js";
 
 const EXTINCT = -Infinity; // a log weight of −∞ is a weight of 0
 
 /** Which of the regions LN, HP, LP, HN, IN a token is in; ties are inside. */
 export function region(d, A, low, high) {
-  const below = d < Math.log(1 - low), above = d > Math.log(1 + high);
+  const below = d < Math.log(1 - low),
+    above = d > Math.log(1 + high);
   if (below && A < 0) return "LN";
   if (above && A > 0) return "HP";
   if (below && A > 0) return "LP";
@@ -67,14 +69,19 @@ const DIRECT = {
   },
 };
 
-/** The methods that weigh a sequence: w_log of all its tokens from their Δ. On one token this is their token form. */
+/**
+ * The methods that weigh a sequence: w_log of all its tokens from their Δ. On one token this is their token
+ * form.
+ */
 const OF_SEQUENCE = {
   gspo(ds, A, p) {
-    const mean = sum(ds) / ds.length, where = region(mean, A, p.eps_low, p.eps_high);
+    const mean = sum(ds) / ds.length,
+      where = region(mean, A, p.eps_low, p.eps_high);
     return ds.map(() => (where === "LN" || where === "HP" ? 0 : Math.exp(mean)));
   },
   gmpo(ds, A, p) {
-    const low = -Math.expm1(-p.eps_low), high = Math.expm1(p.eps_high);
+    const low = -Math.expm1(-p.eps_low),
+      high = Math.expm1(p.eps_high);
     const where = ds.map((d) => region(d, A, low, high));
     const clipped = ds.map((d, i) => ({ LN: -p.eps_low, HP: p.eps_high })[where[i]] ?? d);
     const weight = Math.exp(sum(clipped) / ds.length);
@@ -88,7 +95,10 @@ for (const [key, log] of Object.entries(BY_REGION)) {
 }
 for (const [key, all] of Object.entries(OF_SEQUENCE)) RULES[key] = (d, A, old, p) => all([d], A, p)[0];
 
-/** A method with its defaults, overridden by `given`; Error that names the parameter, its value and what is allowed. */
+/**
+ * A method with its defaults, overridden by `given`; Error that names the parameter, its value and what is
+ * allowed.
+ */
 export function make(key, given = {}) {
   const known = METHODS[key];
   if (!known) throw new Error(`unknown method ${key}; known: ${Object.keys(METHODS).join(", ")}`);
@@ -97,14 +107,20 @@ export function make(key, given = {}) {
     const value = name in given ? given[name] : rule.value;
     const off = value === null && rule.optional;
     if (!off && !((value > rule.above && value < rule.below) || (rule.infinite && value === Infinity))) {
-      const end = rule.infinite ? "]" : ")", show = (x) => (Math.abs(x) === Infinity ? (x < 0 ? "−∞" : "∞") : x);
-      throw new Error(`${known.label}: ${name} = ${value} must be a number in (${show(rule.above)}, ${show(rule.below)}${end}`);
+      const end = rule.infinite ? "]" : ")",
+        show = (x) => (Math.abs(x) === Infinity ? (x < 0 ? "−∞" : "∞") : x);
+      throw new Error(
+        `${known.label}: ${name} = ${value} must be a number in (${show(rule.above)}, ${show(rule.below)}${end}`,
+      );
     }
     params[name] = value;
   }
   if (params.dual_clip != null && params.dual_clip <= 1 + params.eps_high) {
     const end = +(1 + params.eps_high).toPrecision(4);
-    throw new Error(`${known.label}: dual_clip = ${params.dual_clip} must be above 1 + ε_high = ${end}, the end of the trust region`);
+    throw new Error(
+      `${known.label}: dual_clip = ${params.dual_clip} must be above 1 + ε_high = ${end}, the end of ` +
+        `the trust region`,
+    );
   }
   return { key, label: known.label, params, weight: RULES[key], sequence: OF_SEQUENCE[key] };
 }
@@ -114,10 +130,13 @@ export const inside = (p) => Math.min(Math.max(p, 1e-300), 1 - 1e-16);
 
 /** w_log of one token; Error where π_old is no probability, or the weight is NaN. */
 export function weigh(method, d, A, old) {
-  if (!(old > 0 && old < 1)) throw new Error(`π_old = ${old}: a probability strictly between 0 and 1 is needed`);
+  if (!(old > 0 && old < 1))
+    throw new Error(`π_old = ${old}: a probability strictly between 0 and 1 is needed`);
   const w = method.weight(d, A, old, method.params);
   if (Number.isNaN(w) || typeof w !== "number") {
-    throw new Error(`${method.label}: the weight is ${w} at r = ${Math.exp(d).toPrecision(4)}, A = ${A}, π_old = ${old}`);
+    throw new Error(
+      `${method.label}: the weight is ${w} at r = ${Math.exp(d).toPrecision(4)}, A = ${A}, π_old = ${old}`,
+    );
   }
   return w;
 }
