@@ -114,7 +114,7 @@ def results() -> dict:
 
 def colours() -> str:
     """Each method's colour as CSS variables, --KEY for lines and --KEY-text for words, on light and on dark paper."""
-    keys = [key for key in methods.names() if key in style.COLOURS]
+    keys = [key for key in methods.names() if methods.get_class(key).__module__.startswith("dgpo.")]
 
     def block(paper):
         pairs = (

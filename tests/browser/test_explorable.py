@@ -85,6 +85,28 @@ def test_the_bandit_walks_the_trajectory_of_python(page, flip):
         np.testing.assert_allclose(found[..., i], runs.data[metric][:, 0].transpose(0, 2, 1), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("length", [1, 4])
+def test_with_one_update_a_batch_all_methods_learn_alike(page, length):
+    """Every ratio is 1 then, and no clip acts: of a token or of a sequence."""
+    script = """const setting = {minibatches: 1, length: arguments[1], arms: 8, pBest: 0.5, lr: 0.5};
+    const run = x.learn(arguments[0].map((k) => x.make(k)), setting, 2, 5);
+    for (let i = 0; i < 20; i++) run.step();
+    return run.history.map((rows) => rows.map((row) => row.map((r) => [r.regret, r.entropy, r.right])))"""
+    found = np.array(ask(page(), script, KEYS, length))
+    np.testing.assert_allclose(found, np.broadcast_to(found[:1], found.shape), rtol=0, atol=1e-12)
+    assert found[0, -1, :, 2].mean() > found[0, 0, :, 2].mean()
+
+
+def test_a_sequence_policy_parts_token_and_sequence_ratios(page):
+    script = """const setting = {length: 4, arms: 8, pBest: 0.5};
+    const run = x.learn(["grpo", "gspo", "gmpo"].map((k) => x.make(k)), setting, 1, 5);
+    for (let i = 0; i < 5; i++) run.step();
+    return run.history.map((rows) => rows.at(-1)[0].right)"""
+    grpo, gspo, gmpo = ask(page(), script)
+    assert len({grpo, gspo, gmpo}) == 3
+    assert all(0 < x <= 1 for x in (grpo, gspo, gmpo))
+
+
 @pytest.mark.parametrize("advantage", [-1.0, 1.0])
 def test_a_pushed_token_moves_as_in_python(page, advantage):
     for key in ("dgpo", "cispo", "grpo"):

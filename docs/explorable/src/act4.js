@@ -113,8 +113,8 @@ export const act4 = {
     options: ["DGPO’s: the least bias of the clips", "GRPO’s: the least variance", "no clip at all"],
     right: 2,
     answer:
-      "Variance averages out and bias never does, so in the end no clip wins. DGPO is the least biased " +
-      "of the clips, and the closest in a band of batch sizes less than a decade wide. With few samples" +
-      " GRPO wins, mostly by being silent.",
+      "Variance averages out and bias never does, so in the end no clip wins. DGPO is the least biased of the " +
+      "clips, and the closest in a band of batch sizes less than a decade wide. With few samples the hard clips " +
+      "win, mostly by being silent.",
   },
 };

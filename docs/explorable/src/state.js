@@ -134,9 +134,10 @@ export function method(key) {
   return make(key, params);
 }
 
-/** The methods shown, the first named drawn last so that it lies on top. */
+/** The methods shown, in the order of the registry. */
 export function shown() {
-  const keys = state.show.split(",").filter(Boolean);
-  if (!keys.length) throw new Error("No method is chosen: choose one above the figure.");
+  const chosen = state.show.split(",");
+  const keys = Object.keys(METHODS).filter((key) => chosen.includes(key));
+  if (!keys.length) throw new Error("No method is chosen: choose one in act 2.");
   return keys.map(method);
 }
