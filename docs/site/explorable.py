@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT)]
 from analysis import style  # noqa: E402
 from dgpo import methods  # noqa: E402
 
+BUILT_IN = [key for key in methods.names() if methods.get_class(key).__module__.startswith("dgpo.")]
 FOLDER = ROOT / "docs" / "explorable"
 ENTRY = "main.js"
 LIGHT, DARK = "#FFFFFF", "#16181D"  # backgrounds; style.css names them --paper
@@ -76,8 +77,7 @@ def data() -> str:
             "dash": _dash(key),
             "params": {f.name: _rule(f) for f in dataclasses.fields(methods.get_class(key))},
         }
-        for key in methods.names()
-        if methods.get_class(key).__module__.startswith("dgpo.")
+        for key in BUILT_IN
     }
     return f"export const METHODS = {_js(known)};\nexport const RESULTS = {_js(results())};\n"
 
@@ -114,11 +114,10 @@ def results() -> dict:
 
 def colours() -> str:
     """Each method's colour as CSS variables, --KEY for lines and --KEY-text for words, on light and on dark paper."""
-    keys = [key for key in methods.names() if methods.get_class(key).__module__.startswith("dgpo.")]
 
     def block(paper):
         pairs = (
-            (k, readable(style.colour(k), paper, LINE[paper]), readable(style.colour(k), paper, TEXT)) for k in keys
+            (k, readable(style.colour(k), paper, LINE[paper]), readable(style.colour(k), paper, TEXT)) for k in BUILT_IN
         )
         return "".join(f"--{key}:{line};--{key}-text:{text};" for key, line, text in pairs)
 

@@ -178,6 +178,38 @@ def test_every_slider_moves_its_figure_by_key(page):
     print(f"a key press and two frames: median {statistics.median(took):.0f} ms, slowest {max(took):.0f} ms")
 
 
+@pytest.mark.parametrize(("act", "key"), [(2, "r"), (4, "N")])
+def test_the_line_in_a_figure_follows_the_pointer(page, act, key):
+    from selenium.webdriver import ActionChains
+
+    browser = page()
+    look(browser, act)
+    figure = browser.find_element("css selector", f"#act-{act} svg")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
+    settle(browser)
+    seen = []
+    for share in (-0.3, -0.2):  # of the width, from the middle
+        drag = ActionChains(browser).move_to_element_with_offset(figure, int(share * figure.size["width"]), -60)
+        drag.click_and_hold().move_by_offset(10, 0).release().perform()
+        seen.append(ask(browser, f"return x.state.{key}"))
+        figure = browser.find_element("css selector", f"#act-{act} svg")
+    assert ask(browser, f"return x.FIELDS.{key}.min") <= seen[0] < seen[1] <= ask(browser, f"return x.FIELDS.{key}.max")
+
+
+def test_what_plays_comes_to_its_end(page):
+    browser = page(f"{OPEN}&show=dgpo,grpo")
+    for act, end in ((2, "At r = 0.02,"), (3, "After 200 updates")):
+        look(browser, act)
+        browser.execute_script(f"document.querySelector('#act-{act} .play').click()")
+        for _ in range(1200):
+            settle(browser)
+            if browser.execute_script(f"return document.querySelector('#act-{act} .play').textContent.startsWith('▶')"):
+                break
+        settle(browser)
+        says = browser.execute_script(f"return document.querySelector('#act-{act} figcaption').textContent")
+        assert says.startswith(end)
+
+
 def test_every_choice_and_every_chip_is_one_of_the_state(page):
     browser = page()
     for act in range(1, 6):
