@@ -59,7 +59,7 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(VLLM)/bin/python -m pip install -q -c constraints-vllm.txt -e ".[dev]"
 	@touch $@
 
-# The explorer in a real JupyterLab and a headless Chromium.
+# The explorer in a real JupyterLab, and the explorable, in a headless Chromium.
 test-browser: setup
 	@command -v chromedriver >/dev/null && command -v chromium >/dev/null || \
 	    { echo "test-browser needs Chromium and its driver: apt-get install chromium chromium-driver"; exit 1; }

@@ -22,7 +22,8 @@ COPIED = ("docs", "benchmarks", "notebooks", "examples", "dgpo", "analysis", "te
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff")
 CONTENTS = {
     "Guide": [
-        "docs/training", "docs/methods", "docs/your_own", "docs/sweeps", "docs/runs", "docs/data", "docs/verifier",
+        "docs/explorable/README", "docs/training", "docs/methods", "docs/your_own", "docs/sweeps", "docs/runs",
+        "docs/data", "docs/verifier",
     ],
     "Clusters": ["docs/cluster", "docs/vllm"],
     "Notebooks": [f"notebooks/{path.stem}" for path in sorted(ROOT.glob("notebooks/*.ipynb"))],
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     with docutils_namespace():
         site = Sphinx(source, Path(__file__).parent, out, args.out / "doctrees", "html", warningiserror=True)
         site.build(force_all=True)
+    shutil.copy(ROOT / "docs/explorable/index.html", out / "docs/explorable")
     if not site.statuscode:
         print(f"open {out / 'index.html'}")
     return site.statuscode

@@ -1,7 +1,6 @@
 """The explorer in a real JupyterLab, in headless Chromium: a slider moved redraws within 300 ms (median).
 
-Needs selenium, ipywidgets, and a chromium with its driver (Debian: `apt-get install chromium chromium-driver`). Skipped
-where one is missing, unless DGPO_BROWSER=1 says that they must be there. A screenshot is left at $DGPO_SCREENSHOT.
+Needs ipywidgets, and what conftest.py says. A screenshot is left at $DGPO_SCREENSHOT.
 """
 
 import os
@@ -16,8 +15,6 @@ from pathlib import Path
 import pytest
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "05_explorer.ipynb"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 MOVES = 12
 LOST = 5000  # ms after which a key press counts as lost
 
@@ -41,16 +38,10 @@ handle.dispatchEvent(new KeyboardEvent('keyup', options));
 """
 
 
-def _need(present, what):
-    if not present and os.environ.get("DGPO_BROWSER") == "1":
-        pytest.fail(f"{what} is missing; see the module's docstring")
-    if not present:
-        pytest.skip(f"{what} is missing; see the module's docstring")
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """The address of a JupyterLab of its own that serves a copy of the notebook."""
+    pytest.importorskip("ipywidgets")
     folder = tmp_path_factory.mktemp("lab")
     shutil.copy(NOTEBOOK, folder)
     with socket.socket() as s:
@@ -74,25 +65,6 @@ def lab(tmp_path_factory):
     finally:
         server.terminate()
         server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    _need(CHROMIUM, "chromium")
-    _need(DRIVER, "chromedriver")
-    try:
-        import ipywidgets  # noqa: F401
-        from selenium import webdriver
-    except ModuleNotFoundError as error:
-        _need(False, error.name)
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,1400"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(30)
-    yield driver
-    driver.quit()
 
 
 def wait_for(browser, script, seconds=120):

@@ -1,5 +1,6 @@
 """The site builds without a warning, and every link in it leads somewhere; the README's code runs as it is written."""
 
+import gzip
 import os
 import re
 import subprocess
@@ -114,6 +115,17 @@ def test_the_page_of_settings_is_that_of_the_code():
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert (ROOT / "docs/settings.md").read_text() == made.stdout
+
+
+def test_the_explorable_is_that_of_the_code_and_needs_nothing_else():
+    """Write it anew with: python docs/site/explorable.py > docs/explorable/index.html"""
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "docs/site/explorable.py")], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (ROOT / "docs/explorable/index.html").read_text() == made.stdout
+    assert len(gzip.compress(made.stdout.encode())) <= 500_000
+    assert not re.search(r"https?://|\bimport\b.*\bfrom\b|<link\b|\bsrc=", made.stdout)
 
 
 def test_the_readme_is_short():
