@@ -149,7 +149,7 @@ def landscape(
     panels = list(spaces) if columns == "space" else list(frame["name"].unique())
     per_method = columns == "method"
     with style.figure_style(publication) as plt:
-        layout = {"width": 2.7, "sharey": "row"} if per_method else {}
+        layout = {"width": 2.7, "sharey": True} if per_method else {"sharey": "col"}
         fig, axes = _figure(plt, len(signs), len(panels), publication, sharex=True, **layout)
         handles = []
         for i, advantage in enumerate(signs):
@@ -170,11 +170,10 @@ def landscape(
                     ax.set_title(next(_lines(part))[0]["label"] if per_method else _SPACE_TITLES[space])
                 if i == len(signs) - 1:
                     ax.set_xlabel(_X_LABELS[x])
-        for i, advantage in enumerate(signs):  # last, since a limit set earlier would cut off what comes after
-            rows = frame[frame["advantage"] == advantage]
-            for j, panel in enumerate(panels):
-                scale_axis(axes[i, j], "x", frame[x], log_x)
-                scale_axis(axes[i, j], "y", rows[spaces[0] if per_method else panel], log_y)
+        for row in axes:  # last, since a limit set earlier would cut off what comes after
+            for ax, panel in zip(row, panels, strict=True):  # one quantity, one scale: for both signs, for all methods
+                scale_axis(ax, "x", frame[x], log_x)
+                scale_axis(ax, "y", frame[spaces[0] if per_method else panel], log_y)
         return finish(plt, fig, handles)
 
 
