@@ -50,6 +50,16 @@ def test_the_weights_of_finished_runs_are_read_side_by_side(small, tmp_path):
     assert sum("image/png" in data for data in shown(out)) == 4
 
 
+def test_without_finished_runs_they_are_trained_first(small, tmp_path):
+    own = {
+        name: value for name, value in small.items() if name not in ("run_dir", "steps", "num_minibatches", "method")
+    }
+    parameters = {"methods": ["grpo"], "steps": 1, "num_minibatches": 2, "out": str(tmp_path / "runs"), "settings": own}
+    out = execute("07_weights_of_a_run", tmp_path / "out.ipynb", parameters)
+    assert sum("image/png" in data for data in shown(out)) == 4
+    assert (tmp_path / "runs" / "grpo" / "summary.json").exists()
+
+
 class TestParameters:
     OWN = "# Parameters of this notebook\n"
 
