@@ -1,4 +1,4 @@
-"""The explorer in a real JupyterLab, in headless Chromium: a slider that is moved redraws its picture, and how fast is printed.
+"""The explorer in a real JupyterLab, in headless Chromium: a moved slider redraws its picture; latency is printed.
 
 Needs ipywidgets, and what conftest.py says. A screenshot is left at $DGPO_SCREENSHOT.
 """
