@@ -35,8 +35,8 @@ def validate(config: "Config") -> "Config":
         )
     if config.task == "math" and not config.data:
         raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
-    if config.task not in ("chain", "math") and ":" not in config.task:
-        raise ConfigError(f"task={config.task!r} must be 'chain', 'math' or module:Class")
+    if config.task not in ("chain", "words", "math") and ":" not in config.task:
+        raise ConfigError(f"task={config.task!r} must be 'chain', 'words', 'math' or module:Class")
     if config.reward and config.task != "math":
         raise ConfigError(f"reward={config.reward} needs task='math', whose problems it judges, not {config.task!r}")
     if bad := [name for name in config.reward if name.count(":") != 1]:
@@ -46,8 +46,10 @@ def validate(config: "Config") -> "Config":
             f"reward_weights={config.reward_weights}: {len(config.reward_weights)} weights for "
             f"{len(config.reward)} rewards"
         )
-    if config.task == "math" and config.model == "tiny":
-        raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of task='chain'")
+    if config.task in ("words", "math") and config.model == "tiny":
+        raise ConfigError(
+            f"task={config.task!r} needs model=FOLDER; model='tiny' knows only the tokens of task='chain'"
+        )
     if config.drop_contaminated and not (config.task == "math" and config.eval_data):
         raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
     if config.group_size == 1 and config.filter_groups != "none":

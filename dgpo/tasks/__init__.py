@@ -1,4 +1,4 @@
-"""Where problems and rewards come from: `chain` is generated, `math` reads files, module:Class is your own."""
+"""Where problems and rewards come from: `chain` and `words` are generated, `math` reads files, module:Class is your own."""
 
 from dgpo.config import Config, ConfigError
 from dgpo.plain import locate
@@ -13,6 +13,10 @@ def make(config: Config, tokenizer) -> Task:
         return own(config, tokenizer)
     if config.task == "math":
         return _from_file(config, tokenizer)
+    if config.task == "words":
+        from dgpo.tasks.words import WordTask
+
+        return WordTask(config, tokenizer)
     from dgpo.tasks import chain
 
     for name, needed in (
