@@ -44,8 +44,8 @@ def test_the_story_tells_the_calculation_and_the_worked_answer_is_its_value(diff
 
 def test_no_heldout_calculation_is_trained_on_in_other_words():
     task = make(difficulty=1, eval_problems=64)
-    sums = {tuple(re.findall(r"\d+", p.id)) + (p.answer,) for p in task.heldout}
-    train = {tuple(re.findall(r"\d+", task.train(i).id)) + (task.train(i).answer,) for i in range(1500)}
+    sums = {(*re.findall(r"\d+", p.id), p.answer) for p in task.heldout}
+    train = {(*re.findall(r"\d+", task.train(i).id), task.train(i).answer) for i in range(1500)}
     assert len(task.heldout) == len({p.id for p in task.heldout}) == 64
     assert len(train) > 100
     assert not sums & train

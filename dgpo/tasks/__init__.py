@@ -1,4 +1,4 @@
-"""Where problems and rewards come from: `chain` and `words` are generated, `math` reads files, module:Class is your own."""
+"""Where problems and rewards come from: `chain` and `words` are generated, `math` reads files, or module:Class."""
 
 from dgpo.config import Config, ConfigError
 from dgpo.plain import locate
