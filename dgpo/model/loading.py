@@ -43,20 +43,9 @@ def load_lm(
     code would run unasked, and for a GGUF file without the extra `gguf`.
     """
     shape = load_shape(path, trust_remote_code)
+    _check_files(path)
+    tokenizer = load_tokenizer(path, trust_remote_code)
     folder, gguf = _source(path)
-    if not gguf:
-        _check_files(path)
-    with _named(path), _quietly(*_TALKATIVE):
-        named = None if gguf else get_tokenizer_config(folder).get("tokenizer_class")
-        # AutoTokenizer puts Qwen2's word splitting in place of that of a tokenizer.json beside any Qwen2 model
-        loader = PreTrainedTokenizerFast if named in _AS_SAVED else AutoTokenizer
-        tokenizer = loader.from_pretrained(folder, padding_side="left", trust_remote_code=trust_remote_code, **gguf)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up for a folder without one
-        raise ConfigError(f"model={str(path)!r} has no tokenizer: save one there with tokenizer.save_pretrained")
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(f"model={str(path)!r}: its tokenizer has no eos_token, so a completion could not end")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     disable_progress_bar()  # a bar that a stored notebook shows as rubbish
     bar = redirect_stderr(io.StringIO()) if gguf else nullcontext()  # the one that the switch does not reach
     with _named(path), _quietly(*_TALKATIVE), bar:
@@ -76,6 +65,23 @@ def load_lm(
     _check_weights(path, lm, report)
     _check_tokens(path, lm, tokenizer)
     return lm, tokenizer
+
+
+def load_tokenizer(path: str | Path, trust_remote_code: bool = False):
+    """The tokenizer of a checkpoint folder, a GGUF file or a hub name, which pads on the left. Raises ConfigError."""
+    folder, gguf = _source(path)
+    with _named(path), _quietly(*_TALKATIVE):
+        named = None if gguf else get_tokenizer_config(folder).get("tokenizer_class")
+        # AutoTokenizer puts Qwen2's word splitting in place of that of a tokenizer.json beside any Qwen2 model
+        loader = PreTrainedTokenizerFast if named in _AS_SAVED else AutoTokenizer
+        tokenizer = loader.from_pretrained(folder, padding_side="left", trust_remote_code=trust_remote_code, **gguf)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up for a folder without one
+        raise ConfigError(f"model={str(path)!r} has no tokenizer: save one there with tokenizer.save_pretrained")
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"model={str(path)!r}: its tokenizer has no eos_token, so a completion could not end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _check_files(path) -> None:
