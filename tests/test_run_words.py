@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis import run_words, runs
+from tests.running import execute, shown
 from tests.running import run as train
 
 
@@ -49,3 +50,10 @@ def test_the_words_of_a_region_count_all_of_its_tokens_that_act(kept):
 def test_a_run_that_was_not_kept(kept):
     with pytest.raises(runs.RunError, match=r"has no words\.json"):
         run_words.largest(kept[0])
+
+
+def test_notebook_10_draws_kept_runs(kept, tmp_path):
+    parameters = {"folder": str(kept[1].path.parent), "methods": [kept[1].path.name]}
+    out = execute("10_a_language_model", tmp_path / "out.ipynb", parameters)
+    assert sum("image/png" in data for data in shown(out)) == 4
+    assert any("before" in data.get("text/html", "") for data in shown(out))

@@ -79,7 +79,7 @@ def test_the_last_box_decides():
 def test_limits_that_leave_no_room():
     with pytest.raises(ConfigError, match=r"max_prompt_tokens=20 must be at least \d+"):
         make(max_prompt_tokens=20)
-    with pytest.raises(ConfigError, match="eval_problems=2000 must be at most 1200 at difficulty=1"):
+    with pytest.raises(ConfigError, match="eval_problems=2000 must be at most 1000 at difficulty=1"):
         make(difficulty=1, eval_problems=2000)
     with pytest.raises(ConfigError, match="task='words' needs model=FOLDER"):
         configs.load(None, task="words")

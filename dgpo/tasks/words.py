@@ -3,9 +3,10 @@
     problem      Mia has 9 shells. She finds 4 more. She gives 6 to Ben. How many shells does Mia have now?
     completion   9 + 4 = 13, 13 - 6 = 7. The answer is \\boxed{7}.
 
-The difficulty is the number of operations; from three on, a sentence about other things distracts. The prompt has
-worked examples of the same difficulty. Training and held-out problems are disjoint by construction: a checksum of the
-calculation ("9+4-6") says which side it is on, so that no held-out calculation is ever trained on in other words.
+The difficulty is the number of operations; from three on, a sentence about other things distracts. Worked examples of
+the same difficulty are earlier turns of the chat. Training and held-out problems are disjoint by construction: a
+checksum of the calculation ("9+4-6") says which side it is on, so that no held-out calculation is ever trained on in
+other words.
 """
 
 import random
@@ -19,7 +20,7 @@ from dgpo.tasks.prompts import prompt
 from dgpo.verifier import Verdict, Verifier
 
 EXAMPLES = 2  # in each prompt: the untrained model hardly ever boxes an answer without them
-LARGEST = 12  # number in a problem
+LARGEST = 9  # number in a problem
 _HELDOUT_SHARE = 5  # every fifth calculation, by checksum
 
 _PEOPLE = (("Mia", "She"), ("Ben", "He"), ("Ana", "She"), ("Tom", "He"), ("Zoe", "She"), ("Sam", "He"), ("Eva", "She"))
@@ -52,9 +53,10 @@ class WordTask:
 
     def __init__(self, config, tokenizer):
         self.config, self.tokenizer, self.notes, self.verdicts = config, tokenizer, {}, Counter()
-        self._examples = [draw(random.Random(f"example {i}"), config.difficulty, False) for i in range(EXAMPLES)]
+        shown = [draw(random.Random(f"example {i}"), config.difficulty, heldout=False) for i in range(EXAMPLES)]
+        self._examples = [(text, worked(calculation)) for text, calculation in shown]
         self.verifier = Verifier()
-        available = 30 * 40**config.difficulty  # some of them: drawing stays quick
+        available = 50 * 20**config.difficulty  # some of them: drawing stays quick
         if config.eval_problems > available:
             raise ConfigError(
                 f"eval_problems={config.eval_problems} must be at most {available} at difficulty={config.difficulty}"
@@ -80,9 +82,13 @@ class WordTask:
         self.verifier.close()
 
     def _problem(self, text: str, calculation: str) -> Problem:
-        examples = "".join(f"{shown}\n{worked(steps)}\n\n" for shown, steps in self._examples)
         rendered = prompt(
-            examples + text, self.tokenizer, self.config.date, self.config.instruction, self.config.system_prompt
+            text,
+            self.tokenizer,
+            self.config.date,
+            self.config.instruction,
+            self.config.system_prompt,
+            self._examples,
         )
         tokens = len(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
         if tokens > self.config.max_prompt_tokens:
