@@ -47,7 +47,7 @@ def test_no_heldout_calculation_is_trained_on_in_other_words():
     sums = {(*re.findall(r"\d+", p.id), p.answer) for p in task.heldout}
     train = {(*re.findall(r"\d+", task.train(i).id), task.train(i).answer) for i in range(1500)}
     assert len(task.heldout) == len({p.id for p in task.heldout}) == 64
-    assert len(train) > 100
+    assert len(train) > 60
     assert not sums & train
 
 
