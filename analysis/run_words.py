@@ -22,7 +22,7 @@ _WORDS = "words.json"
 _SHOWN = ["step", "region", "before", "token", "after", "advantage", "old π", "ratio", "w_log", "w_prob"]
 
 
-def keep(run: Run, folder: str | Path, every: int = 5, model: str | None = None) -> Path:
+def keep(run: Run, folder: str | Path, every: int = 10, model: str | None = None) -> Path:
     """Copy a run without checkpoints and policy; token records of steps 1, 1 + `every`, ... and the last.
 
     model     what the copy's settings give as its model, where the run's own path means nothing elsewhere

@@ -29,6 +29,7 @@ TWO_STEPS = {
     "max_new_tokens": 12,
     "checkpoint_every": 1,
     "keep_checkpoints": 2,
+    "entropy_coef": 1e-3,  # so few completions hardly hold a right one, and without a reward nothing would move
 }
 
 
