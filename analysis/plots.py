@@ -5,6 +5,7 @@ before it is returned: a notebook shows it once, as the value of its cell. `publ
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +150,7 @@ def landscape(
     panels = list(spaces) if columns == "space" else list(frame["name"].unique())
     per_method = columns == "method"
     with style.figure_style(publication) as plt:
-        layout = {"width": 2.7, "sharey": True} if per_method else {"sharey": "col"}
+        layout: dict[str, Any] = {"width": 2.7, "sharey": True} if per_method else {"sharey": "col"}
         fig, axes = _figure(plt, len(signs), len(panels), publication, sharex=True, **layout)
         handles = []
         for i, advantage in enumerate(signs):

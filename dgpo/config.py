@@ -87,7 +87,7 @@ class PolicySettings(Settings):
     overwrite: bool = _run(False, description="replace what the folder holds", resume="free")
 
     model: PathText = _policy(
-        "tiny", description="folder or hub name of the policy; `tiny` is the embedded one", resume="content"
+        "tiny", description="folder, .gguf file or hub name of the policy; `tiny` is the embedded one", resume="content"
     )
     tiny: TinyPolicy = _policy(TinyPolicy(), description="the embedded policy: tiny.hidden, tiny.steps, …")
     dtype: Literal["float32", "bfloat16"] = _policy("float32", description="precision of weights and activations")
@@ -109,12 +109,12 @@ class PolicySettings(Settings):
         0, description="CPU threads; 0 takes one below 20 M parameters, else torch's own number", resume="rounding"
     )
 
-    difficulty: Positive = _task(4, description="operations of a chain, numbers of a countdown")
+    difficulty: Positive = _task(4, description="operations of a chain or a word problem, numbers of a countdown")
     problem_field: str = _task("problem", description="field of a problem file that holds the problem")
     answer_field: str = _task("answer", description="field that holds the reference answer")
     encoding: Encoding = _task("utf-8", description="of problem files that are not UTF-8, such as cp1252")
-    instruction: str = _task(INSTRUCTION, description="text after each problem of a file")
-    system_prompt: str | None = _task(None, description="system message before each problem of a file")
+    instruction: str = _task(INSTRUCTION, description="text after each problem of a file or of words")
+    system_prompt: str | None = _task(None, description="system message before each problem of a file or of words")
     date: Day | None = _task(
         None, description="what a chat template gets as today's date; none: the day of the start", resume="later"
     )
@@ -162,7 +162,7 @@ class Config(PolicySettings):
 
     task: str = _task(
         "chain",
-        description="`chain` and `countdown` are generated, `math` reads files; module:Class is one of your own",
+        description="`chain`, `countdown` and `words` are generated, `math` reads files; or module:Class, your own",
     )
     reward: Texts = _task(
         [], description="module:function, or several, in TRL's convention, in place of the verifier of task=math"

@@ -49,10 +49,13 @@ def _check_batch(config: "Config") -> None:
 def _check_task(config: "Config") -> None:
     if config.task == "math" and not config.data:
         raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
-    if config.task not in (*GENERATED, "math") and ":" not in config.task:
-        raise ConfigError(f"task={config.task!r} must be {', '.join(map(repr, GENERATED))}, 'math' or module:Class")
-    if config.task == "math" and config.model == "tiny":
-        raise ConfigError("task='math' needs model=FOLDER; model='tiny' knows only the tokens of a generated task")
+    if config.task not in (*GENERATED, "words", "math") and ":" not in config.task:
+        known = ", ".join(map(repr, (*GENERATED, "words", "math")))
+        raise ConfigError(f"task={config.task!r} must be one of {known}, or module:Class")
+    if config.task in ("words", "math") and config.model == "tiny":
+        raise ConfigError(
+            f"task={config.task!r} needs model=FOLDER; model='tiny' knows only the tokens of {' and '.join(GENERATED)}"
+        )
     if config.drop_contaminated and not (config.task == "math" and config.eval_data):
         raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
 

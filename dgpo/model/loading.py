@@ -1,8 +1,10 @@
 """Load a checkpoint folder as a causal LM and its tokenizer, or say in one line what is wrong with it."""
 
+import importlib.util
+import io
 import logging
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -34,40 +36,54 @@ def load_lm(
     attention: str = "auto",
     trust_remote_code: bool = False,
 ):
-    """(causal LM, tokenizer) of a checkpoint folder or hub name; the tokenizer pads on the left.
+    """(causal LM, tokenizer) of a checkpoint folder, a GGUF file or a hub name; the tokenizer pads on the left.
 
-    Raises ConfigError for a folder that is not a causal-LM checkpoint or whose architecture is unknown, whose weights
-    are broken, not those of its config.json or NaN, which has no tokenizer or no stop token or a token that the model
-    does not know, and where its own code would run unasked.
+    The weights of a GGUF file are de-quantised: saved, they are an ordinary checkpoint. Raises ConfigError for a folder
+    that is not a causal-LM checkpoint or whose architecture is unknown, whose weights are broken, not those of its
+    config.json or NaN, which has no tokenizer or no stop token or a token that the model does not know, where its own
+    code would run unasked, and for a GGUF file without the extra `gguf`.
     """
     shape = load_shape(path, trust_remote_code)
     _check_files(path)
-    with _named(path):
-        named = get_tokenizer_config(path).get("tokenizer_class")
+    tokenizer = load_tokenizer(path, trust_remote_code)
+    folder, gguf = _source(path)
+    disable_progress_bar()  # a bar that a stored notebook shows as rubbish
+    bar = redirect_stderr(io.StringIO()) if gguf else nullcontext()  # the one that the switch does not reach
+    with _named(path), _quietly(*_TALKATIVE), bar:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation=_attention(attention, dtype, device, shape),
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **gguf,
+        )
+    lm, report = loaded
+    if gguf:  # the weights no longer are quantised, but transformers would refuse to save them
+        lm.hf_quantizer = None
+        vars(lm.config).pop("quantization_config", None)
+    lm = lm.to(device)
+    _check_weights(path, lm, report)
+    _check_tokens(path, lm, tokenizer)
+    return lm, tokenizer
+
+
+def load_tokenizer(path: str | Path, trust_remote_code: bool = False):
+    """The tokenizer of a checkpoint folder, a GGUF file or a hub name, which pads on the left. Raises ConfigError."""
+    folder, gguf = _source(path)
+    with _named(path), _quietly(*_TALKATIVE):
+        named = None if gguf else get_tokenizer_config(folder).get("tokenizer_class")
         # AutoTokenizer puts Qwen2's word splitting in place of that of a tokenizer.json beside any Qwen2 model
         loader = PreTrainedTokenizerFast if named in _AS_SAVED else AutoTokenizer
-        tokenizer = loader.from_pretrained(path, padding_side="left", trust_remote_code=trust_remote_code)
+        tokenizer = loader.from_pretrained(folder, padding_side="left", trust_remote_code=trust_remote_code, **gguf)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up for a folder without one
         raise ConfigError(f"model={str(path)!r} has no tokenizer: save one there with tokenizer.save_pretrained")
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"model={str(path)!r}: its tokenizer has no eos_token, so a completion could not end")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    disable_progress_bar()  # a bar that a stored notebook shows as rubbish
-    with _named(path), _quietly(*_TALKATIVE):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=_attention(attention, dtype, device, shape),
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    lm, report = loaded
-    lm = lm.to(device)
-    _check_weights(path, lm, report)
-    _check_tokens(path, lm, tokenizer)
-    return lm, tokenizer
+    return tokenizer
 
 
 def _check_files(path) -> None:
@@ -122,7 +138,12 @@ def _check_tokens(path, lm, tokenizer) -> None:
 
 
 def load_shape(path: str | Path, trust_remote_code: bool = False):
-    """The transformers config of a checkpoint folder or hub name. Raises ConfigError."""
+    """The transformers config of a checkpoint folder, a GGUF file or a hub name. Raises ConfigError."""
+    folder, gguf = _source(path)
+    if gguf:
+        _check_gguf(path)
+        with _named(path), _quietly(*_TALKATIVE):
+            return AutoConfig.from_pretrained(folder, **gguf)
     local = os.path.isdir(path)
     if local and not (Path(path) / "config.json").exists():
         if (Path(path) / "policy" / "config.json").exists():
@@ -132,6 +153,30 @@ def load_shape(path: str | Path, trust_remote_code: bool = False):
         raise ConfigError(f"model={str(path)!r} does not exist")
     with _named(path):
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
+def _source(path) -> tuple[str | Path, dict[str, Any]]:
+    """What `from_pretrained` reads: the folder or hub name, and the keyword that names a GGUF file in the folder."""
+    if not is_gguf(path):
+        return path, {}
+    return Path(path).parent, {"gguf_file": Path(path).name}
+
+
+def is_gguf(path: str | Path) -> bool:
+    return Path(path).suffix == ".gguf"
+
+
+def _check_gguf(path) -> None:
+    """Raise ConfigError unless `path` is a GGUF file and what reads one is installed."""
+    if not Path(path).is_file():
+        raise ConfigError(f"model={str(path)!r} does not exist")
+    if absent := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"model={str(path)!r} needs the package {' and '.join(absent)}: pip install 'dgpo[gguf]'")
+    with open(path, "rb") as opened:
+        if (start := opened.read(len(_POINTER))) == _POINTER:
+            raise ConfigError(f"model={str(path)!r} is a git-lfs pointer: run `git lfs pull` there")
+        if start[:4] != b"GGUF":
+            raise ConfigError(f"model={str(path)!r} is not a GGUF file: it begins with {start[:4]!r}")
 
 
 @contextmanager

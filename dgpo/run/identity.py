@@ -153,8 +153,11 @@ def of_data(files: Mapping[str, str | Path | None]) -> dict[str, str]:
 
 
 def of_model(source: str | Path, lm=None) -> dict[str, str]:
-    """The hashes of a checkpoint folder's weights, configuration, tokenizer and code; the revision of a hub model."""
+    """The hashes of a checkpoint folder's weights, configuration, tokenizer and code, or of a GGUF file; the revision
+    of a hub model."""
     folder = Path(source)
+    if folder.is_file():
+        return dict(zip([folder.name], file_hashes([folder]), strict=True))
     if not folder.is_dir():
         return {str(source): str(getattr(getattr(lm, "config", None), "_commit_hash", None))}
     files = sorted(path for path in folder.iterdir() if path.suffix in _MODEL_FILES or path.name in _MODEL_NAMES)

@@ -1,4 +1,4 @@
-"""Where problems come from: `chain` and `countdown` are generated, `math` reads files, module:Class is your own."""
+"""Where problems come from: `chain`, `countdown` and `words` are generated, `math` reads files, or module:Class."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,6 +9,8 @@ from dgpo.tasks.base import Problem, Task
 
 if TYPE_CHECKING:
     from dgpo.tasks.generated import GeneratedTask
+
+_CLASSES = {**GENERATED, "words": "dgpo.tasks.words:WordTask"}
 
 __all__ = ["Problem", "Task", "generated_class", "make", "task_class"]
 
@@ -31,9 +33,9 @@ def generated_class(name: str) -> "type[GeneratedTask]":
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of a generated task or of module:Class. Raises ConfigError where it is no Task."""
+    """The class of a built-in task or of module:Class. Raises ConfigError where it is no Task."""
     try:
-        found = locate(GENERATED.get(name, name))
+        found = locate(_CLASSES.get(name, name))
     except ValueError as error:
         raise ConfigError(f"task={name!r}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Task)):

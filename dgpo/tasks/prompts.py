@@ -1,5 +1,6 @@
 """The text that a policy reads for a problem. Training and evaluation render it here and nowhere else."""
 
+from collections.abc import Sequence
 from datetime import date, datetime
 
 from dgpo.config import INSTRUCTION
@@ -7,11 +8,17 @@ from dgpo.errors import ConfigError, first_line
 
 
 def prompt(
-    problem: str, tokenizer, day: str | None = None, instruction: str = INSTRUCTION, system: str | None = None
+    problem: str,
+    tokenizer,
+    day: str | None = None,
+    instruction: str = INSTRUCTION,
+    system: str | None = None,
+    examples: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The problem in the checkpoint's own chat template; plainly, with `<think>` opened, when it has none.
 
-    `instruction` follows the problem; `system` comes first, as a system message where the template has them.
+    `instruction` follows the problem; `system` comes first, as a system message where the template has them, and then
+    the (problem, completion) of each of the `examples`, as earlier turns of the chat.
     A template that writes the date writes `day`, an ISO date (None: today). Raises ConfigError, which names the model,
     for a template that fails, renders nothing or leaves out the problem.
     """
@@ -20,8 +27,11 @@ def prompt(
         ids = tokenizer("x").input_ids
         opening = tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""  # prompts are encoded as is
         before = f"{system}\n" if system else ""
+        before += "".join(f"{shown}{instruction}\n{answer}\n\n" for shown, answer in examples)
         return f"{opening}{before}{text}\n<think>\n"
     messages = [{"role": "system", "content": system}] if system else []
+    for shown, answer in examples:
+        messages += [{"role": "user", "content": shown + instruction}, {"role": "assistant", "content": answer}]
     try:
         rendered = tokenizer.apply_chat_template(
             [*messages, {"role": "user", "content": text}],
