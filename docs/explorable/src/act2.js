@@ -133,29 +133,17 @@ export const act2 = {
     const sweep = player("Move r", 4, (share) =>
       set({ r: +((state.s === "-1" ? 0.02 : Math.min(30, 1 / state.pi)) ** share).toPrecision(3) }),
     );
-    let width = 600;
-    const after = (svg) => {
-      const drag = (event) => {
-        const box = svg.getBoundingClientRect(),
-          at = ((event.clientX - box.left) / box.width) * width;
-        const [one, two] = layout(width, Number(state.s), state.pi),
-          { x } = one.left !== two.left && at > two.left - 44 ? two : one;
-        set({ r: +x.invert(clamp(at, x.from, x.to)).toPrecision(3) });
-      };
-      svg.onpointerdown = (event) => {
-        sweep.stop();
-        svg.setPointerCapture?.(event.pointerId);
-        drag(event);
-      };
-      svg.onpointermove = (event) => {
-        if (event.buttons) drag(event);
-      };
+    const drag = (at, width) => {
+      sweep.stop();
+      const [one, two] = layout(width, Number(state.s), state.pi);
+      const { x } = one.left !== two.left && at > two.left - 44 ? two : one;
+      set({ r: +x.invert(clamp(at, x.from, x.to)).toPrecision(3) });
     };
     return {
       above: [chips()],
-      after,
+      drag,
       stop: sweep.stop,
-      draw: (w) => draw((width = w)),
+      draw,
       controls: [
         choice("s"),
         sweep.it,

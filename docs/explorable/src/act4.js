@@ -10,6 +10,8 @@ const SAMPLES = Array.from({ length: 61 }, (_, i) => 10 ** (i / 12)),
   HIGH = 100;
 const policies = family();
 
+const axis = (width) => scale(1, 1e5, 48, width - 126, { log: true });
+
 function study() {
   if (!(state.d > 0 && state.d <= 2))
     throw new Error(`distance = ${state.d}: a number of nats in (0, 2] is needed.`);
@@ -25,7 +27,7 @@ function draw(width, found) {
     throw new Error(`samples = ${state.N}: a number from 1 to 100000 is needed.`);
   const height = Math.min(460, 280 + width / 5),
     from = height - 56,
-    x = scale(1, 1e5, 48, width - 126, { log: true });
+    x = axis(width);
   const y = scale(LOW, HIGH, from, 84, { log: true }),
     at = (e) => y(Math.min(Math.max(e, LOW), HIGH));
   const curves = found.map(({ method, curve }) =>
@@ -84,29 +86,17 @@ export const act4 = {
   uses: [...DIALS, "d", "N"],
   build() {
     let found = null,
-      made = "",
-      width = 600;
+      made = "";
     const fresh = () => {
       const now = JSON.stringify([...DIALS, "d"].map((key) => String(state[key])));
       if (now !== made) [found, made] = [study(), now];
       return found;
     };
-    const after = (svg) => {
-      const drag = (event) => {
-        const box = svg.getBoundingClientRect(),
-          at = ((event.clientX - box.left) / box.width) * width;
-        const x = scale(1, 1e5, 48, width - 126, { log: true });
-        set({ N: +Math.min(Math.max(x.invert(at), 1), 1e5).toPrecision(2) | 0 });
-      };
-      svg.onpointerdown = (event) => {
-        svg.setPointerCapture?.(event.pointerId);
-        drag(event);
-      };
-      svg.onpointermove = (event) => {
-        if (event.buttons) drag(event);
-      };
+    const drag = (at, width) => {
+      const n = axis(width).invert(at);
+      set({ N: Math.round(+Math.min(Math.max(n, 1), 1e5).toPrecision(2)) });
     };
-    return { after, draw: (w) => draw((width = w), fresh()), controls: [slider("d"), slider("N")] };
+    return { drag, draw: (width) => draw(width, fresh()), controls: [slider("d"), slider("N")] };
   },
   predict: {
     question: "With many thousand samples a batch, which gradient is closest to the true one?",

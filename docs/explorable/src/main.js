@@ -11,7 +11,7 @@ import { METHODS } from "./data.js";
 import { ascent } from "./dynamics.js";
 import { moments } from "./estimator.js";
 import { el, esc } from "./plot.js";
-import { FIELDS, PRESETS, apply, load, onChange, reset, set, state } from "./state.js";
+import { FIELDS, PRESETS, apply, link, load, onChange, reset, set, state } from "./state.js";
 import { make, weigh } from "./weights.js";
 
 const ACTS = [act1, act2, act3, act4, act5, act6];
@@ -19,7 +19,7 @@ const stale = new Set();
 let frame = 0;
 const drawings = ACTS.map(mount);
 
-/** An act is {uses, build(redraw) → {controls, draw(width) → {svg, says}, after(svg)}, predict}. */
+/** An act is {uses, build(redraw) → {controls, draw(width) → {svg, height, label, say}, drag(x, width)}, predict}. */
 function mount({ uses, build, predict }, i) {
   const figure = document.querySelector(`#act-${i + 1} figure`),
     redraw = () => invalidate(drawing);
@@ -29,6 +29,7 @@ function mount({ uses, build, predict }, i) {
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const made = build(redraw),
     drawing = { uses, draw, seen: true }; // the first time all are drawn, so that nothing shifts later
+  let width = 600;
   let quiet = 0; // a screen reader hears the numbers once they rest
   const body = h(
     "div",
@@ -46,7 +47,7 @@ function mount({ uses, build, predict }, i) {
   function draw() {
     // The figure's type grows with the page's.
     const unit = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
-    const width = Math.max(280, Math.min((picture.clientWidth || 600) / unit, 1100));
+    width = Math.round(Math.max(280, Math.min((picture.clientWidth || 600) / unit, 1100)));
     try {
       const { svg, height, label, say } = made.draw(width);
       const attributes = {
@@ -62,7 +63,6 @@ function mount({ uses, build, predict }, i) {
       picture.style.top = `${Math.min(0, innerHeight * 0.55 - picture.offsetHeight)}px`;
       clearTimeout(quiet);
       if (figure.contains(document.activeElement)) quiet = setTimeout(() => (spoken.textContent = say), 700);
-      made.after?.(picture.firstChild);
       problem.hidden = true;
       picture.hidden = says.hidden = false;
     } catch (error) {
@@ -71,6 +71,17 @@ function mount({ uses, build, predict }, i) {
       problem.hidden = false;
       picture.hidden = says.hidden = true;
     }
+  }
+  const drag = ({ clientX }) => {
+    const box = picture.firstChild.getBoundingClientRect();
+    made.drag(((clientX - box.left) / box.width) * width, width);
+  };
+  if (made.drag) {
+    picture.addEventListener("pointerdown", (event) => {
+      picture.setPointerCapture(event.pointerId);
+      drag(event);
+    });
+    picture.addEventListener("pointermove", (event) => event.buttons && drag(event));
   }
   new ResizeObserver(redraw).observe(figure);
   new IntersectionObserver(
@@ -101,14 +112,14 @@ onChange((changed) =>
   }),
 );
 addEventListener("hashchange", () => load(location.hash));
-for (const link of document.querySelectorAll('a[href^="#act-"]')) {
-  link.addEventListener("click", (event) => {
+for (const anchor of document.querySelectorAll('a[href^="#act-"]')) {
+  anchor.addEventListener("click", (event) => {
     // the address holds the dials: go there without it
     event.preventDefault();
-    const heading = document.querySelector(`${link.hash} h2`);
+    const heading = document.querySelector(`${anchor.hash} h2`);
     heading.tabIndex = -1;
     heading.focus({ preventScroll: true });
-    document.querySelector(link.hash).scrollIntoView();
+    document.querySelector(anchor.hash).scrollIntoView();
   });
 }
 
@@ -123,7 +134,7 @@ document
   .addEventListener("click", () => set({ guess: state.guess.replaceAll("-", "9") }));
 document.querySelector("#link").addEventListener("click", async ({ target }) => {
   const before = target.textContent;
-  const copied = await navigator.clipboard?.writeText(location.href).then(
+  const copied = await navigator.clipboard?.writeText(link()).then(
     () => true,
     () => false,
   );
@@ -135,4 +146,17 @@ load(location.hash);
 drawings.forEach(invalidate);
 
 // For the tests, and for whoever looks into the console.
-window.explorable = { METHODS, FIELDS, PRESETS, state, set, reset, make, weigh, learn, ascent, moments };
+window.explorable = {
+  METHODS,
+  FIELDS,
+  PRESETS,
+  state,
+  set,
+  reset,
+  link,
+  make,
+  weigh,
+  learn,
+  ascent,
+  moments,
+};

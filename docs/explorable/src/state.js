@@ -60,6 +60,7 @@ export const PRESETS = {
 
 export const state = defaults();
 const listeners = [];
+let saving = 0;
 
 export const onChange = (listener) => listeners.push(listener);
 
@@ -68,7 +69,8 @@ export function set(values) {
   const changed = Object.keys(values).filter((key) => state[key] !== values[key]);
   Object.assign(state, values);
   if (!changed.length) return;
-  remember();
+  clearTimeout(saving);
+  saving = setTimeout(link, 150); // browsers allow few changes of the address a second
   for (const listener of listeners) listener(new Set(changed));
 }
 
@@ -105,11 +107,13 @@ export function load(hash) {
   set(values);
 }
 
-function remember() {
+/** The address that holds the state; the address bar shows it from now on. */
+export function link() {
   const differing = Object.entries(state).filter(([key, value]) => value !== FIELDS[key].value);
   const text = new URLSearchParams(differing.map(([k, v]) => [k, v === Infinity ? "inf" : v])).toString();
   const hash = text ? "#" + text.replaceAll("%2C", ",") : "#";
   if (hash !== (location.hash || "#")) history.replaceState(null, "", hash);
+  return location.href;
 }
 
 /** Which parameter of a method a dial sets. As in notebook 5, GRPO keeps its dual clip off, and all share ε. */
