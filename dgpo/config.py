@@ -61,7 +61,7 @@ class TinyPolicy(Settings):
     heads: Positive = _policy(4, description="its attention heads")
     max_difficulty: Positive = _policy(4, description="its worked examples have up to this difficulty")
     step_error_rate: Annotated[float, Field(ge=0, le=1)] = _policy(
-        0.3, description="share of a chain's worked steps that are wrong in them"
+        0.3, description="share of their worked steps that are wrong"
     )
     steps: Annotated[Positive, Field(ge=20)] = _policy(1800, description="AdamW steps of its warm-up")
     batch: Positive = _policy(32, description="examples in each of them")
