@@ -102,10 +102,11 @@ class TokenStats:
             out |= {f"{name}/{r}": float(share) if tokens else None for r, share in zip(REGIONS, shares, strict=True)}
         return out
 
-    def records(self, step: int) -> pd.DataFrame:
-        """The sampled tokens of all ranks, one a row: `region` by name, `entropy` of the policy that sampled it, and
+    def records(self, step: int, all_ranks: bool = True) -> pd.DataFrame:
+        """The sampled tokens of all ranks, or of this one, one a row: `region` by name, `entropy` of the policy that sampled it, and
         `sampled`, the probability with which the row was kept (weigh by 1/sampled for a distribution of all tokens)."""
-        parts = [part for own in process_group.all_gather_object(self.parts) for part in own]
+        gathered = process_group.all_gather_object(self.parts) if all_ranks else [self.parts]
+        parts = [part for own in gathered for part in own]
         if not parts:
             return pd.DataFrame()
         columns = {k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]}
