@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dgpo import methods
-from dgpo.errors import Explained
+from dgpo.errors import ConfigError, Explained
 from dgpo.methods import Method
 
 
@@ -55,6 +55,13 @@ def make_method(method: str | Method, params: Mapping[str, Any] | None = None) -
     if params:
         raise ValueError(f"method_params={dict(params)!r} go with a method's name; {method} has its parameters already")
     return method
+
+
+def refuse_unused(settings: Any, defaults: Mapping[str, Any], on: str) -> None:
+    """Raise ConfigError for a setting of the trainer's own clipping that is not at its default: it has no effect."""
+    for name, default in defaults.items():
+        if (value := getattr(settings, name)) not in (None, default):
+            raise ConfigError(f"{name}={value!r} has no effect on {on}")
 
 
 def wide(x: Tensor) -> Tensor:

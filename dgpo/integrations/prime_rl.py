@@ -30,7 +30,7 @@ _records = functools.cache(TokenRecords)
 
 
 def loss(inputs: LossInputs, method: str = "dgpo", token_records: str | None = None, **params: Any) -> LossOutputs:
-    """The loss of one sequence, `[T]`; `params` are the method's, `token_records` a new folder for records of tokens."""
+    """The loss of one sequence, `[T]`; `params` are the method's, `token_records` a new folder."""
     made = _made(method, tuple(sorted(params.items())))
     sequence = (inputs.trainer_logprobs, inputs.inference_logprobs, inputs.advantages, inputs.loss_mask)
     logp, old_logp, advantage, mask = (x[None] for x in sequence)

@@ -52,7 +52,7 @@ class TokenRecords:
         token: Tensor | None = None,
         entropy: Tensor | None = None,
     ) -> None:
-        """One micro-batch `[B, T]` of optimizer step `update` of `step`; an unknown token is −1, an unknown entropy NaN."""
+        """One micro-batch `[B, T]` of update `update` of `step`; an unknown token is −1, an unknown entropy NaN."""
         self.calls += 1
         if not self.active:
             return

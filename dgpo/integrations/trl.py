@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dgpo.errors import ConfigError
-from dgpo.integrations.common import as_ratio_loss, hook, make_method, moved
+from dgpo.integrations.common import as_ratio_loss, hook, make_method, moved, refuse_unused
 from dgpo.integrations.records import TokenRecords
 from dgpo.methods import Method
 
@@ -49,12 +49,8 @@ class GRPOTrainer(_Base):
         super().__init__(*args, **kwargs)
         self.method = make_method(method, method_params)
         if self.loss_type not in AGGREGATIONS:
-            raise ConfigError(
-                f"loss_type={self.loss_type!r} must be one of {', '.join(AGGREGATIONS)}, the aggregations"
-            )
-        for name, default in _UNUSED.items():
-            if (value := getattr(self.args, name)) != default:
-                raise ConfigError(f"{name}={value!r} has no effect on method={self.method.key!r}: use method_params")
+            raise ConfigError(f"loss_type={self.loss_type!r} must be one of {', '.join(AGGREGATIONS)}")
+        refuse_unused(self.args, _UNUSED, f"method={self.method.key!r}: use method_params")
         self.epsilon_low = self.epsilon_high = torch.inf
         self.records = token_records and TokenRecords(token_records, self.method, record_share)
         self._unweighed: dict[str, Any] | None = None
@@ -89,6 +85,5 @@ class GRPOTrainer(_Base):
         self._learning |= {"advantages": scaled, "old_per_token_logps": shifted}
         if self.records and self.model.training:
             step, micro = divmod(self._step, self.args.steps_per_generation * self.num_iterations)
-            update = micro // self.current_gradient_accumulation_steps
-            seen = given["completion_ids"], entropy
+            update, seen = micro // self.current_gradient_accumulation_steps, (given["completion_ids"], entropy)
             self.records.add(step + 1, update, logp, old_logp, advantage, mask, w_log, *seen)

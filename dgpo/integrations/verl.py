@@ -14,15 +14,14 @@ from typing import Any
 from torch import Tensor
 
 from dgpo import methods
-from dgpo.errors import ConfigError
-from dgpo.integrations.common import hook, make_method, token_loss
+from dgpo.integrations.common import hook, make_method, refuse_unused, token_loss
 from dgpo.integrations.records import TokenRecords
 from dgpo.methods import Method
 
 TESTED = "0.9.1"
 _ALGOS = "verl.trainer.ppo.core_algos"
 _CALLS = 64  # the loss does not know its step: so many calls make one of the records
-_CLIPPING = ("clip_ratio", "clip_ratio_low", "clip_ratio_high")
+_CLIPPING = dict.fromkeys(("clip_ratio", "clip_ratio_low", "clip_ratio_high"), 0.2)
 _losses = hook("verl", TESTED, f"{_ALGOS}:POLICY_LOSS_REGISTRY")
 _register = hook("verl", TESTED, f"{_ALGOS}:register_policy_loss", "name")
 _aggregate = hook("verl", TESTED, f"{_ALGOS}:agg_loss", "loss_mat", "loss_mask", "loss_agg_mode")
@@ -62,9 +61,7 @@ def policy_loss(
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """A policy loss as verl calls it, by method `key`. Raises ConfigError for a clip_ratio, which has no effect."""
-    for name in _CLIPPING:
-        if (value := getattr(config, name)) not in (None, 0.2):
-            raise ConfigError(f"{name}={value!r} has no effect on loss_mode={key!r}: use policy_loss.method_params")
+    refuse_unused(config, _CLIPPING, f"loss_mode={key!r}: use policy_loss.method_params")
     method = make_method(key, config.policy_loss.get("method_params", None))
     loss, w_log = token_loss(log_prob, old_log_prob, advantages, response_mask, method)
     if rollout_is_weights is not None:

@@ -103,8 +103,9 @@ class TokenStats:
         return out
 
     def records(self, step: int, all_ranks: bool = True) -> pd.DataFrame:
-        """The sampled tokens of all ranks, or of this one, one a row: `region` by name, `entropy` of the policy that sampled it, and
-        `sampled`, the probability with which the row was kept (weigh by 1/sampled for a distribution of all tokens)."""
+        """The sampled tokens of all ranks, or of this one, one a row: `region` by name, `entropy` of the policy that
+        sampled it, and `sampled`, the probability with which the row was kept (weigh by 1/sampled for a distribution of
+        all tokens)."""
         gathered = process_group.all_gather_object(self.parts) if all_ranks else [self.parts]
         parts = [part for own in gathered for part in own]
         if not parts:
