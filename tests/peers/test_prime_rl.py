@@ -1,18 +1,32 @@
 """Every method as a custom loss of prime-rl, from a checkout named by DGPO_PRIME_RL (it is on no package index)."""
 
 import os
+import pkgutil
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 if not (checkout := os.environ.get("DGPO_PRIME_RL")):
     pytest.skip("DGPO_PRIME_RL does not name a checkout of prime-rl", allow_module_level=True)
-sys.path += [str(Path(checkout) / "src"), str(Path(checkout) / "packages/prime-rl-configs/src")]
+sys.path.append(str(Path(checkout) / "src"))
+
+
+class CustomLossConfig(SimpleNamespace):
+    """What the loss reads of prime-rl's config, whose own package needs a library of prime-rl's."""
+
+
+configs = ModuleType("prime_rl.configs.trainer")
+configs.CustomLossConfig = configs.LossConfig = CustomLossConfig
+configs.DefaultLossConfig = configs.IPOLossConfig = type("Other", (), {})
+utils = ModuleType("prime_rl.utils.utils")  # which imports trackers
+utils.import_object = pkgutil.resolve_name
+for module in (configs, utils):
+    sys.modules |= {module.__name__.rpartition(".")[0]: ModuleType(""), module.__name__: module}
 
 from peer_batches import KEYS, ours, same
-from prime_rl.configs.trainer import CustomLossConfig
 from prime_rl.trainer.rl.loss import compute_loss, setup_rl_loss_fn
 
 import dgpo
@@ -20,7 +34,7 @@ from analysis import runs
 
 
 def theirs(batch, weights=None, **kwargs):
-    config = CustomLossConfig(type="custom", import_path="dgpo.integrations.prime_rl.loss", kwargs=kwargs)
+    config = CustomLossConfig(import_path="dgpo.integrations.prime_rl.loss", kwargs=kwargs)
     logp = batch["logp"].clone().requires_grad_()
     rows = [list(x) for x in (logp, batch["old_logp"], batch["advantage"], batch["mask"])]
     loss, _ = compute_loss(
