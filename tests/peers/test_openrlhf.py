@@ -1,8 +1,6 @@
 """Every method in OpenRLHF's PolicyLoss, and the patch that puts it there."""
 
 import importlib.util
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -13,11 +11,11 @@ import torch
 if importlib.util.find_spec("openrlhf") is None:
     pytest.skip("openrlhf is not installed: make test-peers", allow_module_level=True)
 
+import patches
 from peer_batches import KEYS, ours, same
 
 import dgpo
 
-ROOT = Path(__file__).parents[2]
 NEEDS_A_GPU = ("flash_attn", "flash_attn.bert_padding", "flash_attn.utils", "flash_attn.utils.distributed")
 
 
@@ -64,10 +62,5 @@ def test_the_method_comes_from_the_environment(adapter, monkeypatch):
 
 def test_the_patch_applies_to_the_released_source(tmp_path):
     source = Path(importlib.util.find_spec("openrlhf").origin).parent / "trainer/ray/ppo_actor.py"
-    target = tmp_path / "openrlhf/trainer/ray/ppo_actor.py"
-    target.parent.mkdir(parents=True)
-    shutil.copy(source, target)
-    patch = ROOT / "docs/integrations/openrlhf.patch"
-    subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True, capture_output=True)
-    assert "from dgpo.integrations.openrlhf import PolicyLoss" in target.read_text()
-    compile(target.read_text(), str(target), "exec")
+    text = patches.apply("openrlhf", source, "openrlhf/trainer/ray/ppo_actor.py", tmp_path)
+    assert "from dgpo.integrations.openrlhf import PolicyLoss" in text
