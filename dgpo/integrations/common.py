@@ -44,7 +44,7 @@ def moved(package: str, tested: str, what: str) -> HookMoved:
     try:
         installed = version(package)
     except PackageNotFoundError:
-        installed = "(not installed)"
+        return HookMoved(f"{package} is not installed; dgpo's adapter is tested with {package} {tested}")
     return HookMoved(f"{package} {installed}: {what}; dgpo's adapter is tested with {package} {tested}")
 
 
