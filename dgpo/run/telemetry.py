@@ -27,7 +27,7 @@ class TokenStats:
     the trust region, and 8 times that share of the rarer ones outside, which methods disagree about.
     """
 
-    def __init__(self, method: Method, sample: int, expected: int, generator: torch.Generator):
+    def __init__(self, method: Method, sample: float, expected: int, generator: torch.Generator):
         self.method, self.generator = method, generator
         self.rate = min(1.0, sample / max(expected, 1))
         self.tokens, self.w_log, self.w_prob = (torch.zeros(len(REGIONS), dtype=torch.float64) for _ in range(3))
@@ -102,10 +102,12 @@ class TokenStats:
             out |= {f"{name}/{r}": float(share) if tokens else None for r, share in zip(REGIONS, shares, strict=True)}
         return out
 
-    def records(self, step: int) -> pd.DataFrame:
-        """The sampled tokens of all ranks, one a row: `region` by name, `entropy` of the policy that sampled it, and
-        `sampled`, the probability with which the row was kept (weigh by 1/sampled for a distribution of all tokens)."""
-        parts = [part for own in process_group.all_gather_object(self.parts) for part in own]
+    def records(self, step: int, all_ranks: bool = True) -> pd.DataFrame:
+        """The sampled tokens of all ranks, or of this one, one a row: `region` by name, `entropy` of the policy that
+        sampled it, and `sampled`, the probability with which the row was kept (weigh by 1/sampled for a distribution of
+        all tokens)."""
+        gathered = process_group.all_gather_object(self.parts) if all_ranks else [self.parts]
+        parts = [part for own in gathered for part in own]
         if not parts:
             return pd.DataFrame()
         columns = {k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]}

@@ -26,6 +26,10 @@ CONTENTS = {
         "docs/data", "docs/verifier",
     ],
     "Clusters": ["docs/cluster", "docs/vllm"],
+    "Other trainers": [
+        "docs/integrations/README",
+        *(f"docs/integrations/{path.stem}" for path in sorted(ROOT.glob("docs/integrations/[a-z]*.md"))),
+    ],
     "Notebooks": [f"notebooks/{path.stem}" for path in sorted(ROOT.glob("notebooks/*.ipynb"))],
     "Reference": ["docs/settings", "docs/cards/index", "docs/api/index"],
     "Behind it": [

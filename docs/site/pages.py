@@ -79,12 +79,16 @@ def _api(folder: Path) -> None:
     for package in (dgpo, analysis):
         found = [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + "."))]
         for name in found:
-            if name.endswith("__main__") or name == "dgpo.rollout.vllm":  # programs; what needs vLLM to be imported
+            if name.endswith("__main__") or name == "dgpo.rollout.vllm" or _needs_a_trainer(name):  # to be imported
                 continue
             (folder / f"{name}.md").write_text(_module(name))
             names.append(name)
     listed = "\n".join(names)
     (folder / "index.md").write_text(f"# API\n\nEvery module, from its docstrings.\n\n```{{toctree}}\n{listed}\n```\n")
+
+
+def _needs_a_trainer(name: str) -> bool:
+    return name.startswith("dgpo.integrations.") and not name.endswith((".common", ".records"))
 
 
 def _module(name: str) -> str:

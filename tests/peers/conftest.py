@@ -1,0 +1,1 @@
+from peer_batches import batch  # noqa: F401
