@@ -60,7 +60,7 @@ def test_a_resolved_config_survives_writing_and_reading(tmp_path):
         ({"n": 0}, ["n=0", "(0, inf]"]),
         ({"eps_low": 1.2}, ["eps_low=1.2", "(0, 1)"]),
         ({"method_params": {"k": 1}}, ["'k'", "eps_low, eps_high, n, m"]),
-        ({"task": "sudoku"}, ["task='sudoku'", "'chain', 'countdown', 'math' or module:Class"]),
+        ({"task": "sudoku"}, ["task='sudoku'", "one of 'chain', 'countdown', 'words', 'math', or module:Class"]),
         ({"rollout": "sglang"}, ["rollout='sglang'", "'transformers'"]),
         ({"importance_correction": "tis"}, ["importance_correction='tis'", "'tis-sequence' or 'mask'"]),
         ({"importance_bounds": [2, 0.5]}, ["importance_bounds=[2.0, 0.5]", "first must be below the second"]),
