@@ -181,7 +181,7 @@ def weight_histograms(runs: list[Run], publication: bool = False):
     """The distribution of the weights of all sampled tokens, a line a run: on ∇log π and on ∇π.
 
     Records are weighed by the inverse of the probability with which they were kept. Weights of 0 have no place on a
-    logarithmic axis: their share stands in the legend.
+    logarithmic axis: the legend has their share.
     """
     panels = (("w_log", "|w_log|, weight on ∇log π"), ("w_prob", "|w_prob|, weight on ∇π"))
     with style.figure_style(publication) as plt:

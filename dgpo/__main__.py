@@ -1,7 +1,7 @@
 """python -m dgpo train [RECIPE] [key=value ...]     train; RECIPE is a name or a YAML file, `tiny` by default
 python -m dgpo sweep FILE [key=value ...]          runs that differ in named factors alone: --jobs, --shard, --report
 python -m dgpo plan [RECIPE] [key=value ...]       memory of each GPU and seconds of a step, predicted (plan --help)
-python -m dgpo eval [key=value ...]                evaluate a checkpoint on benchmarks; goes on where it was interrupted
+python -m dgpo eval [key=value ...]                evaluate a checkpoint on benchmarks; resumes after an interruption
 python -m dgpo eval --rescore FOLDER               judge the stored completions again
 python -m dgpo eval --compare FOLDER FOLDER        the paired differences of two evaluations
 python -m dgpo data check FILE [--against TEST ...]  what is in a file of problems, and what of it other files hold
@@ -66,7 +66,7 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     sweep.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
     sweep.add_argument("--only", metavar="CELL", help="the runs of this cell")
-    sweep.add_argument("--report", action="store_true", help="run nothing: table and report of what is there")
+    sweep.add_argument("--report", action="store_true", help="run nothing: write table and report of the finished runs")
     plan = commands.add_parser("plan", help="memory and time of a run, from counted bytes and FLOPs")
     plan.add_argument("settings", nargs="*", metavar="[RECIPE] key=value", help="as for train")
     plan.add_argument("--gpus", type=int, default=1)

@@ -101,7 +101,7 @@ def check_machine(config: "PolicySettings") -> None:
     """
     liger = getattr(config, "liger", False)
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device='cuda', but there is no CUDA device here: 'cpu' or 'auto'")
+        raise ConfigError("device='cuda' needs a CUDA device, and this machine has none: use 'cpu' or 'auto'")
     if liger and (config.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("liger=True: Liger's kernels need a CUDA device")
     if liger and importlib.util.find_spec("liger_kernel") is None:

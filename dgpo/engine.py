@@ -89,7 +89,7 @@ class Engine:
 
     @torch.no_grad()
     def logp(self, batch: Rollout, policy: Policy | None = None) -> tuple[Tensor, Tensor]:
-        """(logp, entropy) of a whole batch, `[B, T]` on the CPU, by this policy or another one of its kind.
+        """(logp, entropy) of a whole batch, `[B, T]` on the CPU, by this policy or by the reference.
 
         Each rank computes its own part of the batch; all of them get the whole.
         """
@@ -130,7 +130,7 @@ class Engine:
     def named_full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(name as in the checkpoint, full tensor) of every parameter of the policy.
 
-        Under ZeRO-3 a tensor is put together when it is asked for, by all ranks: each must iterate to the end.
+        Under ZeRO-3 all ranks gather each tensor together, so each rank must iterate to the end.
         """
         for name, parameter in self.policy.lm.named_parameters():
             if self.config.zero_stage == 3:

@@ -128,7 +128,8 @@ class Trainer:
             )
         if state["step"] > self.config.steps and process_group.rank() == 0:
             tell(
-                f"{self.run.path} has made {state['step']} steps: steps={self.config.steps} makes none and undoes none"
+                f"{self.run.path} has made {state['step']} steps already: with steps={self.config.steps} there is "
+                "nothing to do"
             )
         folder = self.run.checkpoint(state["step"])
         self.engine.load(folder, state["updates"])

@@ -74,8 +74,7 @@ def _compare(told: list[tuple[Config, str]]) -> None:
     config, count = told[0][0], len(told)
     if config.ranks and config.ranks != count:
         raise ConfigError(
-            f"ranks={config.ranks}, but {count} were started ({hosts}): "
-            "is the launcher's number, or its hostfile, the right one?"
+            f"ranks={config.ranks}, but {count} were started ({hosts}): check the launcher's number or its hostfile"
         )
     for name, items in (
         ("prompts_per_step", config.prompts_per_step),
@@ -108,7 +107,7 @@ def init(device: str, timeout: float) -> None:
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if device == "cuda":
         if local >= (devices := torch.cuda.device_count()):
-            raise ConfigError(f"{_me()} is number {local} there, where {devices} CUDA devices are: too many ranks")
+            raise ConfigError(f"{_me()} is number {local} on a host with {devices} CUDA devices: too many ranks")
         torch.cuda.set_device(local)
     if not dist.is_initialized():
         alone = {} if launcher.started() else _alone()

@@ -4,7 +4,7 @@
     python -m dgpo eval --rescore FOLDER
     python -m dgpo eval --compare FOLDER FOLDER
 
-    folder = run.evaluate(settings.load(model="tiny", n=64))    sample, judge, store; goes on where it was interrupted
+    folder = run.evaluate(settings.load(model="tiny", n=64))    sample, judge, store; resumes after an interruption
     for samples in run.read(folder):
         print(scores.summary(samples))
 

@@ -9,7 +9,7 @@ per_problem.parquet results.json`.
                        file carries the id of the evaluation and the hashes of the policy and the benchmark
     results.json       the summary of each benchmark, as per_problem.parquet is of each problem; written at the end
 
-A file is whole or absent, so an interrupted evaluation goes on with the first file that is missing. One process at a
+A file is whole or absent, so an interrupted evaluation resumes at the first missing file. One process at a
 time has the folder.
 """
 
@@ -93,8 +93,8 @@ class EvaluationFolder:
             (first, *_) = error.errors()
             place = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
             raise EvaluationError(
-                f"{self.path}/manifest.json is not as this version writes it: {place}{first['msg']}; overwrite=True "
-                "starts afresh"
+                f"{self.path}/manifest.json has another format than this version writes: {place}{first['msg']}; "
+                "overwrite=True starts afresh"
             ) from None
         except (OSError, ValueError) as error:
             raise EvaluationError(f"{self.path}: its config.yaml cannot be read: {error}") from None
@@ -109,7 +109,7 @@ class EvaluationFolder:
     def create(
         cls, config: EvalConfig, made_of: MadeOf, benchmarks: Sequence[Benchmark]
     ) -> Iterator["EvaluationFolder"]:
-        """Make the folder, or open the one that is there to go on with it, with a larger n if the config asks for it.
+        """Make the folder, or open an existing one to resume it, with a larger n if the config has one.
 
         A context manager: inside it, no other process can do so (ConfigError). Raises EvaluationError when what is
         there was made of something else or with other settings, and ConfigError for a folder that holds something else.
@@ -293,7 +293,7 @@ class EvaluationFolder:
         first = self.problems(benchmark)["id"][short[0]]
         return (
             f"{self.path}: {len(short)} of {len(counts)} problems of {benchmark} have fewer than n={self.config.n} "
-            f"completions; the first, {first}, has {counts[short[0]]}. The same command goes on where it stopped"
+            f"completions; the first, {first}, has {counts[short[0]]}. The same command resumes it"
         )
 
 

@@ -210,7 +210,7 @@ def _attention(attention: str, dtype: str, device: str, shape) -> str | None:
     if attention == "flash_attention_2" and not possible:
         raise ConfigError(
             "attention='flash_attention_2' needs a CUDA device, dtype='bfloat16' and the package flash-attn; "
-            "'auto' takes it where they are there, else 'sdpa'"
+            "'auto' uses it where all three are present, else 'sdpa'"
         )
     if attention == "auto":
         known = getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(shape), None), "_supports_flash_attn", False)

@@ -48,7 +48,7 @@ class Sampler:
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Take over the policy's weights, (name as in the checkpoint, full tensor); called after every step's updates.
 
-        A tensor may be gone when the next one is asked for, so that no more than one need be whole at a time.
+        A tensor may be freed when the next one is taken, so that only one is whole at a time.
         """
         raise NotImplementedError
 

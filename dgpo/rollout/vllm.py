@@ -1,7 +1,7 @@
 """The vLLM sampler: an engine in the training process, beside the trainer's own copy of the weights.
 
 Every rank has an engine of its own, or shares one with `tensor_parallel` neighbours. It starts after DeepSpeed: vLLM
-adopts the process group that is there, while DeepSpeed would take vLLM's world of one for the whole world.
+adopts an existing process group, while DeepSpeed would take vLLM's world of one for the whole world.
 
 What is returned is log softmax(logits / T) over all words. vLLM's own `processed_logprobs` are renormalised under top-p
 and its `raw_logprobs` know no temperature; so logits are divided by T inside the model, and sampling is at 1.
@@ -203,7 +203,7 @@ class VLLMSampler(Sampler):
 
 
 def _repack_head(model) -> None:
-    """On a CPU the output layer holds a packed copy; with tied embeddings `reload_weights` leaves it as it was."""
+    """On a CPU the output layer holds a packed copy; with tied embeddings `reload_weights` does not update it."""
     head = model.lm_head
     head.quant_method.process_weights_after_loading(head)
 

@@ -71,7 +71,7 @@ def heldout(folder: Path) -> float | None:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a checkpoint; empty if it is as it was written."""
+    """What is wrong with a checkpoint; empty if it is unchanged."""
     try:
         state = load_state(folder)
         if not isinstance(state, dict) or state.pop("sha256") != _digest_of(state):

@@ -120,7 +120,7 @@ def _fill(target: Tensor, start: int, sources: list, what: str) -> None:
             target[low - start : high - start].copy_(file.get_slice(key)[low - first : high - first])
             filled += high - low
     if filled != len(target):
-        raise CheckpointError(f"{what}: {filled} of the {len(target)} elements from {start} on are there")
+        raise CheckpointError(f"{what}: {filled} of the {len(target)} elements from {start} on")
 
 
 def _spread(zero) -> None:

@@ -123,7 +123,7 @@ def load(path: str | PathLike, **overrides) -> Sweep:
     """The sweep in a file, with overrides: fields of `Sweep`, or settings that all runs share.
 
     The sweep.yaml of a folder that a sweep has run in is that of the folder which holds it, wherever that is now.
-    Raises ConfigError for whatever no run could be made of: an unknown field or setting, a factor that is no setting,
+    Raises ConfigError for a sweep that cannot run: an unknown field or setting, a factor that is no setting,
     two cells with one name or with the same settings, a setting that two places decide.
     """
     fields = read_mapping(path_text(path), "sweep")

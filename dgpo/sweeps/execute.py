@@ -1,6 +1,6 @@
 """Runs the runs of a sweep: a process each, a bounded number at a time, each one `dgpo.trainer.train` and nothing else.
 
-A process harms its own run only. One that is killed goes on from its checkpoint at the next start; a training that
+A process harms its own run only. One that is killed resumes from its checkpoint at the next start; a training that
 diverges is a result, kept as `seed_K.json` beside the run folder, like the reason of any other failure, which is tried
 again. What a run prints is in `seed_K.log`.
 """

@@ -67,7 +67,7 @@ def results(value: int, number: int) -> dict[str, int]:
 def trial(numbers: list[int], rng: random.Random, step_error_rate: float = 0.0) -> tuple[str, list[str], int]:
     """A random way through all of the numbers: worked from left to right, the expression after each step, the end.
 
-    With probability `step_error_rate` a step has another result, which the next one goes on from.
+    With probability `step_error_rate` a step has a wrong result, which the next one starts from.
     """
     value, *rest = rng.sample(numbers, len(numbers))
     worked = expression = str(value)

@@ -41,7 +41,7 @@ def parse(text: str) -> Expression:
         raise ValueError(f"{text!r} has characters other than digits, + - * / and parentheses")
     found, end = _chain(tokens, 0, "+-")
     if end < len(tokens):
-        raise ValueError(f"{text!r} goes on after an expression, with {tokens[end]!r}")
+        raise ValueError(f"{text!r} does not end after an expression: {tokens[end]!r} follows")
     return found
 
 

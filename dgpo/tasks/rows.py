@@ -70,7 +70,7 @@ class FileTask(Task):
         else:
             others = self._load(eval_data, *reading, "heldout_")
             if len(others) < heldout:
-                raise DataError(f"{eval_data}: {heldout} held-out problems asked for, {len(others)} usable rows there")
+                raise DataError(f"{eval_data} has {len(others)} usable rows, fewer than eval_problems={heldout}")
             aside = {text for text, _ in others[:heldout]}
             self.notes["rows_also_heldout"] = sum(text in aside for text, _ in rows)
             if drop_contaminated:
@@ -144,7 +144,7 @@ def _split(rows, heldout: int, data) -> tuple[tuple[Problem, ...], tuple[Problem
         first.setdefault(text, problem)
     if heldout >= len(first):
         raise DataError(
-            f"{data}: {heldout} held-out problems asked for, {len(first)} different ones there, and one must be left"
+            f"{data} has {len(first)} different problems: too few for eval_problems={heldout} and one to train on"
         )
     aside = sorted(first, key=lambda text: hashlib.sha256(text.encode()).digest())[:heldout]
     chosen = set(aside)

@@ -206,7 +206,7 @@ def _without_worker(gold: str, completion: str) -> Verdict | tuple[str, str, str
     if not isinstance(gold, str) or not isinstance(completion, str):
         raise TypeError(f"verify needs strings, not {type(gold).__name__} and {type(completion).__name__}")
     if len(gold) > MAX_ANSWER:
-        raise ValueError(f"a reference of {len(gold)} characters is not read, at most {MAX_ANSWER} are: {gold[:20]}...")
+        raise ValueError(f"a reference has {len(gold)} characters; at most {MAX_ANSWER} are read: {gold[:20]}...")
     answer = final_answer(completion)
     if not answer:
         return Verdict.no_answer

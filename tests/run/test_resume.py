@@ -79,7 +79,7 @@ def test_a_finished_run_can_be_resumed_without_harm(small, capsys):
     assert rows(run(small, steps=2, resume=True)) == before
     assert "has made" not in capsys.readouterr().err
     assert rows(run(small, steps=1, resume=True)) == before
-    assert "has made 2 steps: steps=1 makes none and undoes none" in capsys.readouterr().err
+    assert "has made 2 steps already: with steps=1 there is nothing to do" in capsys.readouterr().err
 
 
 def test_what_a_shorter_end_left_is_gone_while_the_run_goes_on(small, monkeypatch):

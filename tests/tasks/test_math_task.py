@@ -106,12 +106,12 @@ def test_heldout_from_another_file_is_its_first_rows(make, tmp_path):
     assert [p.answer for p in task.heldout] == ["1", "2", "3", "4"]
     assert len(task) == 3
     assert task.notes["rows_also_heldout"] == 3
-    with pytest.raises(DataError, match=r"other\.jsonl: 6 held-out problems asked for, 5 usable"):
+    with pytest.raises(DataError, match=r"other\.jsonl has 5 usable rows, fewer than eval_problems=6"):
         make(rows(3), eval_data=other, heldout=6)
 
 
 def test_too_many_heldout_names_both_numbers(make):
-    with pytest.raises(DataError, match="3 held-out problems asked for, 3 different ones"):
+    with pytest.raises(DataError, match="has 3 different problems: too few for eval_problems=3 and one to train on"):
         make(rows(3), heldout=3)
 
 

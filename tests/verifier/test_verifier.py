@@ -98,7 +98,7 @@ def test_nothing_longer_than_the_limit_is_normalised(monkeypatch):
     monkeypatch.setattr(notation, "normalise", lambda text: lengths.append(len(text)) or text)
     assert pool._without_worker("5", rf"\boxed{{{'9' * 1_001}}}") == Verdict.unparsed
     for bad in ("9" * 1_001, "9" * 100_000):
-        with pytest.raises(ValueError, match=f"reference of {len(bad)} characters is not read, at most 1000"):
+        with pytest.raises(ValueError, match=f"reference has {len(bad)} characters; at most 1000 are read"):
             pool._without_worker(bad, r"\boxed{5}")
     assert pool._without_worker("9" * 1_000, rf"\boxed{{{'9' * 1_000}}}") == Verdict.correct
     assert lengths == [1_000, 1_000]

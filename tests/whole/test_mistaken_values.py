@@ -108,7 +108,9 @@ class TestValues:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         Path("s.yaml").write_text("{name: s, factors: {lr: [0.1, 0.2]}, seeds: [0]}")
         assert cli.main([*command.split(), "device=cuda"]) == 2
-        assert capsys.readouterr().err == "error: device='cuda', but there is no CUDA device here: 'cpu' or 'auto'\n"
+        assert capsys.readouterr().err == (
+            "error: device='cuda' needs a CUDA device, and this machine has none: use 'cpu' or 'auto'\n"
+        )
         assert not Path("made").exists()
         configs.load("tiny", device="cuda", liger=True)  # to read and to plan need none
 
