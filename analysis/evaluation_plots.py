@@ -12,11 +12,11 @@ from analysis.plots import blank, finish
 from dgpo.evaluation.scores import VERDICTS, pass_curve, powers
 
 VERDICT_COLOURS = {
-    "correct": "#009E73",
-    "wrong": "#D55E00",
+    "correct": "#1B7837",
+    "wrong": "#9970AB",
     "no_answer": "#999999",
-    "unparsed": "#CC79A7",
-    "timeout": "#000000",
+    "unparsed": "#E7D4E8",
+    "timeout": "#40004B",
 }
 _SHOWN_TICKS = 60  # problems; with more, their names are left out
 
@@ -85,7 +85,8 @@ def lengths(evaluations: Evaluations, publication: bool = False):
         fig, axes = plt.subplots(1, 2, figsize=(5.5, height) if publication else (11.5, height), sharey=True)
         for i, (_, samples) in enumerate(rows):
             right = samples.verdicts == "correct"
-            for chosen, shift, colour in ((right, 0.18, "#009E73"), (~right, -0.18, "#D55E00")):
+            for chosen, shift, verdict in ((right, 0.18, "correct"), (~right, -0.18, "wrong")):
+                colour = VERDICT_COLOURS[verdict]
                 if chosen.any():
                     low, first, middle, third, high = np.quantile(
                         samples.lengths[chosen], [0.05, 0.25, 0.5, 0.75, 0.95]
@@ -104,7 +105,7 @@ def lengths(evaluations: Evaluations, publication: bool = False):
         axes[0].set_ylim(-0.6, len(rows) - 0.4)
         axes[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes[0].margins(x=0.15)
-        axes[0].set(xlabel="tokens: 5, 25, 50, 75, 95 %", title="length (green: right)")
+        axes[0].set(xlabel="tokens: 5, 25, 50, 75, 95 %", title="length (above, green: right)")
         axes[1].set(title="what became of the completions", xlim=(0, 1))
         axes[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes[1].grid(False, axis="y")

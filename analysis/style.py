@@ -57,7 +57,8 @@ LABELS = {
     "gspo": "GSPO",
     "gmpo": "GMPO",
 }
-REGION_COLOURS = {"LN": "#0072B2", "HP": "#D55E00", "LP": "#56B4E9", "HN": "#E69F00", "IN": "#DDDDDD"}
+# slate: less likely than when sampled, sand: more likely; dark: where clips act, light: lagging
+REGION_COLOURS = {"LN": "#2F4858", "HP": "#7A5C2E", "LP": "#86A5B5", "HN": "#D8BE8A", "IN": "#DDDDDD"}
 REGION_LABELS = {
     "LN": "LN  r<1−ε, A<0 (left)",
     "HP": "HP  r>1+ε, A>0 (right)",
@@ -65,7 +66,7 @@ REGION_LABELS = {
     "HN": "HN  r>1+ε, A<0 (lagging)",
     "IN": "IN  inside",
 }
-POSITIVE, NEGATIVE = "#D55E00", "#0072B2"
+POSITIVE, NEGATIVE = "#B40426", "#3B4CC0"  # the ends of the map "coolwarm", which colours advantages
 TRUST = "#F2F2F2"
 
 _SPARE = ("#AA4499", "#117733", "#6699CC", "#AA4466", "#997700", "#004488")

@@ -104,3 +104,13 @@ def test_explorer_has_a_slider_for_every_dial():
     before = [i.value for i in images.children]
     controls.children[2].value = 4.0  # n
     assert next(i.value for i in images.children) != before[0]
+
+
+def test_a_method_s_colour_stands_for_nothing_else():
+    from analysis import evaluation_plots, style
+
+    methods = [style.colour(key).upper() for key in style.LABELS]
+    others = [*style.REGION_COLOURS.values(), style.POSITIVE, style.NEGATIVE]
+    others += evaluation_plots.VERDICT_COLOURS.values()
+    assert len({*methods}) == len(methods)
+    assert not {*methods} & {colour.upper() for colour in others}
