@@ -22,6 +22,7 @@ from dgpo.run import checkpoint as checkpoints
 from dgpo.run.checkpoint import CheckpointError
 from dgpo.run.folder import RunFolder
 from dgpo.run.identity import Identity
+from dgpo.tasks import chain
 
 
 class TestRuns:
@@ -82,7 +83,7 @@ class TestRuns:
     def test_a_narrower_or_wider_model_is_refused_before_anything_is_filled(self, recorded, tmp_path, hidden):
         shape = tiny.shape(TinyPolicy(**running.SMALL["tiny"] | {"hidden": hidden}))
         Qwen2ForCausalLM(shape).save_pretrained(tmp_path / "model")
-        tiny.chain.tokenizer().save_pretrained(tmp_path / "model")
+        chain.tokenizer().save_pretrained(tmp_path / "model")
         settings = {**running.SMALL, "run_dir": str(tmp_path / "run"), "model": str(tmp_path / "model")}
         made = trainer.Trainer(configs.make(settings))
         before = {name: weight.clone() for name, weight in made.engine.named_full_parameters()}

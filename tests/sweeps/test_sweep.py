@@ -270,5 +270,5 @@ def test_the_kept_sweeps_leave_nothing_to_the_methods(path):
         values = set(differing[name].map(str)) if name in differing else {str(equal[name])}
         assert values <= allowed | {report.ABSENT}
     assert equal["filter_groups"] == "none"
-    assert equal["kl_coef"] == 0.0
+    assert "kl_coef" in differing or equal["kl_coef"] == 0.0
     assert equal["loss_aggregation"] == "token-mean"

@@ -115,7 +115,7 @@ class TestRewards:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"task": "maths"}, "task='maths' must be 'chain', 'countdown', 'math' or module:Class"),
+        ({"task": "maths"}, "task='maths' must be one of 'chain', 'countdown', 'words', 'math', or module:Class"),
         ({"reward": "ours:length"}, "needs task='math'"),
         ({"task": "math", "data": "x", "model": "y", "reward": "length"}, "must be module:function"),
         ({"task": "math", "data": "x", "model": "y", "reward": ["a:b"], "reward_weights": [1, 2]}, "2 weights for 1"),
