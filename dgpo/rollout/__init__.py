@@ -1,4 +1,4 @@
-"""Completions with their log-probabilities: one protocol, several samplers."""
+"""Completions with their log-probabilities: one base class, several samplers."""
 
 from dgpo.rollout.base import Sampler, SamplerError, Sampling
 from dgpo.rollout.transformers import TransformersSampler, stop_tokens
