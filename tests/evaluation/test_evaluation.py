@@ -302,7 +302,7 @@ class TestRefusals:
         ):
             manifest.write_text(content)
             with pytest.raises(
-                EvaluationError, match=rf"manifest\.json is not as .*{said}.*overwrite=True starts afresh"
+                EvaluationError, match=rf"manifest\.json has another format .*{said}.*overwrite=True starts afresh"
             ):
                 list(run.read(folder))
         manifest.write_text(whole)

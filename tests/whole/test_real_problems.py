@@ -79,7 +79,7 @@ def test_two_steps_on_real_problems(model, problems, tmp_path, monkeypatch):
         ({"data": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"problem_field": "question"}, "no field 'question'; the row has 'id'"),
         ({"max_prompt_tokens": 3}, "max_prompt_tokens=3"),
-        ({"eval_problems": 4000}, "4000 held-out problems"),
+        ({"eval_problems": 4000}, "too few for eval_problems=4000"),
     ],
 )
 def test_data_that_does_not_serve_is_a_clear_error_and_leaves_no_run(
