@@ -120,7 +120,7 @@ def _crossing(at):
     def event(t, x):
         return x[0] - at
 
-    vars(event)["terminal"] = True  # how solve_ivp is told to stop there
+    vars(event)["terminal"] = True  # solve_ivp stops at it
     return event
 
 

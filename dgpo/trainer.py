@@ -188,7 +188,7 @@ class Trainer:
 
     def sample_ahead(self, step: int) -> None:
         """Let a sampler that works ahead begin with the next step, by the policy that this step starts from."""
-        if step < self.config.steps:
+        if self.sampler.works_ahead and step < self.config.steps:
             self.sampler.begin(*self._requests()[1:], self.sampling)
 
     def score(self, batch: Rollout, rewards: Tensor) -> tuple[Scored, Metrics]:

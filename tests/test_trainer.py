@@ -276,6 +276,13 @@ class TestFailures:
             run(small, difficulty=2)
 
 
+def test_prompts_are_made_once_where_nothing_is_sampled_ahead(small, monkeypatch):
+    made, requests = [], trainer.Trainer._requests
+    monkeypatch.setattr(trainer.Trainer, "_requests", lambda self: made.append(self.position) or requests(self))
+    run(small, steps=3)
+    assert made == [0, small["prompts_per_step"], 2 * small["prompts_per_step"]]
+
+
 def test_it_learns(tmp_path):
     """The default run with chains of three, after 25 of its steps: 0.31 to 0.77, far outside chance."""
     easier = {"difficulty": 3, "tiny": {"steps": 1000, "max_difficulty": 3}}  # a warm-up of half the time

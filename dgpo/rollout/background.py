@@ -45,6 +45,8 @@ class BackgroundSampler(Sampler):
     between the weights that sampled the completions of the last `generate` and those that were loaded by then.
     """
 
+    works_ahead = True
+
     def __init__(self, config: Config, source: str, pad: int, stop: list[int], length: int):
         self.timeout, self.staleness = config.timeout, 0
         self._begun: list[int] | None = None  # the seeds of the request that was begun, which are no other one's

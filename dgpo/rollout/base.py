@@ -30,11 +30,11 @@ class SamplerError(Explained, RuntimeError):
 class Sampler:
     """Samples with a copy of the policy, or with the policy itself.
 
+    works_ahead whether `begin` starts the next step's request; then `ahead` and `restore` are overridden too
     staleness   weights loaded since those that sampled the last completions; 0 unless the sampler works ahead
-
-    A sampler that works ahead, in a process of its own, also overrides `begin`, `ahead` and `restore`.
     """
 
+    works_ahead = False
     staleness = 0
 
     def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Rollout:
