@@ -91,6 +91,11 @@ class PolicySettings(Settings):
     )
     tiny: TinyPolicy = _policy(TinyPolicy(), description="the embedded policy: tiny.hidden, tiny.steps, …")
     dtype: Literal["float32", "bfloat16"] = _policy("float32", description="precision of weights and activations")
+    float32_matmul: Literal["highest", "high", "medium"] = _policy(
+        "highest",
+        description="float32 matrix products: `high` may use TF32, `medium` bfloat16 where the processor has it",
+        resume="rounding",
+    )
     device: Literal["auto", "cpu", "cuda"] = _policy(
         "auto", description="`auto` takes a GPU where there is one", resume="rounding"
     )

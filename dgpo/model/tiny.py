@@ -56,9 +56,11 @@ def cache_root() -> Path:
 def load_policy(config):
     """(causal LM, tokenizer, where it came from) of a Config or EvalConfig: its folder, or the embedded policy's.
 
-    Sets torch's threads as the config and the policy's size ask for, before a warm-up already.
+    Sets torch's threads and its float32 matrix products for this process. A warm-up, which runs share, always has the
+    full precision.
     """
     source = config.model
+    torch.set_float32_matmul_precision("highest")
     if config.model == "tiny":
         set_threads(config.threads, parameters=0)
         task = task_of(config)
@@ -69,6 +71,7 @@ def load_policy(config):
         load_lm, source, config.dtype, device, config.attention, config.trust_remote_code
     )
     set_threads(config.threads, lm.num_parameters())
+    torch.set_float32_matmul_precision(config.float32_matmul)
     return lm, tokenizer, source
 
 

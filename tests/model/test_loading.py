@@ -16,7 +16,7 @@ from test_model import make_batch
 from dgpo import config as configs
 from dgpo import config_rules
 from dgpo.config import ConfigError
-from dgpo.model import loading
+from dgpo.model import loading, tiny
 from dgpo.model.loading import load_lm
 from dgpo.model.policy import Policy, apply_liger, recompute_layers
 from dgpo.tasks import chain
@@ -342,3 +342,9 @@ def test_a_tokenizer_file_is_read_as_it_was_saved(folder):
     text = r"<think>7+5=2</think>\boxed{2}"
     assert loaded(text).input_ids == saved(text).input_ids
     assert loaded.padding_side == "left"
+
+
+def test_the_precision_of_matrix_products_is_that_of_the_config_and_not_of_the_run_before(checkpoint):
+    for wanted in ("medium", "highest"):
+        tiny.load_policy(configs.load("tiny", model=str(checkpoint), float32_matmul=wanted))
+        assert torch.get_float32_matmul_precision() == wanted
