@@ -1,5 +1,6 @@
 # make train   train the embedded default and leave an executed notebook
-# make test    run all tests; test-browser, test-vllm, test-peers those that need a browser, vLLM, other trainers; test-rounding see below
+# make test    run all tests; test-browser, test-vllm, test-peers those that need a browser, vLLM, other trainers;
+#              test-rounding, test-newest see below
 # Both set up .venv first. Variables: METHOD, ARGS (more papermill parameters), PYTHON, VENV.
 # make train starts runs/$(METHOD) afresh; ARGS="-p resume true" goes on with it.
 
@@ -7,13 +8,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 VLLM   ?= .venv-vllm
 PEERS  ?= .venv-peers
+NEWEST ?= .venv-newest
 METHOD ?= dgpo
 ARGS   ?=
 BIN    := $(VENV)/bin
 # One process a core, but no more than four: each takes a gigabyte. A file's tests stay together, for its fixtures.
 WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: docs setup train test test-rounding test-browser test-vllm test-peers smollm2 test-smollm2 lint types format \
+.PHONY: docs setup train test test-rounding test-newest test-browser test-vllm test-peers smollm2 test-smollm2 lint types format \
     bench bench-peers notebooks clean
 
 setup: $(VENV)/.ready
@@ -41,6 +43,17 @@ test-rounding: setup
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest $(WORKERS) \
 	    tests/methods tests/model/test_model.py tests/test_objective.py tests/test_trainer.py tests/run/test_resume.py \
 	    tests/distributed
+
+# All tests with the newest release of everything, no pins. PYTHON=python3.13 tries that one as well.
+test-newest: $(NEWEST)/.ready
+	$(NEWEST)/bin/python -m pip freeze | grep -iE "^(torch|transformers|deepspeed|numpy|pandas|pydantic)="
+	$(NEWEST)/bin/python -m pytest --ignore=tests/browser --ignore=tests/peers $(WORKERS)
+
+$(NEWEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install -q --upgrade pip
+	$(NEWEST)/bin/python -m pip install -q --upgrade --upgrade-strategy eager -e ".[dev,docs]"
+	@touch $@
 
 # The site, offline, into docs/_build/html; notebooks with their figures where `make notebooks` has run them.
 docs: setup
@@ -134,4 +147,4 @@ notebooks: setup
 	done
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(PEERS) .venv-trl .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(PEERS) $(NEWEST) .venv-trl .pytest_cache .ruff_cache .hypothesis
