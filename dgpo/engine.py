@@ -1,5 +1,6 @@
 """DeepSpeed: one optimizer step from the losses of its micro-batches, on a CPU as on a cluster; save and load."""
 
+import functools
 import logging
 import math
 import os
@@ -17,14 +18,6 @@ from dgpo.distributed import process_group
 from dgpo.model.policy import Policy
 from dgpo.run import zero_state
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-# DeepSpeed's use of the older names of two collectives, told once for every layer
-warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
-
-import deepspeed  # noqa: E402  (it picks its accelerator on import)
-
 Sequences = TypeVar("Sequences", bound=Rollout)
 
 _PERSISTENT = 100_000  # elements; ZeRO-3 keeps smaller parameters whole on every rank
@@ -34,13 +27,26 @@ class NonFiniteError(FloatingPointError):
     """A loss or gradient that is NaN or infinite; the optimizer step was not taken."""
 
 
+@functools.cache
+def load_deepspeed() -> Any:
+    """The library, imported on first use: as it is imported it picks its accelerator and begins to log."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed's use of the older names of two collectives, told once for every layer
+    warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
+    import deepspeed
+
+    return deepspeed
+
+
 class Engine:
     """Owns the policy's training: forward without gradient, optimizer step, checkpoint."""
 
     def __init__(self, policy: Policy, config: Config):
         self.policy, self.config = policy, config
-        accelerator: Any = deepspeed.get_accelerator()
-        if (taken := accelerator.device_name()) != policy.device.type:
+        deepspeed = load_deepspeed()
+        if (taken := deepspeed.get_accelerator().device_name()) != policy.device.type:
             raise ConfigError(
                 f"device={config.device!r}, but DeepSpeed trains on {taken} where it can: hide the GPUs with "
                 "CUDA_VISIBLE_DEVICES="
@@ -79,7 +85,7 @@ class Engine:
     def shard(self, policy: Policy) -> Policy:
         """Spread a policy that is not trained over the ranks, as the stage spreads the trained one."""
         if self.config.zero_stage == 3 and process_group.world_size() > 1:
-            deepspeed.initialize(model=policy, config=self.settings)
+            load_deepspeed().initialize(model=policy, config=self.settings)
             _own_head(policy)
         return policy
 
@@ -134,7 +140,7 @@ class Engine:
         """
         for name, parameter in self.policy.lm.named_parameters():
             if self.config.zero_stage == 3:
-                with deepspeed.zero.GatheredParameters([parameter]):
+                with load_deepspeed().zero.GatheredParameters([parameter]):
                     yield name, parameter.data
             else:
                 yield name, parameter
@@ -216,11 +222,12 @@ def _own_head(policy: Policy) -> None:
     """The policy multiplies by the output layer's weight outside that layer: ZeRO-3 must have it whole there too."""
     head = policy.head
     for parameter in head.parameters():
-        deepspeed.zero.register_external_parameter(policy, parameter)
+        load_deepspeed().zero.register_external_parameter(policy, parameter)
 
 
 def _init_deepspeed(device: str) -> None:
     """Let DeepSpeed take over the process group."""
+    deepspeed = load_deepspeed()
     if device == "cpu":  # else it compiles shared-memory collectives for minutes, which gloo does without
         deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})
     deepspeed.init_distributed(

@@ -1,6 +1,5 @@
 """The error message when a GPU runs out of memory."""
 
-from dgpo import plan
 from dgpo.config import Config
 from dgpo.distributed import process_group
 from dgpo.errors import Explained
@@ -21,6 +20,8 @@ _REMEDIES = {
 
 def out_of_memory(config: Config, phase: str, error: Exception) -> OutOfMemory:
     """The error to raise for torch's own in a phase of training."""
+    from dgpo import plan
+
     try:
         known = plan.predict(config, process_group.world_size())
     except Exception as unknown:  # noqa: BLE001 (whatever plan meets, the memory that did not suffice is the news)

@@ -30,6 +30,19 @@ def test_the_import_brings_no_library_along():
     )
 
 
+def test_the_trainer_changes_nothing_on_import_and_brings_only_what_a_run_of_the_default_uses():
+    assert (
+        python(
+            "import logging, os, sys, warnings, dgpo.trainer\n"
+            "assert 'DS_ACCELERATOR' not in os.environ and not logging.getLogger('DeepSpeed').level\n"
+            "assert not [entry for entry in warnings.filters if 'distributed' in str(entry)]\n"
+            "unused = 'dgpo.plan', 'dgpo.data', 'dgpo.verifier.pool', 'dgpo.rollout.vllm', 'deepspeed'\n"
+            "print([name for name in unused if name in sys.modules])"
+        ).strip()
+        == "[]"
+    )
+
+
 def test_every_name_is_there_and_an_unknown_one_lists_them():
     for name in dgpo.__all__:
         assert getattr(dgpo, name) is not None

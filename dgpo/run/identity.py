@@ -26,7 +26,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from torch import nn
 
 from dgpo import __version__
-from dgpo.data.files import read_rows
 from dgpo.errors import ConfigError
 from dgpo.files import file_hashes
 from dgpo.progress import tell
@@ -209,6 +208,8 @@ def digest(items: Mapping[str, str]) -> str:
 
 
 def _of_rows(name: str) -> str:
+    from dgpo.data.files import read_rows
+
     found = hashlib.sha256()
     for row in read_rows(name):
         found.update(json.dumps(row.fault or row.values, sort_keys=True, default=str).encode())

@@ -211,7 +211,7 @@ class _Pool:
         self.context = multiprocessing.get_context("forkserver")
         preload = ["dgpo.sweeps.server"]
         if not torch.cuda.is_available():  # a process forked from one that has loaded CUDA cannot use it
-            preload.append("dgpo.trainer")  # else every run spends seconds on its imports
+            preload.append("dgpo.sweeps.preload")  # else every run spends seconds on its imports
         self.context.set_forkserver_preload(preload)
 
     def __enter__(self):

@@ -12,7 +12,19 @@ worker (`pool.py`, `worker.py`), where lists, intervals and units are taken apar
 `python -m dgpo.verifier FILE` lists where math-verify alone would decide otherwise.
 """
 
+from typing import TYPE_CHECKING
+
 from dgpo.verifier.answer import Verdict, final_answer
-from dgpo.verifier.pool import Verifier, VerifierError, verify
+
+if TYPE_CHECKING:
+    from dgpo.verifier.pool import Verifier, VerifierError, verify
 
 __all__ = ["Verdict", "Verifier", "VerifierError", "final_answer", "verify"]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module 'dgpo.verifier' has no attribute {name!r}")
+    from dgpo.verifier import pool  # what only counts verdicts does without it
+
+    return getattr(pool, name)
