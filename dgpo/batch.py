@@ -1,4 +1,4 @@
-"""The sequences of a step, in three stages: sampled (Rollout), scored (Scored), counted for an update (Weighted)."""
+"""The sequences of a step in three stages: sampled (Rollout), scored (Scored), weighted for an update (Weighted)."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ _PER_TOKEN = ("mask", "rollout_logp", "old_logp", "entropy", "ref_logp", "import
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """B sequences as a sampler makes them: left-padded prompts of P tokens, then right-padded completions of T tokens.
+    """B sequences from a sampler: left-padded prompts of P tokens, then right-padded completions of T tokens.
 
     input_ids         [B, P+T] int64
     attention_mask    [B, P+T] bool, true on prompt and completion tokens
     mask              [B, T] bool, true on completion tokens, the end of sequence included
     rollout_logp      [B, T] float32, log π by the sampler
-    finished          [B] bool, ended by a stop token rather than by the length limit
+    finished          [B] bool, ended by a stop token, not by the length limit
     sequence_id       [B] int64, the sequence's number in the step's batch; completions of one prompt are neighbours
     """
 
@@ -50,11 +50,11 @@ class Rollout:
         return {k: v for k, v in vars(self).items() if v is not None}
 
     def scored(self, **fields: Any) -> "Scored":
-        """The same sequences with what Scored adds."""
+        """The same sequences with the fields that Scored adds."""
         return Scored(**vars(self), **fields)
 
     def select(self, index: Tensor) -> Self:
-        """The sequences at `index` (numbers or a boolean mask), trimmed of columns that are padding in all of them."""
+        """The sequences at `index` (numbers or a boolean mask), without columns that are padding in all of them."""
         part: dict[str, Any] = {k: v[index] for k, v in self.tensors().items()}
         P = self.input_ids.shape[1] - self.mask.shape[1]
         live = part["attention_mask"].any(0)
@@ -67,9 +67,9 @@ class Rollout:
         return type(self)(**part)
 
     def micro_batches(self, rows: int, tokens: int | None = None) -> list[Tensor]:
-        """The sequences of each micro-batch, by number: runs of at most `rows`.
+        """The sequence numbers of each micro-batch: at most `rows` consecutive ones.
 
-        With a budget of `tokens` instead: neighbours in length, longest first, as many as keep
+        With a budget of `tokens` instead: sequences of similar length, longest first, as many as keep
         sequences × longest (prompt and completion) ≤ tokens. Raises ValueError for a sequence above the budget.
         """
         if tokens is None:
@@ -86,12 +86,12 @@ class Rollout:
         return parts
 
     def dummy(self) -> Self:
-        """One sequence of the batch with no token to learn from: it runs, and its loss and gradients are 0."""
+        """One sequence of the batch without a live token: its loss and gradients are 0."""
         one = self.select(torch.arange(1))
         return one.replace(mask=torch.zeros_like(one.mask))
 
     def split_across_ranks(self, count: int) -> list[Tensor]:
-        """The sequences of each of `count` ranks, by number: dealt out by length, so that their work is alike."""
+        """The sequence numbers of each of `count` ranks, dealt out by length to balance the work."""
         if count == 1:
             return [torch.arange(len(self))]
         order = self.attention_mask.sum(1).argsort(descending=True, stable=True)
@@ -107,13 +107,13 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored(Rollout):
-    """A rollout that has been rewarded, with the trainer's own log-probabilities at rollout time.
+    """A rollout with rewards turned into advantages, and the trainer's own log-probabilities at rollout time.
 
     advantage         [B, 1] float32
     old_logp          [B, T] float32, log π_old
     entropy           [B, T] float32, of the same policy, in nats
     ref_logp          [B, T] float32, log π by the reference, the policy at the start of the run; None without one
-    importance_weight [B, T] float32, factor of the policy-gradient term (objective.importance_weights); None is 1
+    importance_weight [B, T] float32, factor of the policy-gradient term (objective.importance_weights); None means 1
     """
 
     advantage: Tensor
@@ -131,7 +131,7 @@ class Scored(Rollout):
 class Weighted(Scored):
     """An optimizer batch, or a part of one.
 
-    loss_weight       [B, T] float32, what a token counts for in the whole optimizer batch (objective.loss_weights)
+    loss_weight       [B, T] float32, a token's weight in the loss of the whole optimizer batch (objective.loss_weights)
     """
 
     loss_weight: Tensor

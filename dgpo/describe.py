@@ -1,4 +1,4 @@
-"""What every setting is: for `python -m dgpo settings`, --help, the docs and editors. It imports no torch."""
+"""The reference of all settings, for `python -m dgpo settings`, --help, the docs and editors. Imports no torch."""
 
 import json
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def settings_of(settings: type[Settings], prefix: str = "") -> Iterator[Setting]
 
 
 def kind_of(field: FieldInfo) -> str:
-    """What a setting may be: "integer ≥ 1", "none | drop | resample", "path or none"."""
+    """The allowed values of a setting: "integer ≥ 1", "none | drop | resample", "path or none"."""
     return _kind(field.annotation, field.metadata)
 
 
@@ -61,7 +61,7 @@ def reference(settings: type[Settings]) -> str:
 
 
 def one(name: str) -> str:
-    """Everything about one setting, in each command that has it. Raises ConfigError for an unknown name."""
+    """All about one setting, in each command that has it. Raises ConfigError for an unknown name."""
     found = [(command, row) for command, kind in COMMANDS.items() for row in settings_of(kind) if row.name == name]
     if not found:
         known = [row.name for row in settings_of(Config)]
@@ -91,7 +91,7 @@ def markdown(settings: type[Settings]) -> str:
 
 
 def schema(settings: type[Settings]) -> str:
-    """The JSON schema that editors check YAML files by. Parameters of methods may stand beside the settings."""
+    """The JSON schema by which editors check YAML files. Parameters of methods may stand beside the settings."""
     made = settings.model_json_schema()
     made["additionalProperties"] = True
     return json.dumps(made, indent=1, ensure_ascii=False)
@@ -124,7 +124,8 @@ def _kind(kind: Any, marks: Any = ()) -> str:
 
 
 def _limit(mark: Any) -> str:
-    """A bound as text; pydantic's marks have one of these attributes. Large limits only keep sums from overflowing."""
+    """A bound as text, from the attribute that pydantic's marks have. Very large limits, which only guard against
+    overflow, are left out."""
     for name, text in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"), ("min_length", "of at least")):
         bound = getattr(mark, name, None)
         if bound is not None and bound < 1e6:

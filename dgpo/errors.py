@@ -1,7 +1,7 @@
-"""Mistakes of the world: what each of them says, in one line, and its exit code (EXIT_CODES).
+"""Errors that are not bugs: the one line each prints, and its exit code (EXIT_CODES).
 
-An exception whose own message says everything is an `Explained`. `explain` knows the others that a user's environment
-can cause: files and disks, memory, and the code of a method or task of the user's own.
+An exception whose own message says everything is an `Explained`. `explain` covers the others that a user's environment
+can cause: files and disks, memory, and the code of the user's own method or task.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _PLACE = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell of an OSError
+_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers report an OSError
 
 
 class Explained(Exception):
@@ -50,18 +50,18 @@ class ConfigError(Explained, ValueError):
 
 
 def mark_common(error: BaseException, common: bool = True) -> None:
-    """Say that every rank raises this error: the first one prints it, and no rank is named."""
+    """Mark an error that every rank raises: only the first prints it, and no rank is named."""
     vars(error)["is_common"] = common
 
 
 class PlaceError(Explained):
-    """A file or folder that cannot be used as a setting or variable asks."""
+    """A file or folder, named by a setting or variable, that cannot be used."""
 
 
 def explain(error: BaseException, places: Mapping[str, str | Path] | None = None) -> tuple[str, int] | None:
-    """(what to say, exit code) of an error that the world caused; None for a bug of dgpo's own.
+    """(message, exit code) of an error that is not a bug of dgpo's own; None for a bug.
 
-    places    what errors are to call a path, and the path: {"run_dir='runs/a'": "runs/a"}
+    places    the name that messages use for a path, and the path: {"run_dir='runs/a'": "runs/a"}
     """
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
@@ -79,7 +79,7 @@ def explain(error: BaseException, places: Mapping[str, str | Path] | None = None
 
 
 def report(error: BaseException, places: Mapping[str, str | Path] | None = None, silent: bool = False) -> int:
-    """Print on stderr what `explain` says, unless `silent`. Returns the exit code; raises a bug again.
+    """Print the message of `explain` on stderr, unless `silent`. Returns the exit code; re-raises a bug.
 
     With DGPO_TRACEBACK in the environment the traceback comes first.
     """
@@ -96,7 +96,7 @@ def report(error: BaseException, places: Mapping[str, str | Path] | None = None,
 
 @contextlib.contextmanager
 def blaming(place: str, path: str | Path, way_out: str = "") -> Iterator[None]:
-    """Turn an OSError into a PlaceError that blames `place`, which is at `path`, and ends in the way out."""
+    """Turn an OSError into a PlaceError that blames `place`, which is at `path`, and ends with the way out."""
     try:
         yield
     except Exception as error:
@@ -109,7 +109,7 @@ def blaming(place: str, path: str | Path, way_out: str = "") -> Iterator[None]:
 
 
 def os_error(error: BaseException, path: str | Path) -> BaseException:
-    """`error`; or, where it is that of a system call which names no file, an OSError that names `path`."""
+    """`error`; or, if it comes from a system call and names no file, an OSError that names `path`."""
     failure = _os_error(error)
     if failure is None or failure.filename is not None or failure.errno is None:
         return error
@@ -124,10 +124,10 @@ def _os_error(error: BaseException) -> OSError | None:
 
 
 def _place(error: OSError, places: Mapping[str, str | Path], only: bool = False) -> tuple[str, int]:
-    """What to say of a system call's error. With `only`, the one place is to blame wherever the file is."""
+    """(message, exit code) of a system call's error. With `only`, the one place is to blame wherever the file is."""
     code = _MISTAKE if error.errno in _PLACE else _FAILED
     how = "cannot be written to" if error.errno in _DISK else "cannot be used"
-    named = isinstance(error.filename, str | bytes | os.PathLike)  # it can be the number of an open file
+    named = isinstance(error.filename, str | bytes | os.PathLike)  # it can be a file descriptor
     path = os.path.abspath(os.fsdecode(error.filename)) if named else None
     why = error.strerror or first_line(error)
     above = {name: os.path.abspath(place) for name, place in places.items()}
@@ -140,7 +140,7 @@ def _place(error: OSError, places: Mapping[str, str | Path], only: bool = False)
 
 
 def _own_code(error: BaseException) -> str | None:
-    """The line of the user's own code that an error came from: of a method or task in a file of theirs."""
+    """The line of the user's own code, a method or task, that an error came from."""
     libraries = (*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parent))
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith(libraries):
         return f"{error.filename}, line {error.lineno}"
@@ -149,10 +149,10 @@ def _own_code(error: BaseException) -> str | None:
 
 
 def _notes(error: BaseException) -> list[str]:
-    """Of which rank an error is, and where it was (dgpo.distributed.process_group.error_scope)."""
+    """The rank of an error and where that rank was (dgpo.distributed.process_group.error_scope)."""
     return [note for note in getattr(error, "__notes__", ()) if note.startswith("rank ")]
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type where it has none."""
+    """The first line of an error's text, or its type if it has no text."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,5 +1,4 @@
-"""Files and folders that appear whole or not at all, are still there after a power failure, and belong to one process
-at a time."""
+"""Atomic files and folders that survive a power failure, and locks that give a folder to one process at a time."""
 
 import errno
 import fcntl
@@ -23,9 +22,9 @@ class Busy(ConfigError):
 
 
 def atomic_write(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file or folder under another name, and rename it to `target` when it is complete.
+    """Let `write` make a file or folder under a temporary name, then rename it to `target`.
 
-    Its content is on the disk before it has its name, and the name before this returns.
+    The content is on disk before the rename, and the rename before this returns.
     """
     make_folder(target.parent)
     scratch = temporary_path(target)
@@ -48,12 +47,12 @@ def atomic_write(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a text and the end of its last line, whole or not at all."""
+    """Write a text and a final newline, whole or not at all."""
     atomic_write(target, lambda scratch: scratch.write_text(f"{text}\n"))
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, as far as they are not there."""
+    """Make a folder and its missing parents."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
@@ -61,7 +60,7 @@ def make_folder(folder: Path) -> None:
 
 
 def check_place(folder: Path, name: str) -> None:
-    """Raise ConfigError unless `folder`, called `name`, is a folder that can be written to or can be made."""
+    """Raise ConfigError unless `folder`, called `name`, is a writable folder or can be made."""
     for path in (folder, *folder.absolute().parents):
         if path.is_symlink() and not path.exists():
             raise ConfigError(f"{name} cannot be made: {str(path)!r} is a link to nothing")
@@ -74,7 +73,7 @@ def check_place(folder: Path, name: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file's content, or a folder with all that is in it."""
+    """Wait until a file, or a folder with everything in it, is on disk."""
     if path.is_dir() and not path.is_symlink():
         for inside in path.iterdir():
             sync(inside)
@@ -82,19 +81,19 @@ def sync(path: Path) -> None:
 
 
 def sync_entry(path: Path) -> None:
-    """Wait until the disk has a file's content, or the names in a folder."""
+    """Wait until a file's content, or the list of names in a folder, is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that cannot do so for a folder
+        if error.errno != errno.EINVAL:  # a file system that cannot sync folders
             raise
     finally:
         os.close(handle)
 
 
 def temporary_path(target: Path) -> Path:
-    """The name under which `target` is made."""
+    """The temporary name of `target` while it is being written."""
     return target.parent / f".{target.name}.partial"
 
 

@@ -1,13 +1,13 @@
-"""Child processes that end when their parent does, whatever ends it: an exception, Ctrl-C, SIGTERM, SIGKILL.
+"""Child processes that end with their parent, whatever ends it: an exception, Ctrl-C, SIGTERM, SIGKILL.
 
     process = start("dgpo.verifier.worker", "1.0", "512", stdin=subprocess.PIPE)
     end(process)
 
 The child calls `main("1.0", "512")` of that module. A child that was forked calls `end_with` itself.
 
-On Linux the kernel kills the child, even one that is importing or inside a long C call. Its parent is, for the kernel,
-the *thread* that made it: `start` makes each child in a thread of its own, which stays until the child has ended.
-Elsewhere, a thread of the child looks several times a second whether the parent is still there.
+On Linux the kernel kills the child, even during an import or a long C call. To the kernel, the parent is the *thread*
+that made the child: `start` makes each child in a thread of its own, which stays until the child has ended.
+Elsewhere, a thread of the child checks several times a second whether the parent is still there.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_INTERVAL = 0.2  # seconds between two looks at the parent, where the kernel does not tell
+_INTERVAL = 0.2  # seconds between two checks of the parent, where the kernel does not signal
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
 
 
@@ -54,7 +54,7 @@ def pipes(process: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Kill a process of `start` and its children, if it has not been waited for already, and wait until it is gone."""
+    """Kill a process of `start` and its children, unless it has ended and been waited for; return when it is gone."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -62,7 +62,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def end_with(parent: int) -> None:
-    """Let this process be killed when its parent ends, whose id is `parent`."""
+    """Have this process killed when its parent, whose id is `parent`, ends."""
     if sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) == 0:
         if os.getppid() != parent:  # it ended before the kernel was asked
             os.kill(os.getpid(), signal.SIGKILL)

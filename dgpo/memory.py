@@ -6,7 +6,7 @@ from dgpo.errors import Explained
 
 
 class OutOfMemory(Explained, RuntimeError):
-    """The GPU's memory did not suffice: in which phase, what was predicted for it, and which settings need less."""
+    """The GPU ran out of memory: the phase, what `plan` predicted for it, and the settings that need less."""
 
 
 _REMEDIES = {
@@ -19,17 +19,17 @@ _REMEDIES = {
 
 
 def out_of_memory(config: Config, phase: str, error: Exception) -> OutOfMemory:
-    """The error to raise for torch's own in a phase of training."""
+    """The error to raise in place of torch's own."""
     from dgpo import plan
 
     try:
         known = plan.predict(config, process_group.world_size())
-    except Exception as unknown:  # noqa: BLE001 (whatever plan meets, the memory that did not suffice is the news)
+    except Exception as unknown:  # noqa: BLE001 (whatever goes wrong in plan, running out of memory is the news)
         predicted = f"plan has no prediction: {unknown}"
     else:
         memory = {"evaluate": known.memory["rollout"], **known.memory}
         here = memory.get(phase, {})
-        predicted = f"plan had predicted a peak of {known.peak / 1e9:.1f} GB"
+        predicted = f"plan predicted a peak of {known.peak / 1e9:.1f} GB"
         if here:
             parts = ", ".join(f"{part} {b / 1e9:.2f}" for part, b in here.items())
             predicted += f", and {sum(here.values()) / 1e9:.2f} GB in this phase: {parts}"

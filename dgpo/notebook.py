@@ -1,9 +1,9 @@
-"""The parameters of a notebook: an unknown one stops it, where papermill only warns.
+"""The parameters of a notebook. An unknown one stops the notebook; papermill only warns.
 
-A notebook's parameters cell begins with `# Parameters of this notebook`, the one that papermill injects behind it with
-`# Parameters`. What counts is the last time the first one ran, and what was injected after it: a line that is deleted
-from the cell is gone. A notebook that trains takes every setting of `Config` and every parameter of its method
-(`config`); any other one takes the names of its own cell (`check`).
+A notebook's parameters cell begins with `# Parameters of this notebook`; the cell that papermill injects after it
+begins with `# Parameters`. Only the latest run of the first, and what was injected after it, count: a line deleted from
+the cell is gone. A notebook that trains accepts every setting of `Config` and every parameter of its method (`config`);
+any other accepts the names in its own cell (`check`).
 """
 
 import ast
@@ -16,8 +16,8 @@ _OWN, _INJECTED = "# Parameters of this notebook", "# Parameters"
 def config(namespace: dict) -> configs.Config:
     """The Config of a notebook's parameters; `namespace` is its `globals()`.
 
-    One of them may be `recipe`, what the others override; None leaves a setting as it is there. Raises ConfigError for
-    an unknown name, and for values that are not allowed.
+    One may be `recipe`, whose settings the others override; None keeps the recipe's value. Raises ConfigError for an
+    unknown name, and for values that are not allowed.
     """
     own, injected = parameter_names(namespace)
     values = {name: namespace[name] for name in dict.fromkeys(own + injected) if namespace[name] is not None}

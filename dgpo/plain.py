@@ -1,4 +1,4 @@
-"""Settings as plain values: Python's own in place of numpy's and pathlib's. Of the standard library alone."""
+"""Settings as plain values: Python's own instead of numpy's and pathlib's. Imports the standard library only."""
 
 import importlib
 import os
@@ -32,7 +32,7 @@ def has_boolean(value: Any) -> bool:
 
 
 def locate(name: str):
-    """What `module:Name` names, imported from here; ValueError that says which part is missing."""
+    """Import what `module:Name` names. Raises ValueError that says which part is missing."""
     module, attribute = name.split(":", 1)
     try:
         found = importlib.import_module(module)
@@ -44,7 +44,7 @@ def locate(name: str):
 
 
 def path_text(value: str | os.PathLike) -> str:
-    """A path as text, with `~` and `~user` as the home folder. Raises ConfigError for what no path can be."""
+    """A path as text, with `~` and `~user` as the home folder. Raises ConfigError for text that cannot be a path."""
     text = os.fspath(value)
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):

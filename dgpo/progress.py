@@ -1,4 +1,4 @@
-"""What a run says while it works; none of it can end the run.
+"""What a run prints while it works; no failure here can end the run.
 
 A progress display is one line in a terminal, one self-replacing line in a notebook, and nothing otherwise.
 """
@@ -13,7 +13,7 @@ _INTERVAL = 0.5  # seconds between redraws; a flood of output loses notebook cel
 
 
 def tell(text: str, file: IO[str] | None = None, end: str = "\n") -> bool:
-    """Print to stderr, or another file, and return whether that worked: its terminal or its reader may be gone."""
+    """Print to stderr, or another file. Returns whether that worked: the terminal or reader may be gone."""
     try:
         print(text, end=end, file=file or sys.stderr, flush=True)
     except (OSError, ValueError):  # the ValueError is of a file that was closed here
@@ -22,10 +22,10 @@ def tell(text: str, file: IO[str] | None = None, end: str = "\n") -> bool:
 
 
 class Progress:
-    """Shows what is done, numbers and time left. `with Progress(0, 100) as p: p.update(step, reward=0.5)`.
+    """Shows the work done, some numbers and the time left. `with Progress(0, 100) as p: p.update(step, reward=0.5)`.
 
-    A notebook keeps no live display, so a line for every tenth of the work is printed there as well. When there is
-    nobody to show it to any more, the display is quiet for the rest of the run.
+    A saved notebook keeps no live display, so a line for every tenth of the work is printed there too. Once printing
+    fails, the display stays quiet for the rest of the run.
     """
 
     def __init__(self, done: int, total: int, unit: str = "step"):

@@ -1,6 +1,6 @@
-"""Settings as they are written: in YAML files, and in words `key=value` of the command line.
+"""Settings as users write them: YAML files, and `key=value` on the command line.
 
-YAML is read as people write settings: 010 is ten, 1:30 and 2024-05-01 are text, a key may occur once in a mapping.
+YAML is read the way people write settings: 010 is ten, 1:30 and 2024-05-01 are text, a key may occur once in a mapping.
 Everything else is YAML 1.1, so what `yaml.safe_dump` writes is read back unchanged.
 """
 
@@ -15,7 +15,7 @@ from dgpo.errors import ConfigError, first_line
 
 
 def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError that begins with `what` and the file."""
+    """The mapping in a YAML file. Raises ConfigError whose message begins with `what` and the file."""
     named = f"{what} {str(path)!r}"
     try:
         found = yaml.load(Path(path).read_text("utf-8-sig"), _Loader)
@@ -33,7 +33,7 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def read_words(words: list[str], texts: Collection[str] = ()) -> dict[str, Any]:
-    """Settings from words `key=value`, values read as YAML; those of `texts` stay as typed, without quotes around them.
+    """Settings from words `key=value`, with values read as YAML; unquoted values of `texts` stay as typed.
 
     Raises ConfigError for other words, for values that are not YAML, and for a key given twice.
     """

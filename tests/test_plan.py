@@ -212,7 +212,7 @@ class TestOutOfMemory:
         words = [f"{k}={v}" for k, v in small.items()]
         assert cli.main(["train", "tiny", *words, "overwrite=true"]) == 3
         said = capsys.readouterr().err
-        assert "plan had predicted a peak of" in said
+        assert "plan predicted a peak of" in said
         assert word in said
 
     def test_without_a_prediction_it_says_so(self):

@@ -1,4 +1,4 @@
-"""How good is a checkpoint: benchmarks, stored completions, intervals and paired comparisons.
+"""The evaluation of a checkpoint: benchmarks, stored completions, intervals and paired comparisons.
 
     python -m dgpo eval model=FOLDER benchmarks=[aime24,math500] data_dir=FOLDER n=64 eval_dir=FOLDER
     python -m dgpo eval --rescore FOLDER

@@ -1,4 +1,4 @@
-"""Benchmarks by name: files of problems in a folder, and held-out problems of generated tasks; and their judge."""
+"""Benchmarks by name, files of problems in a folder or held-out problems of generated tasks, and their judge."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _MAX_KEPT = 1_000  # characters of an extracted answer
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`sha256` is of the file, or of the generated problems; `limit` of the tokens of a completion."""
+    """`sha256` is of the file, or of the generated problems; `limit` bounds the tokens of a completion."""
 
     name: str
     sha256: str
@@ -37,9 +37,10 @@ class Benchmark:
 
 
 def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
-    """A benchmark with the prompts of this tokenizer.
+    """A benchmark with prompts for this tokenizer.
 
-    Raises ConfigError for an unknown name and settings that leave no room, DataError for rows without the fields.
+    Raises ConfigError for an unknown name and for limits too small for an answer, DataError for rows without the
+    fields.
     """
     if name in GENERATED:
         return _generated(name, config)
@@ -63,7 +64,7 @@ def find(name: str, data_dir: str | None) -> Path:
     """The file of a benchmark. Raises ConfigError that lists those found."""
     folder = Path(data_dir) if data_dir else None
     if folder and not folder.is_dir():
-        raise ConfigError(f"data_dir={data_dir!r} is no folder")
+        raise ConfigError(f"data_dir={data_dir!r} is not a folder")
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in FORMATS} if folder else {}
     path = files.get(name) or files.get(SHORT_NAMES.get(name, ""))
     if path is None:
@@ -87,7 +88,7 @@ def _generated(name: str, config: EvalConfig) -> Benchmark:
 
 
 class Judge:
-    """Verdicts and extracted answers, as training has them: generated tasks by their own, files by the verifier."""
+    """Verdicts and extracted answers as in training: generated tasks judge their own, the verifier judges files."""
 
     def __init__(self):
         self._verifier: Verifier | None = None

@@ -1,16 +1,16 @@
 """An evaluation is a folder: `config.yaml manifest.json problems.parquet completions/<benchmark>/rows_000000.parquet
 per_problem.parquet results.json`.
 
-    manifest.json      what the evaluation was made of (dgpo.run.identity); how many problems each benchmark has; the
-                       hash of problems.parquet; the n it was made with, and those it was continued with, whose
+    manifest.json      what the evaluation was made of (dgpo.run.identity); the number of problems of each benchmark;
+                       the hash of problems.parquet; the n it was made with, and larger ones it was resumed with, whose
                        completions are in files `n16_rows_000000.parquet`
     problems.parquet   benchmark, index, id, prompt, answer
     completions        index, sample, seed, text, tokens, length, finished, verdict, answer; problem by problem. Every
                        file carries the id of the evaluation and the hashes of the policy and the benchmark
-    results.json       the summary of each benchmark, as per_problem.parquet is of each problem; written at the end
+    results.json       a summary of each benchmark, per_problem.parquet one of each problem; written at the end
 
-A file is whole or absent, so an interrupted evaluation resumes at the first missing file. One process at a
-time has the folder.
+Files are written atomically, so an interrupted evaluation resumes at the first missing one. One process at a time has
+the folder.
 """
 
 import itertools
@@ -46,13 +46,13 @@ COLUMNS = ("index", "sample", "seed", "text", "tokens", "length", "finished", "v
 
 
 class EvaluationError(Explained, ValueError):
-    """A folder that is no evaluation, is incomplete, or belongs to another policy or other problems."""
+    """A folder that is not an evaluation, is incomplete, or belongs to another policy or other problems."""
 
     exit_code = 2
 
 
 class Manifest(BaseModel):
-    """What manifest.json holds. `problems` is the hash of problems.parquet, `benchmarks` how many each of them has."""
+    """The content of manifest.json. `problems` is the hash of problems.parquet, `benchmarks` their problem counts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -77,9 +77,9 @@ class Manifest(BaseModel):
 
 
 class EvaluationFolder:
-    """The folder of one evaluation, that exists (`EvaluationFolder(path)`) or is to be made (`create`).
+    """The folder of one evaluation: an existing one (`EvaluationFolder(path)`) or a new one (`create`).
 
-    lock    that of a process which has the folder; only such a one may write
+    lock    held by the process that may write
     """
 
     def __init__(self, path: str | Path, lock: Lock | None = None):
@@ -111,15 +111,15 @@ class EvaluationFolder:
     ) -> Iterator["EvaluationFolder"]:
         """Make the folder, or open an existing one to resume it, with a larger n if the config has one.
 
-        A context manager: inside it, no other process can do so (ConfigError). Raises EvaluationError when what is
-        there was made of something else or with other settings, and ConfigError for a folder that holds something else.
+        A context manager: inside it, the folder is locked for other processes (ConfigError). Raises EvaluationError if
+        the evaluation was made of something else or with other settings, ConfigError if the folder is not one.
         """
         path = Path(config.eval_dir)
         exists = (path / "manifest.json").exists()
         if not exists and (path / "config.yaml").exists() and not (path / "problems.parquet").exists():
             raise ConfigError(f"eval_dir={config.eval_dir!r} holds a training run: evaluate it into another folder")
         others = [p.name for p in path.iterdir() if not p.name.endswith(".partial")] if path.exists() else []
-        if not exists and {*others} - {"problems.parquet", "config.yaml", ".lock"}:  # what a kill can leave
+        if not exists and {*others} - {"problems.parquet", "config.yaml", ".lock"}:  # left over from a kill
             raise ConfigError(f"eval_dir={config.eval_dir!r} is not empty and not an evaluation; nothing was touched")
         with lock(path, f"eval_dir={config.eval_dir!r}") as held:
             if (path / "manifest.json").exists() and not config.overwrite:
@@ -173,7 +173,7 @@ class EvaluationFolder:
         return frame[frame["benchmark"] == benchmark].reset_index(drop=True)
 
     def chunks(self, benchmark: str) -> list[tuple[Path, list[tuple[int, int]]]]:
-        """The completion files a benchmark is to have, each with the places (problem, sample) of its rows."""
+        """The completion files of a benchmark, written or not, each with the places (problem, sample) of its rows."""
         problems, size = self.manifest.benchmarks[benchmark], self.config.chunk_rows
         folder, out = self.path / "completions" / benchmark, []
         for first, end in itertools.pairwise([0, *self.manifest.n]):
@@ -183,7 +183,7 @@ class EvaluationFolder:
         return out
 
     def seed(self, benchmark: str, index: int, sample: int) -> int:
-        """That of a completion: it does not depend on how the work is cut up."""
+        """The seed of a completion; it does not depend on how the work is divided."""
         return fold_in(self.config.seed, "eval", benchmark, index, sample)
 
     def write(self, benchmark: str, path: Path, columns: dict[str, list]) -> None:
@@ -260,7 +260,7 @@ class EvaluationFolder:
         )
 
     def completions(self, benchmark: str) -> Iterator[pd.DataFrame]:
-        """Every completion, a frame a file, with the problem's id and reference."""
+        """Every completion, a frame for each file, with the problem's id and reference."""
         problems = self.problems(benchmark).set_index("index")[["id", "answer"]]
         problems.columns = ["problem", "reference"]
         for path, rows in self.chunks(benchmark):
@@ -298,7 +298,7 @@ class EvaluationFolder:
 
 
 def _write_settings(path: Path, config: EvalConfig, manifest: Manifest) -> None:
-    """The manifest last: it is what makes the folder an evaluation, and its n what holds."""
+    """Write the manifest last: it makes the folder an evaluation, and its n is the one that counts."""
     config = config.model_copy(update={"accept_changes": []})  # accepted once, and recorded
     atomic_write(path / "config.yaml", lambda scratch: dump(config, scratch))
     write_text(path / "manifest.json", manifest.model_dump_json(indent=2))

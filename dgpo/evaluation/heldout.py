@@ -1,4 +1,4 @@
-"""How good is a policy in training: avg@k and the unbiased pass@k on held-out problems, with intervals over problems.
+"""The score of a policy in training: avg@k and the unbiased pass@k on held-out problems, with intervals over problems.
 
 `dgpo.evaluation` is the evaluation of a finished checkpoint: benchmarks, stored completions, comparisons.
 """
@@ -16,7 +16,7 @@ from dgpo.tasks.base import Problem, Task
 
 
 def pass_at_k(correct: np.ndarray, n: int, k: int) -> np.ndarray:
-    """Unbiased estimate of the chance that one of k samples is right, from c right ones of n: 1 − C(n−c, k)/C(n, k).
+    """Unbiased estimate of the chance that one of k samples is right, from c right of n: 1 − C(n−c, k)/C(n, k).
 
     `correct` holds c per problem, `[P]` → `[P]`. Raises ValueError for k > n.
     Source: Chen et al. 2021, arXiv 2107.03374.
@@ -42,7 +42,7 @@ def mean_interval(values: np.ndarray, z: float = 1.96) -> tuple[float, float | N
 class HeldoutResult:
     """Rewards `[P, k]` of k completions of P held-out problems, their texts and their lengths in tokens.
 
-    solutions    `[P]` distinct right answers among the k, of a task whose problems have several
+    solutions    `[P]` distinct right answers among the k, for a task whose problems have several
     """
 
     problems: Sequence[Problem]
@@ -56,7 +56,7 @@ class HeldoutResult:
     def metrics(self) -> dict[str, float | None]:
         """avg@k and pass@k with 95 % intervals over problems, pass@2, 4, ... below k, mean length, truncated share.
 
-        Of a task with several solutions coverage@k too: how many distinct ones k completions of a problem find.
+        For a task with several solutions also coverage@k: how many distinct ones k completions of a problem find.
         """
         k = self.rewards.shape[1]
         is_right = np.where(np.isnan(self.rewards), np.nan, self.rewards >= self.right_above)
@@ -94,9 +94,9 @@ class HeldoutResult:
 def evaluate(
     sampler: Sampler, tokenizer, task: Task, completions: int, sampling: Sampling, right_above: float = 1.0
 ) -> HeldoutResult:
-    """Sample `completions` answers to every held-out problem, each rank its share; all ranks get the whole.
+    """Sample `completions` answers to every held-out problem, each rank its share; all ranks get the whole result.
 
-    The seeds are the same at every call and in every run.
+    The seeds are the same in every call and every run.
     """
     problems = [p for p in task.heldout for _ in range(completions)]
     own = process_group.local_slice(len(problems))
@@ -121,14 +121,14 @@ def evaluate(
 
 
 def _distinct(task: Task, texts: list[list[str]], is_right: np.ndarray) -> np.ndarray | None:
-    """`[P]` distinct solutions among the right completions; None of a task that does not tell them apart."""
+    """`[P]` distinct solutions among the right completions; None for a task that does not tell them apart."""
     if (solution := getattr(task, "solution", None)) is None:
         return None
     return np.array([len({solution(t) for t in compress(*row)}) for row in zip(texts, is_right, strict=True)])
 
 
 def encode(tokenizer, prompts: list[str]) -> list[list[int]]:
-    """Token ids of prompt texts as they stand: a chat template has already written its special tokens."""
+    """Token ids of prompt texts, with no special tokens added: a chat template has already written its own."""
     return tokenizer(prompts, add_special_tokens=False).input_ids
 
 

@@ -8,7 +8,7 @@ from dgpo.evaluation.scores import VERDICTS, Interval, compare, pass_at, powers,
 
 
 def table(path: str | Path) -> str:
-    """avg@n with both intervals, pass@n, maj@n, length, truncation and verdicts: a line a benchmark, and their mean."""
+    """avg@n with both intervals, pass@k, maj@k, length, truncation and verdicts of each benchmark, and their mean."""
     folder = EvaluationFolder(path)
     everything = list(run.read(path))
     n = folder.config.n
@@ -31,8 +31,8 @@ def table(path: str | Path) -> str:
 
 
 def differences(first: str | Path, second: str | Path) -> str:
-    """avg of the first minus the second on each benchmark they share, with intervals and p-values, and a warning where
-    the completions were not sampled with the same settings: then the difference is not of the policies alone.
+    """avg of the first minus the second on each shared benchmark, with intervals and p-values, and a warning where the
+    two were sampled with different settings: the difference is then not of the policies alone.
 
     Raises EvaluationError when they share none or the problems differ.
     """
@@ -56,6 +56,6 @@ def differences(first: str | Path, second: str | Path) -> str:
 
 
 def both(samples: Interval, problems: Interval, form: str = ".1f") -> str:
-    """`62.5 [60.1, 64.9] (55.0, 70.0)`; a dash for a bound there is none of."""
+    """`62.5 [60.1, 64.9] (55.0, 70.0)`; a dash for a missing bound."""
     value, a, b, c, d = ("–" if x != x else format(100 * x, form) for x in (*samples, *problems[1:]))
     return f"{value} [{a}, {b}] ({c}, {d})"

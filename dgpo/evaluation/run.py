@@ -1,4 +1,4 @@
-"""Sample, judge and store; judge again without sampling."""
+"""Sample, judge and store completions; judge stored ones again."""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -28,10 +28,10 @@ from dgpo.settings import GENERATED
 
 
 def evaluate(config: EvalConfig) -> Path:
-    """Run an evaluation to its end, or on from where it was interrupted. Returns its folder.
+    """Run an evaluation to its end, or resume an interrupted one. Returns its folder.
 
-    Completion i of a problem has a seed of its own, made of `seed`, the benchmark, the problem's place and i: it is the
-    same however the work is cut up. Raises ConfigError, DataError and EvaluationError.
+    Completion i of a problem has a seed of its own, made of `seed`, the benchmark, the problem's place and i, however
+    the work is divided. Raises ConfigError, DataError and EvaluationError.
     """
     if process_group.world_size() > 1:
         raise ConfigError(f"an evaluation is one process, and a launcher started {process_group.world_size()}")
@@ -56,14 +56,14 @@ def evaluate(config: EvalConfig) -> Path:
 
 
 def _dated(config: EvalConfig) -> EvalConfig:
-    """The config with a date: its own, that of the evaluation it continues, or today's."""
+    """The config with a date: its own, that of the evaluation it resumes, or today's."""
     exists = (Path(config.eval_dir) / "manifest.json").exists() and not config.overwrite
     before = EvaluationFolder(config.eval_dir).config.date if exists else None
     return config.model_copy(update={"date": config.date or before or str(date.today())})
 
 
 def _longest(benchmark: Benchmark, lm, tokenizer) -> int:
-    """The most tokens of a prompt and its completion. Raises ConfigError where the model has fewer positions."""
+    """The most tokens of a prompt and its completion. Raises ConfigError if the model has fewer positions."""
     prompt = max(map(len, encode(tokenizer, [p.prompt for p in benchmark.problems])))
     positions = getattr(lm.config, "max_position_embeddings", None)
     if positions and prompt + benchmark.limit > positions:
@@ -77,15 +77,15 @@ def _longest(benchmark: Benchmark, lm, tokenizer) -> int:
 
 
 def rescore(path: str | Path) -> Path:
-    """Judge every stored completion again, by the verifier as it is now. Returns the folder.
+    """Judge every stored completion again with the present verifier. Returns the folder.
 
-    Raises EvaluationError for a folder that is incomplete, and where the benchmark's file has changed since: its
-    completions answer other problems; ConfigError when another process has the folder.
+    Raises EvaluationError for an incomplete folder, and if a benchmark's file has changed, since the completions then
+    answer other problems; ConfigError when another process has the folder.
     """
     folder = EvaluationFolder(path)
     _check_revisions(folder)
     for name in folder.benchmarks:
-        folder.samples(name)  # whole before anything is touched
+        folder.samples(name)  # all there, before anything is changed
     with lock(folder.path, str(path)) as folder.lock, Judge() as judge:
         for name in folder.benchmarks:
             answers = folder.problems(name)["answer"].tolist()
@@ -147,10 +147,10 @@ def _made_of(source: str | Path, lm, loaded: list[Benchmark]) -> identity.MadeOf
 
 
 def _check_revisions(folder: EvaluationFolder) -> None:
-    """Raise EvaluationError where a benchmark's file has changed."""
+    """Raise EvaluationError if a benchmark's file has changed."""
     now = dict(folder.identity.made_of["data"])
     for name in folder.benchmarks:
-        with suppress(ConfigError):  # not here any more: the references are in the folder
+        with suppress(ConfigError):  # the file is gone: the folder has the references
             now |= {name: file_hash(benchmarks.find(name, folder.config.data_dir))} if name not in GENERATED else {}
     folder.check(folder.identity.made_of | {"data": now}, str(folder.path))
 

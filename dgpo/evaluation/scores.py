@@ -1,8 +1,8 @@
-"""Numbers from judged completions: avg@k, pass@k, maj@k, two kinds of interval, paired differences.
+"""Scores of judged completions: avg@k, pass@k, maj@k, two kinds of interval, paired differences.
 
-Two questions have two intervals. *Over samples*: would this policy score so again on these very problems? The problems
-are fixed strata, the completions vary. *Over problems*: would it score so on other problems like these? The problems
-are a sample, and the interval is much wider. Neither covers the seed of training.
+Two intervals answer two questions. *Over samples*: would this policy score the same again on these very problems? The
+problems are fixed, the completions vary. *Over problems*: would it score the same on other problems like these? The
+problems are a sample too, and the interval is much wider. Neither covers the seed of training.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ VERDICTS = tuple(str(v.value) for v in Verdict)
 
 
 class Interval(NamedTuple):
-    """An estimate and its bounds; NaN bounds where there is nothing to tell them from (a single problem)."""
+    """An estimate and its bounds; the bounds are NaN where they cannot be estimated (a single problem)."""
 
     value: float
     low: float
@@ -41,10 +41,10 @@ class Difference(NamedTuple):
 class Samples:
     """n judged completions of each of P problems of a benchmark; arrays are `[P, n]`.
 
-    sha256     of the benchmark: comparisons are made on equal ones
+    sha256     of the benchmark: only equal ones are compared
     verdicts   names of `dgpo.verifier.Verdict`
-    answers    what stood in the box, None where nothing did
-    sampling   the settings they were drawn with: temperature, top_p, limit of tokens, dtype, rollout
+    answers    the content of the box, None if there was none
+    sampling   the settings of the sampler: temperature, top_p, limit of tokens, dtype, rollout
     """
 
     benchmark: str
@@ -199,7 +199,7 @@ def compare(a: Samples, b: Samples, k: int = 1, draws: int = 10_000, confidence:
 
 
 def unlike(a: Samples, b: Samples) -> str:
-    """The settings of sampling in which two evaluations differ, `name: of a → of b`; empty if in none."""
+    """The sampling settings in which two evaluations differ, as `name: a → b`; empty if there are none."""
     return "; ".join(changes({name: v for name, v in a.sampling.items() if name in b.sampling}, b.sampling))
 
 

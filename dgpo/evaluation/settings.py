@@ -1,4 +1,4 @@
-"""Every setting of an evaluation, typed and described. They are separate from training's."""
+"""Every setting of an evaluation, typed and described, separate from those of training."""
 
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from dgpo.settings import GENERATED, Above0, Count, PathText, Positive, nested, 
 
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
-# What else than the policy and the problems decides a score, with the limit of tokens.
+# Besides the policy, the problems and the limit of tokens, these decide a score.
 SAMPLING = ("temperature", "top_p", "dtype", "rollout")
 
 _run, _task, _rollout, _scores = (partial(setting, group=group) for group in ("run", "task", "rollout", "scores"))
@@ -84,9 +84,9 @@ def load(**settings: Any) -> EvalConfig:
 
 
 def differences(before: EvalConfig, now: EvalConfig) -> list[str]:
-    """The settings in which an evaluation may not be continued, as `name: before → now`.
+    """The settings that keep an evaluation from being resumed, as `name: before → now`.
 
-    The policy and the problems are compared by their content; n may grow; a date that was not given may be.
+    The policy and the problems are compared by content; n may grow; a date may be added.
     """
     free = EvalConfig.resumable("free", "content", "rounding") | {"tiny"}
     free |= {"n"} if now.n > before.n else set()

@@ -1,10 +1,10 @@
-"""Checkpoints: whole or absent, and known to be whole.
+"""Checkpoints: written atomically, verified when read.
 
     checkpoints/step_000010/rank_00000.safetensors …   a shard of each rank (dgpo.run.zero_state)
                             state.json                 step, position, updates, ranks; each file's size and SHA-256
 
-All ranks write into one folder beside the checkpoints, which takes its name when the last of them has finished and the
-disk has it all. What was cut short, overwritten or lost later is found by `damage`.
+All ranks write into one temporary folder, which gets its name when the last rank has finished and all is on disk.
+`damage` finds what was cut short, overwritten or lost later.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from dgpo.progress import tell
 
 
 class CheckpointError(Explained, RuntimeError):
-    """A checkpoint that cannot be written, or none that is whole; the message names it and what is wrong."""
+    """A checkpoint that cannot be written or is damaged; the message names it and the fault."""
 
 
 def save(target: Path, state: dict, write: Callable[[Path], None], held: Callable[[], None]) -> None:
     """Every rank calls `write` on one new folder, which then becomes `target` with `state` in it.
 
-    `held` raises where the place is not this run's any more: rank 0 asks before it renames or removes anything there.
-    A rank's files are named after it, NAME_00003.safetensors. If anything fails on any rank, the unfinished folder goes
-    and every rank raises: CheckpointError where it failed.
+    `held` raises if the run folder is no longer this run's: rank 0 calls it before it renames or removes anything.
+    A rank's files carry its number, NAME_00003.safetensors. If anything fails on any rank, the unfinished folder is
+    removed and every rank raises, CheckpointError on the rank that failed.
     """
     scratch = temporary_path(target)
 
@@ -54,16 +54,16 @@ def save(target: Path, state: dict, write: Callable[[Path], None], held: Callabl
     finally:
         if process_group.rank() == 0:
             held()
-            shutil.rmtree(scratch, ignore_errors=True)  # another rank may be writing still; the next save clears it
+            shutil.rmtree(scratch, ignore_errors=True)  # another rank may still be writing; the next save clears it
 
 
 def load_state(folder: Path) -> dict:
-    """What `save` was told; call `damage` first."""
+    """The `state` given to `save`; call `damage` first."""
     return json.loads((folder / "state.json").read_text())
 
 
 def heldout(folder: Path) -> float | None:
-    """The held-out avg@k at a checkpoint; None where none was measured, or the file has been damaged since."""
+    """The held-out avg@k at a checkpoint; None if it was not measured, or the file is damaged."""
     try:
         return load_state(folder)["heldout"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -71,7 +71,7 @@ def heldout(folder: Path) -> float | None:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a checkpoint; empty if it is unchanged."""
+    """The fault of a damaged checkpoint; empty if it is whole."""
     try:
         state = load_state(folder)
         if not isinstance(state, dict) or state.pop("sha256") != _digest_of(state):
@@ -91,9 +91,9 @@ def damage(folder: Path) -> str:
 
 
 def newest_whole(folders: list[Path], run: Path, where: str) -> Path | None:
-    """The newest of a run's checkpoints, given oldest first, that is whole; None if there are none.
+    """The newest whole checkpoint of a run, given all of them, oldest first; None if there are none.
 
-    Damaged ones after it are moved to failed/ in the run's folder, with a message. Raises CheckpointError that begins
+    Moves damaged ones after it to failed/ in the run's folder, with a message. Raises CheckpointError that begins
     with `where` if none is whole.
     """
     damaged = {}
@@ -117,14 +117,14 @@ def newest_whole(folders: list[Path], run: Path, where: str) -> Path | None:
 
 
 def rotate(folders: list[Path], keep: int, keep_best: bool) -> None:
-    """Of checkpoints, given oldest first, leave the newest `keep` and, if asked, the one of the highest avg@k."""
+    """Remove checkpoints, given oldest first, but the newest `keep` and, with `keep_best`, that of the best avg@k."""
     kept = set(folders[-keep:])
     if keep_best:
         scores = {folder: heldout(folder) for folder in folders}
         if evaluated := [folder for folder in folders if scores[folder] is not None]:
             kept.add(max(evaluated, key=lambda folder: (scores[folder], folder)))
     for folder in folders:
-        if folder not in kept:  # under another name first: one that a kill leaves half removed is no checkpoint
+        if folder not in kept:  # rename first: after a kill, a half-removed one does not count as a checkpoint
             remove(folder.rename(temporary_path(folder)))
 
 

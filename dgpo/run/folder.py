@@ -1,10 +1,10 @@
 """A run is a folder: `identity.json config.yaml metrics.jsonl completions.jsonl tokens/ checkpoints/ policy/
 summary.json`.
 
-Files and folders appear whole or not at all; rows are appended. Metrics and records of steps after the newest
-checkpoint are dropped when a run continues; the continuation makes them again. What the run was made of is in
-identity.json, and a continuation is made of the same (dgpo.run.identity). One run at a time has the folder. Of several
-ranks the first one reads and writes; the others get what it returns, and its errors.
+Files and folders are written atomically; rows are appended. A resume drops metrics and records of steps after the
+newest checkpoint and makes them again. identity.json holds what the run was made of, and a resume must be made of the
+same (dgpo.run.identity). One run at a time has the folder. With several ranks, rank 0 reads and writes; the others get
+its results and its errors.
 """
 
 import functools
@@ -34,16 +34,16 @@ _OWN = (
 
 
 def differences(a: Config, b: Config) -> list[str]:
-    """The settings in which b may not continue a, as `name: a → b`."""
+    """The settings that keep b from continuing a, as `name: a → b`."""
     left, right = a.model_dump(), b.model_dump()
     free = Config.resumable("free", "later", "content", "rounding")
-    if a.schedule == "cosine":  # which depends on its end
+    if a.schedule == "cosine":  # the schedule depends on the last step
         free.remove("steps")
     return configs.changes({k: v for k, v in left.items() if k not in free}, right)
 
 
 def rounding(a: Config, b: Config) -> list[str]:
-    """The settings in which b continues a with other rounding, as `name: a → b`."""
+    """The settings that make b round differently from a, as `name: a → b`."""
     return configs.changes(a.model_dump(include=Config.resumable("rounding")), b.model_dump())
 
 
@@ -56,7 +56,7 @@ def _by_rank_0(method):
 
 
 def _writes(method):
-    """By rank 0, while the folder is this run's."""
+    """Run on rank 0, after a check that the folder is still this run's."""
 
     @functools.wraps(method)
     def guarded(self, *args):
@@ -67,11 +67,11 @@ def _writes(method):
 
 
 class RunFolder:
-    """The folder of one run. Making one only looks whether `config` may run there; `open` is what changes it.
+    """The folder of one run. The constructor only checks whether `config` may run there; `open` changes the folder.
 
-    `config` is then the one given with its date, which a run keeps.
+    The attribute `config` is the given one with its date, which a run keeps.
 
-    Raises ConfigError when the folder holds something else, or a run that is to be neither resumed nor overwritten.
+    Raises ConfigError when the folder holds something else, or a run and neither resume nor overwrite is set.
     """
 
     def __init__(self, config: Config):
@@ -84,7 +84,7 @@ class RunFolder:
 
     @_by_rank_0
     def _date(self) -> str:
-        """The config's, that of the run to be resumed, or today's."""
+        """The date of the config, of the run to be resumed, or today."""
         before = self._config() if self.config.resume else None
         return self.config.date or (before and before.date) or str(date.today())
 
@@ -97,7 +97,7 @@ class RunFolder:
         before = self._config()
         exists = before is not None
         self._refuse_a_run(exists)
-        # what a kill at the start leaves
+        # left over from a kill at the start
         unfinished = {".lock", "identity.json", ".identity.json.partial", ".config.yaml.partial"}
         if not exists and self.path.exists() and any(p.name not in unfinished for p in self.path.iterdir()):
             raise ConfigError(f"{self._name} is not empty and not a run folder; nothing there was touched")
@@ -110,11 +110,11 @@ class RunFolder:
             tell(f"{self.path}: from here on, sums round differently: {'; '.join(changed)}")
 
     def open(self, made_of: Callable[[], MadeOf]) -> dict | None:
-        """Make the folder, or bring it back to its newest whole checkpoint. Returns that checkpoint's state, or None.
+        """Make the folder, or rewind it to its newest whole checkpoint. Returns that checkpoint's state, or None.
 
         `made_of` returns what the run is made of now (rank 0 calls it). The folder is this run's until `close`. Raises
-        ConfigError when another process has it, when the run was made of something else or its metrics are not whole,
-        and CheckpointError when there are checkpoints and none is whole, or the newest one is of another run.
+        ConfigError when another process has it, when the run was made of something else or its metrics are incomplete,
+        and CheckpointError when no checkpoint is whole, or the newest belongs to another run.
         """
         state, self.identity = self._open(made_of)
         return state
@@ -123,15 +123,15 @@ class RunFolder:
     def _open(self, made_of: Callable[[], MadeOf]) -> tuple[dict | None, Identity]:
         self._lock = lock(self.path, self._name)
         exists = self._config() is not None
-        self._refuse_a_run(exists)  # it may have come while this process was loading
+        self._refuse_a_run(exists)  # another process may have begun one while this one was loading
         now = made_of()
         if exists and self.config.resume:
             state, identity, history = self._go_on(now)
         else:
-            for name in reversed(_OWN):  # config.yaml near the end: until then it is still known as a run
+            for name in reversed(_OWN):  # config.yaml near the end: until then the folder still counts as a run
                 remove(self.path / name)
             state, identity, history = None, Identity.new(now), []
-        if state is None or state["step"] < self.config.steps:  # what an earlier end left is of fewer steps
+        if state is None or state["step"] < self.config.steps:  # they are of an earlier end
             remove(self.path / "summary.json")
             remove(self.path / "policy")
         write_text(self.path / "identity.json", identity.model_dump_json(indent=2))
@@ -141,9 +141,9 @@ class RunFolder:
         return state, identity
 
     def _go_on(self, now: MadeOf) -> tuple[dict | None, Identity, list[dict]]:
-        """The newest whole checkpoint's state, the identity with what is accepted, and the metrics up to there.
+        """The newest whole checkpoint's state, the identity with accepted changes, and the metrics up to there.
 
-        Raises for what is not accepted, see `open`.
+        Raises for changes that are not accepted, see `open`.
         """
         config, before = self.config, self._read_identity()
         names = {name: Path(path).name for name in ("data", "eval_data") if (path := getattr(config, name))}
@@ -209,19 +209,19 @@ class RunFolder:
         return [path for _, path in sorted(_steps(self.path / "checkpoints", ""))]
 
     def save_checkpoint(self, state: dict, write: Callable[[Path], None]) -> None:
-        """Every rank calls `write` on one folder; once that is whole, old checkpoints go (see `checkpoint.save`)."""
+        """Every rank calls `write` on one folder; once it is whole, old checkpoints are removed (`checkpoint.save`)."""
         self._keep_rows()
         state = {**state, "run": self._run(self.identity)}
         checkpoint.save(self.checkpoint(state["step"]), state, write, self.held)
         self._rotate()
 
     def _run(self, identity: Identity) -> dict:
-        """What a checkpoint says of its run."""
+        """What a checkpoint records of its run."""
         return {"id": identity.id, "method": str(self.config.make_method()), "seed": self.config.seed}
 
     @_writes
     def _keep_rows(self) -> None:
-        """A checkpoint promises the rows up to its step: the disk has them first."""
+        """Sync the rows to disk: a checkpoint promises those up to its step."""
         for path in self.path.glob("*.jsonl"):
             sync_entry(path)
         sync_entry(self.path)
@@ -231,10 +231,10 @@ class RunFolder:
         checkpoint.rotate(self.checkpoints(), self.config.keep_checkpoints, self.config.keep_best)
 
     def _newest_whole(self, identity: Identity) -> dict | None:
-        """The state of the newest checkpoint that is whole. Raises CheckpointError: of another run, or lost."""
+        """The state of the newest whole checkpoint. Raises CheckpointError if it is of another run, or all are lost."""
         folder = checkpoint.newest_whole(self.checkpoints(), self.path, self._name)
         if folder is None:
-            if (self.path / "summary.json").exists():  # to begin again would cost the policy that is there
+            if (self.path / "summary.json").exists():  # starting again would remove the trained policy
                 raise CheckpointError(
                     f"{self._name} has finished and has no checkpoint to continue from; overwrite=True starts afresh"
                 )
@@ -284,7 +284,7 @@ class RunFolder:
             ) from None
 
     def _config(self) -> Config | None:
-        """The settings of the run that is in the folder, or None. A config.yaml of something else is an error."""
+        """The settings of the run in the folder, or None. A config.yaml of something else is an error."""
         path = self.path / "config.yaml"
         return configs.read_run(path) if path.exists() else None
 
@@ -299,9 +299,9 @@ class RunFolder:
         self._board.flush()
 
     def _rewind(self, step: int, history: list[dict]) -> None:
-        """Drop what was recorded after `step`, `history` being the metrics until then; and what a kill left."""
+        """Drop what was recorded after `step`, and left-overs of a kill; `history` holds the metrics up to `step`."""
         examples, unreadable = rows.readable(self.path / "completions.jsonl", step)
-        if unreadable:  # they are only for people to read: no reason to stop
+        if unreadable:  # completions are only for people to read: no reason to stop
             lines = ", ".join(map(str, unreadable))
             tell(f"{self.path}/completions.jsonl: dropped unreadable line {lines}")
         for name, kept in (("metrics.jsonl", history), ("completions.jsonl", examples)):
@@ -314,6 +314,6 @@ class RunFolder:
 
 
 def _steps(folder: Path, suffix: str) -> list[tuple[int, Path]]:
-    """(step, path) of what a run has made in a folder; other things there are left alone."""
+    """(step, path) of a run's own entries in a folder; anything else there is ignored."""
     named = re.compile(rf"step_(\d{{6,}}){re.escape(suffix)}")
     return [(int(match[1]), path) for path in folder.glob("step_*") if (match := named.fullmatch(path.name))]

@@ -1,13 +1,13 @@
-"""What a run, a sweep or an evaluation was made of: written when it begins, compared whenever it continues.
+"""What a run, a sweep or an evaluation was made of: recorded at the start, compared at every resume.
 
-    data         SHA-256 of each file of problems; of a hub dataset that of its rows
-    model        SHA-256 of each file of the policy that it began from; of a hub model the revision
-    prompts      SHA-256 of the held-out problems with their answers, as the policy reads them
+    data         SHA-256 of each file of problems; for a hub dataset, of its rows
+    model        SHA-256 of each file of the start policy; for a hub model, the revision
+    prompts      SHA-256 of the held-out problems with their answers, as the policy sees them
     code         dgpo's version, and the SHA-256 of the source of a method from elsewhere
     parameters   the shape of each parameter
 
 A change is an error that names it. The setting `accept_changes` lists the kinds that may change, and the record keeps
-what was accepted. A library of another version only makes sums round differently, which is printed.
+what was accepted. A library of another version only changes rounding, which is reported.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Change(NamedTuple):
-    """One item that has changed; None where it was, or is now, absent."""
+    """One item that has changed; None where it is absent."""
 
     kind: str
     item: str
@@ -72,7 +72,7 @@ class Identity(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "Identity":
-        """The record in a file. Raises FileNotFoundError, and ConfigError for a file that holds something else."""
+        """The record in a file. Raises FileNotFoundError, or ConfigError for a file that holds something else."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
@@ -89,13 +89,13 @@ class Identity(BaseModel):
         acceptable: Sequence[str] = (),
         names: Mapping[str, str] | None = None,
     ) -> list[Change]:
-        """What has changed since, all of it accepted.
+        """The changes since the record was made, all of them accepted.
 
-        where         begins the error, such as `run_dir='runs/a'`
+        where         the beginning of the error, such as `run_dir='runs/a'`
         acceptable    the kinds that the setting accept_changes may list, for the way out
-        names         what the error calls an item
+        names         the name of an item in the error
 
-        Raises ConfigError, which names each kind that has changed and that `accept` does not list.
+        Raises ConfigError that names each changed kind that `accept` does not list.
         """
         found = changes(self.made_of, made_of)
         if refused := [change for change in found if change.kind not in accept]:
@@ -103,9 +103,9 @@ class Identity(BaseModel):
         return found
 
     def going_on(self, made_of: MadeOf, accepted: Iterable[Change], where: str, **place) -> "Identity":
-        """The record of a run that continues with `made_of`; each accepted change has its place, such as `step=10`.
+        """The record of a run resumed with `made_of`; each accepted change keeps its place, such as `step=10`.
 
-        Prints which libraries have another version than before.
+        Reports libraries whose version has changed.
         """
         libraries = changes({"versions": self.versions}, {"versions": versions()})
         if libraries:
@@ -117,7 +117,7 @@ class Identity(BaseModel):
         return self.model_copy(update={"made_of": made_of, "versions": versions()}).noting(*kept)
 
     def noting(self, *accepted: dict[str, Any]) -> "Identity":
-        """The record with more accepted changes."""
+        """The record with further accepted changes."""
         return self.model_copy(update={"accepted": [*self.accepted, *accepted]})
 
 
@@ -133,7 +133,7 @@ def changes(before: MadeOf, now: MadeOf) -> list[Change]:
 
 
 def of_run(config, method, source: str | Path, policy: nn.Module, task) -> MadeOf:
-    """What a run is made of; `source` is where its policy was read from."""
+    """What a run is made of; `source` is the checkpoint of its start policy."""
     return {
         "data": of_data({"data": config.data, "eval_data": config.eval_data}),
         "model": of_model(source, policy.lm),
@@ -165,13 +165,13 @@ def of_model(source: str | Path, lm=None) -> dict[str, str]:
 
 
 def of_problems(problems: Iterable) -> str:
-    """The hash of problems as the policy reads them, with their answers."""
+    """The hash of problems as the policy sees them, with their answers."""
     return _sha256(json.dumps([(p.prompt, p.answer) for p in problems]))
 
 
 def of_code(name: str = "", method: type | None = None) -> dict[str, str]:
-    """dgpo's version, and the hash of the source of a method from elsewhere: of its module where `name` is
-    module:Class, else of the class itself, which a notebook's cell has registered."""
+    """dgpo's version, and the hash of the source of a method from elsewhere: of its module if `name` is
+    module:Class, else of the class itself, registered in a notebook."""
     found = {"dgpo": __version__}
     if method and method.__module__.partition(".")[0] != "dgpo":
         try:
@@ -193,7 +193,7 @@ def of_modules(names: Iterable[str]) -> dict[str, str]:
 
 
 def of_parameters(module: nn.Module) -> dict[str, str]:
-    """The shape of each parameter; that of the whole one where ZeRO-3 has cut it."""
+    """The shape of each parameter; the full shape if ZeRO-3 has partitioned it."""
     return {name: str(list(getattr(p, "ds_shape", p.shape))) for name, p in module.named_parameters()}
 
 
@@ -203,7 +203,7 @@ def versions() -> dict[str, str]:
 
 
 def digest(items: Mapping[str, str]) -> str:
-    """One hash of what an `of_…` function returned."""
+    """One hash of the result of an `of_…` function."""
     return _sha256(json.dumps(items, sort_keys=True))
 
 

@@ -1,4 +1,4 @@
-"""The rows of a run, one a line of `metrics.jsonl` and `completions.jsonl`; a kill can cut off the last one."""
+"""The rows of `metrics.jsonl` and `completions.jsonl`, one a line; a kill can cut off the last one."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from dgpo.errors import ConfigError
 
 
 class History(NamedTuple):
-    """The metrics up to a step: a row of each step that has one, in order; the steps without; and what is wrong."""
+    """The metrics up to a step: the row of each step that has one, in order; the steps without one; the faults."""
 
     rows: list[dict]
     missing: list[int]
@@ -18,9 +18,9 @@ class History(NamedTuple):
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a file. A last line that a kill cut off is left out.
+    """The rows of a file. A last line cut off by a kill is left out.
 
-    Raises ConfigError that names a line which is not a row, or a file that is not there.
+    Raises ConfigError that names a line which is not a row, or a missing file.
     """
     if not path.exists():
         raise ConfigError(f"{path} is missing")
@@ -33,7 +33,7 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The rows of a run's metrics without its wall times, which are all that two identical runs do not share."""
+    """The rows of a run's metrics without wall times, the only ones in which two identical runs differ."""
     rows = read_rows(folder / "metrics.jsonl")
     return [{name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows]
 
@@ -44,9 +44,9 @@ def append(path: Path, rows: Iterable[dict]) -> None:
 
 
 def history(path: Path, step: int, lost: Iterable[int] = ()) -> History:
-    """The metrics of steps 0 … `step`, which should be there once and in order, but for those known to be `lost`.
+    """The metrics of steps 0 … `step`. Each should occur once, in order, except those known to be `lost`.
 
-    Lines after the row of `step` do not count: a run that continues makes them again.
+    Lines after the row of `step` do not count: a resumed run makes them again.
     """
     lines, last = _lines(path), 0
     expected = [s for s in range(step + 1) if s not in {*lost}]
@@ -55,7 +55,7 @@ def history(path: Path, step: int, lost: Iterable[int] = ()) -> History:
         if isinstance(row, dict) and row["step"] in found:
             found[row["step"]], last = row, place
     missing = [s for s, row in found.items() if row is None]
-    if not missing:  # else any line may have been one of them
+    if not missing:  # else any later line may be one of the missing
         lines = lines[:last] if found else []
     steps = [row["step"] for _, row in lines if isinstance(row, dict)]
     faults = [f"line {number} {row}" for number, row in lines if isinstance(row, str)]
@@ -69,14 +69,14 @@ def history(path: Path, step: int, lost: Iterable[int] = ()) -> History:
 
 
 def readable(path: Path, step: int) -> tuple[list[dict], list[int]]:
-    """The rows of steps up to `step`, and the numbers of the lines that are no rows."""
+    """The rows of steps up to `step`, and the numbers of the lines that are not rows."""
     lines = _lines(path)
     rows = [row for _, row in lines if isinstance(row, dict) and row["step"] <= step]
     return rows, [number for number, row in lines if isinstance(row, str)]
 
 
 def _lines(path: Path) -> list[tuple[int, dict | str]]:
-    """The number of each whole line, and its row or what is wrong with it; none of a file that is missing."""
+    """The number of each whole line, and its row or its fault; an empty list for a missing file."""
     whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # the rest was cut off
     return [*enumerate(map(_row, whole), 1)]
 

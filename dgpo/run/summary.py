@@ -1,4 +1,4 @@
-"""The numbers of a finished run in one dictionary: before and after, what it took, and on what."""
+"""The numbers of a finished run in one dictionary: scores before and after, cost, machine and versions."""
 
 import platform
 import resource
@@ -16,7 +16,7 @@ from dgpo.run.rows import read_rows
 
 
 def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, int]) -> dict:
-    """What `summary.json` holds. CPU seconds and peak memory are those of this process; seconds are of all steps."""
+    """The content of `summary.json`. CPU seconds and peak memory are of this process; seconds are of all steps."""
     rows = read_rows(run.path / "metrics.jsonl")
     evaluated = [row for row in rows if f"eval/avg@{config.eval_samples}" in row]
     pick = lambda row: {k: v for k, v in row.items() if k == "step" or k.startswith("eval/")}  # noqa: E731
@@ -27,7 +27,7 @@ def summarise(run: RunFolder, config: Config, method: Method, notes: dict[str, i
         "task": config.task,
         "seed": config.seed,
         "steps": checkpoint.load_state(run.checkpoints()[-1])["step"],
-        "before": pick(evaluated[0]) if evaluated else {},  # they may be lost, and the loss accepted
+        "before": pick(evaluated[0]) if evaluated else {},  # rows may be lost, and the loss accepted
         "after": pick(evaluated[-1]) if evaluated else {},
         "seconds": {p.removeprefix("seconds/"): round(sum(row.get(p, 0.0) for row in rows), 2) for p in phases},
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),

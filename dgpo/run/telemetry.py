@@ -1,4 +1,4 @@
-"""What a step leaves behind: the metrics of its tokens by region, a sample of token records, and its seconds."""
+"""What a step records: the metrics of its tokens by region, a sample of token records, and its seconds."""
 
 import math
 import time
@@ -15,16 +15,16 @@ from dgpo.batch import Scored
 from dgpo.distributed import process_group
 from dgpo.methods import REGIONS, Method
 
-_LARGEST = 650.0  # nats: what is larger is recorded as e^650, so that sums stay finite
-_OUTSIDE = 8.0  # how many times likelier a token outside the trust region is recorded
+_LARGEST = 650.0  # nats: larger values are recorded as e^650, so that sums stay finite
+_OUTSIDE = 8.0  # a token outside the trust region is recorded with so many times the probability
 
 
 class TokenStats:
     """Collects the live tokens of every update of one step.
 
-    Shares are of the sums over the step's updates of |A·w_log| and |A·w_prob|, w_prob = w_log/π; sums in float64, since
-    1/π overflows float32. `records` is a random sample: about `sample` of the `expected` tokens where they are inside
-    the trust region, and 8 times that share of the rarer ones outside, which methods disagree about.
+    Shares are of the sums over the step's updates of |A·w_log| and |A·w_prob|, w_prob = w_log/π, in float64, since
+    1/π overflows float32. `records` is a random sample: the share `sample` / `expected` of the tokens inside the trust
+    region, and 8 times that share of the rarer ones outside, where methods differ.
     """
 
     def __init__(self, method: Method, sample: float, expected: int, generator: torch.Generator):
@@ -84,8 +84,8 @@ class TokenStats:
     def metrics(self) -> dict[str, float | None]:
         """Ratio spread, the largest weights, and each region's fraction of tokens and shares of the weight sums.
 
-        `.../applied` is the largest weight of a token whose advantage is not 0: on others a weight has no effect. Over
-        the tokens of all ranks. None throughout for a step without a token.
+        `.../applied` is the largest weight of a token whose advantage is not 0; on others a weight has no effect.
+        Over the tokens of all ranks; None throughout for a step without tokens.
         """
         sums = process_group.all_reduce_sum(torch.stack([self.tokens, self.w_log, self.w_prob]))
         ratio_sum = float(process_group.all_reduce_sum(torch.tensor(self.ratio_sum, dtype=torch.float64)))
@@ -103,9 +103,9 @@ class TokenStats:
         return out
 
     def records(self, step: int, all_ranks: bool = True) -> pd.DataFrame:
-        """The sampled tokens of all ranks, or of this one, one a row: `region` by name, `entropy` of the policy that
-        sampled it, and `sampled`, the probability with which the row was kept (weigh by 1/sampled for a distribution of
-        all tokens)."""
+        """The sampled tokens of all ranks, or of this one, one a row: `region` by name, `entropy` of the sampling
+        policy, and `sampled`, the probability with which the row was kept (weight rows by 1/sampled for the
+        distribution of all tokens)."""
         gathered = process_group.all_gather_object(self.parts) if all_ranks else [self.parts]
         parts = [part for own in gathered for part in own]
         if not parts:
@@ -120,7 +120,7 @@ class TokenStats:
 class PhaseTimer:
     """Wall time by phase; a phase may be entered many times.
 
-    out_of_memory    makes the error to raise for torch's out-of-memory error, from the phase and that error
+    out_of_memory    (phase, torch's out-of-memory error) → the error to raise in its place
     """
 
     def __init__(self, out_of_memory: Callable[[str, Exception], Exception]):
@@ -139,6 +139,6 @@ class PhaseTimer:
             self._spent[name] += time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
-        """`seconds/<phase>` since the last call: the only metrics that two identical runs do not share."""
+        """`seconds/<phase>` since the last call: the only metrics in which two identical runs differ."""
         spent, self._spent = self._spent, defaultdict(float)
         return {f"seconds/{name}": round(seconds, 4) for name, seconds in spent.items()}

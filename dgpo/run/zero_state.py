@@ -1,13 +1,13 @@
-"""What a rank holds of the weights and of the optimizer, in a file that any number of ranks can read.
+"""A rank's part of the weights and the optimizer, in a file that any number of ranks can read.
 
-ZeRO keeps the float32 weights and Adam's two moments flat, and cut over the ranks. A shard holds a rank's pieces by the
-name of the parameter and the place in it where they begin:
+ZeRO keeps the float32 weights and Adam's two moments flat and partitioned over the ranks. A shard holds a rank's
+pieces, each keyed by the parameter's name and the element where the piece begins:
 
     lm.model.norm.weight|4096|exp_avg      float32 [n], the elements 4096 … 4096 + n of the flattened parameter
 
-and the shapes of all parameters: a prefix of a wider one would fill a narrower one, with the wrong elements.
+and the shapes of all parameters, since the beginning of a larger parameter would silently fill a smaller one.
 
-A rank reads from all shards what its own pieces overlap, so neither the number of ranks nor the ZeRO stage need be
+A rank reads from all shards what its own pieces overlap, so the number of ranks and the ZeRO stage may differ from
 those that wrote. The files are safetensors: nothing in them is executed.
 """
 
@@ -40,7 +40,7 @@ class Piece:
     start: int
     size: int
     offset: int
-    flat: Tensor  # what the optimizer knows as its parameter
+    flat: Tensor  # the optimizer's parameter
 
     def of(self, flat: Tensor) -> Tensor:
         """The same piece of `flat`, the weights or a moment."""
@@ -48,15 +48,15 @@ class Piece:
 
 
 def pieces(model: nn.Module, zero) -> Iterator[Piece]:
-    """What this rank holds under DeepSpeed's ZeRO optimizer, of stage 1, 2 or 3."""
+    """The pieces that this rank holds under DeepSpeed's ZeRO optimizer, of stage 1, 2 or 3."""
     for name, parameter in model.named_parameters():
-        own: Any = parameter  # what ZeRO adds to it
-        if hasattr(parameter, "ds_id"):  # stage 3 cuts every parameter evenly, the last part is padded
+        own: Any = parameter  # with the attributes that ZeRO adds
+        if hasattr(parameter, "ds_id"):  # stage 3 partitions every parameter evenly and pads the last part
             group, offset, even = zero.grad_position[zero.get_param_id(parameter)]
             start = process_group.rank() * even
             if (size := min(even, own.ds_numel - start)) > 0:
                 yield Piece(name, start, size, offset, zero.fp32_partitioned_groups_flat[group])
-        elif (held := own._hp_mapping) is not None:  # stages 1 and 2 cut the whole; None: all of it is elsewhere
+        elif (held := own._hp_mapping) is not None:  # stages 1 and 2 partition the whole; None: no part is here
             inside, flat = held.lp_fragment_address, zero.single_partition_of_fp32_groups[held.param_group_index]
             yield Piece(name, inside.start, inside.numel, held.hp_fragment_address.start, flat)
 
@@ -77,8 +77,7 @@ def save(folder: Path, model: nn.Module, zero) -> None:
 def load(folder: Path, model: nn.Module, zero, updates: int) -> None:
     """Read this rank's pieces, as they were after `updates` optimizer steps.
 
-    Raises CheckpointError, before anything is changed, for parameters of other names or shapes; and for a piece that is
-    not there.
+    Raises CheckpointError for parameters of other names or shapes, before anything is changed, and for a missing piece.
     """
     with ExitStack() as stack:
         where = defaultdict(list)  # (parameter, kind) → the file, key, start and end of each piece
@@ -97,7 +96,7 @@ def load(folder: Path, model: nn.Module, zero, updates: int) -> None:
                     held[kind] = state.setdefault(kind, torch.zeros_like(piece.flat))
             for kind, flat in held.items():
                 _fill(piece.of(flat), piece.start, where[piece.name, kind], f"{folder}: {kind} of {piece.name}")
-    for flat, state in zero.optimizer.state.items():  # a fused AdamW on a GPU counts its steps there
+    for flat, state in zero.optimizer.state.items():  # a fused AdamW counts its steps on the GPU
         state["step"] = torch.tensor(float(updates), device=flat.device)
     _spread(zero)
 
@@ -112,7 +111,7 @@ def _compare(path: Path, saved: dict[str, str], own: dict[str, str]) -> None:
 
 
 def _fill(target: Tensor, start: int, sources: list, what: str) -> None:
-    """Copy into `target`, elements from `start` on, all that `sources` hold of it."""
+    """Copy into `target`, which begins at element `start`, all that `sources` hold of it."""
     filled = 0
     for file, key, first, end in sources:
         low, high = max(first, start), min(end, start + len(target))
