@@ -41,7 +41,7 @@ def load_deepspeed() -> Any:
 
 
 class Engine:
-    """Owns the policy's training: forward without gradient, optimizer step, checkpoint."""
+    """The policy under DeepSpeed: forward passes, optimizer steps, checkpoints."""
 
     def __init__(self, policy: Policy, config: Config):
         self.policy, self.config = policy, config
@@ -83,7 +83,7 @@ class Engine:
                 parameter.register_hook(self._record_grad_norm)
 
     def shard(self, policy: Policy) -> Policy:
-        """Spread a policy that is not trained over the ranks, as the stage spreads the trained one."""
+        """Partition a policy that is not trained over the ranks, as the stage does with the trained one."""
         if self.config.zero_stage == 3 and process_group.world_size() > 1:
             load_deepspeed().initialize(model=policy, config=self.settings)
             _own_head(policy)
@@ -95,9 +95,9 @@ class Engine:
 
     @torch.no_grad()
     def logp(self, batch: Rollout, policy: Policy | None = None) -> tuple[Tensor, Tensor]:
-        """(logp, entropy) of a whole batch, `[B, T]` on the CPU, by this policy or by the reference.
+        """(logp, entropy) of a whole batch, `[B, T]` on the CPU, by this policy or the reference.
 
-        Each rank computes its own part of the batch; all of them get the whole.
+        Each rank computes its own part of the batch; all get the whole.
         """
         policy, device = policy or self.policy, self.policy.device
         logp, entropy = torch.zeros_like(batch.rollout_logp), torch.zeros_like(batch.rollout_logp)
@@ -113,8 +113,8 @@ class Engine:
     def update(self, batch: Sequences, loss: Callable[[Sequences], Tensor]) -> dict[str, float]:
         """One optimizer step on the sum of `loss(micro_batch)` over the micro-batches of an optimizer batch.
 
-        Each rank computes its own part of `batch`, which all of them hold. Returns the gradient norm before clipping,
-        and the learning rate used. Raises NonFiniteError, with the weights unchanged, when a loss or a gradient is NaN
+        Each rank computes its own part of `batch`, which all of them hold. Returns the gradient norm before clipping
+        and the learning rate used. Raises NonFiniteError, with the weights unchanged, if a loss or a gradient is NaN
         or infinite.
         """
         self._sizes.clear()
@@ -146,9 +146,9 @@ class Engine:
                 yield name, parameter
 
     def full_state_dict(self) -> dict[str, Tensor]:
-        """Copies of the weights and of the buffers that a checkpoint has, on the CPU; empty on all ranks but the first.
+        """Copies of a checkpoint's weights and buffers on the CPU of rank 0; empty on the other ranks.
 
-        To be called by all ranks.
+        All ranks must call it.
         """
         own = {
             name: tensor.detach().cpu().clone()
@@ -165,7 +165,7 @@ class Engine:
         zero_state.save(folder, self.policy, self.deepspeed.optimizer)
 
     def load(self, folder: Path, updates: int) -> None:
-        """Go on from the shards in `folder`, written after `updates` optimizer steps, whatever the number of ranks."""
+        """Load the shards in `folder`, written after `updates` optimizer steps by any number of ranks."""
         zero_state.load(folder, self.policy, self.deepspeed.optimizer, updates)
         self.schedule.load_state_dict(self.schedule.state_dict() | {"last_epoch": updates, "_step_count": updates + 1})
         for group in self.deepspeed.optimizer.param_groups:
@@ -177,9 +177,9 @@ class Engine:
         return self.schedule.last_epoch
 
     def _micro_batches(self, batch: Rollout) -> tuple[list[Tensor], int]:
-        """This rank's micro-batches, by number of sequence, and how many it must run beyond its own.
+        """The sequence numbers of this rank's micro-batches, and the number of empty ones it must add.
 
-        Under ZeRO every micro-batch is a meeting of all ranks, so all of them run as many.
+        Under ZeRO all ranks take part in every micro-batch, so all of them run equally many.
         """
         own = batch.split_across_ranks(process_group.world_size())[process_group.rank()]
         limits = self.config.micro_batch_size, self.config.max_tokens_per_micro_batch
@@ -206,7 +206,7 @@ def lr_factor(config: Config):
 
 
 def _zero(config: Config) -> dict:
-    """DeepSpeed's settings of the ZeRO stage and of what waits in host memory."""
+    """DeepSpeed's settings of the ZeRO stage and of offloading to host memory."""
     zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = _PERSISTENT
@@ -219,7 +219,7 @@ def _zero(config: Config) -> dict:
 
 
 def _own_head(policy: Policy) -> None:
-    """The policy multiplies by the output layer's weight outside that layer: ZeRO-3 must have it whole there too."""
+    """Register the output layer's weight, which the policy uses outside that layer: ZeRO-3 must gather it there too."""
     head = policy.head
     for parameter in head.parameters():
         load_deepspeed().zero.register_external_parameter(policy, parameter)

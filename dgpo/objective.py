@@ -2,9 +2,9 @@
 
     loss = Σ_t c_t · ( − A_t · ρ_t · sg(w_log,t) · log π_t  +  β · KL_t  −  α · H_t )
 
-c_t is what a token counts for. It is fixed for the whole optimizer batch before that is cut into micro-batches, so a
-gradient is the same however it is accumulated. The value of the first term says nothing (its gradient does): report
-rewards and weights instead. ρ_t is 1 unless the sampler's distance from the trainer is corrected.
+c_t is the loss weight of a token. It is fixed for the whole optimizer batch before that is cut into micro-batches, so
+the gradient does not depend on how it is accumulated. Only the gradient of the first term means something, not its
+value: report rewards and weights instead. ρ_t is 1 unless the sampler's distance from the trainer is corrected.
 
 Shapes: rewards `[P, n]`, P prompts of n completions; token quantities `[B, T]`.
 """
@@ -56,7 +56,7 @@ def zero_variance(rewards: Tensor) -> Tensor:
 
 
 def loss_weights(mask: Tensor, how: str = "token-mean", length: int | None = None) -> Tensor:
-    """What each token of one optimizer batch counts for, float32 `[B, T]`, 0 on masked tokens.
+    """The loss weight of each token of one optimizer batch, float32 `[B, T]`, 0 on masked tokens.
 
         token-mean            1 / N                      N live tokens of the whole batch
         seq-mean-token-mean   1 / (S · T_i)              S sequences with a live token, T_i live tokens of sequence i

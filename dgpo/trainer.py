@@ -4,8 +4,8 @@
     →  epochs × updates optimizer steps on − A · sg(w_log) · log π  →  weights to the sampler  →  report
 
 `train(config)` runs it in `config.run_dir` and returns that folder. All randomness of a step is a function of
-(seed, step, place in the stream of problems), so a run that continues repeats an undisturbed one to the last bit on one
-CPU process.
+(seed, step, place in the stream of problems), so a resumed run equals an undisturbed one to the last bit on one CPU
+process.
 """
 
 import copy
@@ -59,7 +59,7 @@ class TrainingDiverged(process_group.CommonError):
 
 
 def train(config: Config) -> Path:
-    """Run `config` to its end, or on from its newest checkpoint. Returns the run folder."""
+    """Train to the last step, from the start or the newest checkpoint. Returns the run folder."""
     trainer = Trainer(config)
     with closing(trainer.run), closing(trainer.task), closing(trainer.sampler):
         start = trainer.restore()
@@ -141,15 +141,15 @@ class Trainer:
         return state["step"]
 
     def load_sampler(self) -> None:
-        """Give the sampler the policy's weights; an asynchronous one ends its sampling first."""
+        """Give the sampler the policy's weights; an asynchronous one finishes sampling first."""
         with self.seconds.phase("load"):
             self.sampler.load(self.engine.named_full_parameters())
 
     def rollout(self) -> tuple[Rollout, Tensor, Metrics]:
-        """Completions and rewards `[groups, n]` to learn from, and metrics of all that was sampled.
+        """Completions and rewards `[groups, n]` to learn from, and metrics of everything sampled.
 
-        With filter_groups="drop", groups whose rewards are all equal are left out; with "resample", others are sampled
-        in their place, for `max_resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
+        filter_groups="drop" leaves out groups whose rewards are all equal; "resample" samples others in their place,
+        for `max_resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
         """
         config, batches, scores, rounds, stale = self.config, [], [], 0, 0
         known = Counter(self.task.verdicts)
@@ -187,7 +187,7 @@ class Trainer:
         return batch.replace(sequence_id=torch.arange(len(batch))), rewards, metrics
 
     def sample_ahead(self, step: int) -> None:
-        """Let a sampler that works ahead begin with the next step, by the policy that this step starts from."""
+        """Let a sampler that works ahead begin the next step, with the policy that this step starts from."""
         if self.sampler.works_ahead and step < self.config.steps:
             self.sampler.begin(*self._requests()[1:], self.sampling)
 

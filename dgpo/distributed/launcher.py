@@ -1,7 +1,7 @@
-"""What a launcher (torchrun, deepspeed) says in the environment: which rank this process is, of how many.
+"""What a launcher (torchrun, deepspeed) sets in the environment: this process's rank, and the number of ranks.
 
-Checked before anything is imported that takes seconds: variables that an earlier launcher left behind are a usual
-mistake, and the collectives' own errors do not name them.
+Checked before any slow import: variables left over from an earlier launcher are a common mistake, and the collectives'
+own errors do not name them.
 """
 
 import os
@@ -13,7 +13,7 @@ _WAY_OUT = "without a launcher, unset RANK WORLD_SIZE LOCAL_RANK"
 
 
 def rank(environ: Mapping[str, str] = os.environ) -> int:
-    """RANK; 0 without a launcher, and where it is not a number: that process prints what `check` says."""
+    """RANK; 0 without a launcher, or if it is not a number: that process then prints the error of `check`."""
     return _number(environ.get("RANK", "0")) or 0
 
 
@@ -33,7 +33,7 @@ def is_parent(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def check(environ: Mapping[str, str] = os.environ) -> None:
-    """Raise ConfigError for variables that no launcher sets so, with their values and the way out."""
+    """Raise ConfigError for variables that no launcher would set so, with their values and the way out."""
     for name, least in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)):
         number = _number(environ.get(name, "1"))
         if number is None or number < least:

@@ -1,9 +1,9 @@
-"""The ranks of a run: which of them this process is, what they hold together, and where one is when it fails.
+"""The ranks of a run: this process's number, collectives, and the place of a rank when it fails.
 
-A launcher (torchrun, deepspeed) starts one process a device and says by RANK, LOCAL_RANK and WORLD_SIZE which one it
-is. Without a launcher the world is one process, and everything here is the identity.
+A launcher (torchrun, deepspeed) starts one process for each device and identifies it by RANK, LOCAL_RANK and
+WORLD_SIZE. Without a launcher the world is one process, and everything here is the identity.
 
-Every collective ends by the time-out that `init` was given. The error of one that fails names the rank and its place:
+Every collective ends within the time-out given to `init`. The error of one that fails names the rank and its place:
 
     with error_scope("step 3"), error_scope("update"):
         sequences = all_reduce_sum(sequences)         # RanksError: rank 1 of 2 on node7, in step 3, update: ...
@@ -31,36 +31,36 @@ from dgpo.errors import Explained, mark_common
 T = TypeVar("T")
 
 _places: list[str] = []
-_failing = False  # whether an error is leaving the places
-_host_group: dist.ProcessGroup | None = None  # for numbers and objects of the host; None is the default group
+_failing = False  # whether an error is on its way out of the places
+_host_group: dist.ProcessGroup | None = None  # for numbers and objects in host memory; None is the default group
 
 
 class RanksError(Explained, RuntimeError):
-    """The ranks did not come together: another one died, failed, or is elsewhere."""
+    """The ranks did not meet: another one died, failed, or is elsewhere."""
 
 
 class CommonError(Explained, RuntimeError):
-    """An error that every rank raises with one message: it came of numbers that all of them hold."""
+    """An error that every rank raises with the same message, since it comes from numbers that all of them hold."""
 
     is_common = True
 
 
 def destroy() -> None:
-    """Part from the other ranks, when all is done; the last call of a program that trains under a launcher.
+    """Leave the process group: the last call of a program that trains under a launcher.
 
-    Without it gloo aborts about every other process that ends a moment after its peer.
+    Without it gloo aborts about every second process that ends a moment after its peer.
     """
     if dist.is_initialized() and world_size() > 1:
         dist.destroy_process_group()
 
 
 def _alone() -> dict[str, Any]:
-    """What makes a world of one, which needs no port."""
+    """Arguments that make a world of one process, which needs no port."""
     return {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # pyright: ignore[reportPrivateImportUsage]
 
 
 def check_settings(config: Config) -> None:
-    """Raise ConfigError unless the ranks are as many as `config` asks for, and were all started with it."""
+    """Raise ConfigError unless there are as many ranks as `config` sets, all started with the same settings."""
     on_rank0(_compare, all_gather_object((config, socket.gethostname())))
 
 
@@ -85,24 +85,24 @@ def _compare(told: list[tuple[Config, str]]) -> None:
 
 
 def rank() -> int:
-    """This process's number, 0 in a world of one; before `init`, the launcher's word."""
+    """This process's number, 0 in a world of one; before `init`, the launcher's."""
     return dist.get_rank() if dist.is_initialized() else launcher.rank()
 
 
 def world_size() -> int:
-    """The number of ranks; before `init`, the launcher's word."""
+    """The number of ranks; before `init`, the launcher's."""
     return dist.get_world_size() if dist.is_initialized() else launcher.size()
 
 
 def init(device: str, timeout: float) -> None:
-    """Meet the launcher's other ranks, all within `timeout` seconds, and take this rank's device ("cpu" or "cuda").
+    """Join the launcher's other ranks within `timeout` seconds, and take this rank's device ("cpu" or "cuda").
 
     Without a launcher it makes a world of one that needs no port. Joining twice is fine. Raises ConfigError when the
-    host has fewer devices than ranks, RanksError when the world is not the one that the launcher started.
+    host has fewer devices than ranks, RanksError when the number of ranks is not the launcher's.
     """
     global _host_group
     launcher.check()
-    if launcher.is_parent():  # killed, it tells nobody: ranks would wait for one another until the time-out
+    if launcher.is_parent():  # a killed launcher notifies nobody: ranks would wait for each other until the time-out
         lifetimes.end_with(os.getppid())
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if device == "cuda":
@@ -112,7 +112,7 @@ def init(device: str, timeout: float) -> None:
     if not dist.is_initialized():
         alone = {} if launcher.started() else _alone()
         limit = timedelta(seconds=timeout)
-        # groups that a library makes without naming a time-out, as DeepSpeed does for its own collectives, take these
+        # for groups that a library makes without a time-out, as DeepSpeed does for its own collectives
         defaults = dist.distributed_c10d
         defaults.default_pg_timeout = limit
         defaults.default_pg_nccl_timeout = limit  # pyright: ignore[reportPrivateImportUsage]
@@ -121,14 +121,14 @@ def init(device: str, timeout: float) -> None:
             if device == "cuda" and world_size() > 1:
                 _host_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=limit))
         if world_size() > 1 and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _told_to_stop)  # a launcher ends the others so, when a rank has died
+            signal.signal(signal.SIGTERM, _told_to_stop)  # how a launcher ends the others when a rank has died
     if world_size() != (expected := launcher.size()):
         raise RanksError(f"the process group has {world_size()} ranks, the launcher started {expected}")
 
 
 @contextmanager
 def error_scope(name: str) -> Iterator[None]:
-    """What this rank is doing. An error that leaves it carries a note with the rank and its place."""
+    """Name what this rank is doing. An error that leaves the scope carries a note with the rank and its place."""
     global _failing
     _failing = _failing and bool(_places)
     _places.append(name)
@@ -145,7 +145,7 @@ def error_scope(name: str) -> Iterator[None]:
 
 
 def current_scope() -> str:
-    """The places that this rank is in, outermost first."""
+    """The scopes that this rank is in, outermost first."""
     return ", ".join(_places) or "no named place"
 
 
@@ -160,7 +160,7 @@ def all_reduce_max(x: Tensor) -> Tensor:
 
 
 def all_gather_object(x: T) -> list[T]:
-    """Every rank's `x`, in the order of ranks, on every rank; any object, tensors as they are."""
+    """Every rank's `x`, in the order of ranks, on every rank; `x` may be any object."""
     if world_size() == 1:
         return [x]
     out: list[T] = [x] * world_size()
@@ -170,7 +170,7 @@ def all_gather_object(x: T) -> list[T]:
 
 
 def on_rank0(function: Callable[..., T], *args) -> T:
-    """What `function` returns on rank 0, on every rank; an exception there is raised on every rank."""
+    """The result of `function` on rank 0, returned on every rank; its exception is raised on every rank."""
     if world_size() == 1:
         return function(*args)
     outcome: list[tuple[T, Exception | None]] = [(cast(T, None), None)]
@@ -189,9 +189,9 @@ def on_rank0(function: Callable[..., T], *args) -> T:
 
 
 def on_all_ranks(function: Callable[..., T], *args) -> T:
-    """What `function` returns here; if it raises on any rank, every rank raises once all have called it.
+    """The result of `function` on this rank; if it raises on any rank, every rank raises once all have called it.
 
-    An error that all of them raise alike is marked as common: one of them tells it.
+    An error that all of them raise alike is marked as common, so that only one prints it.
     """
     value, error = cast(T, None), None
     try:
@@ -208,12 +208,12 @@ def on_all_ranks(function: Callable[..., T], *args) -> T:
 
 
 def gather_results(function: Callable[..., T], *args) -> list[T]:
-    """What `function` returns on each rank; if it raises on any, every rank raises once all have called it."""
+    """The results of `function` on all ranks; if it raises on any, every rank raises once all have called it."""
     return all_gather_object(on_all_ranks(function, *args))
 
 
 def local_slice(count: int) -> slice:
-    """This rank's part of `count` items: consecutive, and as even as they divide."""
+    """This rank's part of `count` items: consecutive, and as evenly divided as possible."""
     return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
@@ -236,7 +236,7 @@ def _collective(kind: str):
 
 @contextmanager
 def _network(alone: dict):
-    """gloo wants an address even in a world of one."""
+    """gloo needs a network address even in a world of one."""
     try:
         yield
     except RuntimeError as error:
@@ -249,12 +249,12 @@ def _network(alone: dict):
 
 
 def _told_to_stop(*_) -> None:
-    if _failing:  # the error on its way out says more: to end here would lose it
+    if _failing:  # an error on its way out says more; ending here would lose it
         return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not _places:  # starting, or ending already
         signal.raise_signal(signal.SIGTERM)
-    raise SystemExit(f"{_me()}, in {current_scope()}: told to stop (SIGTERM)")
+    raise SystemExit(f"{_me()}, in {current_scope()}: stopped by SIGTERM")
 
 
 def _me() -> str:

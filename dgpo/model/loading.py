@@ -1,4 +1,4 @@
-"""Load a checkpoint folder as a causal LM and its tokenizer, or say in one line what is wrong with it."""
+"""Load a checkpoint folder as a causal LM and its tokenizer, or explain in one line what is wrong with it."""
 
 import importlib.util
 import io
@@ -38,10 +38,10 @@ def load_lm(
 ):
     """(causal LM, tokenizer) of a checkpoint folder, a GGUF file or a hub name; the tokenizer pads on the left.
 
-    The weights of a GGUF file are de-quantised: saved, they are an ordinary checkpoint. Raises ConfigError for a folder
-    that is not a causal-LM checkpoint or whose architecture is unknown, whose weights are broken, not those of its
-    config.json or NaN, which has no tokenizer or no stop token or a token that the model does not know, where its own
-    code would run unasked, and for a GGUF file without the extra `gguf`.
+    The weights of a GGUF file are de-quantised, so that saving gives an ordinary checkpoint. Raises ConfigError for a
+    folder that is not a causal-LM checkpoint or has an unknown architecture; for weights that are broken, NaN or do not
+    match config.json; for a missing tokenizer or stop token, or a token outside the model's vocabulary; for code that
+    would run without permission; and for a GGUF file without the extra `gguf`.
     """
     shape = load_shape(path, trust_remote_code)
     _check_files(path)
@@ -87,7 +87,7 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False):
 
 
 def _check_files(path) -> None:
-    """Raise ConfigError for what a clone without git-lfs or a broken download leaves, which transformers garbles."""
+    """Raise ConfigError for files left by a clone without git-lfs or a broken download; transformers garbles those."""
     for file in sorted(Path(path).iterdir()) if os.path.isdir(path) else ():
         if file.suffix not in (".safetensors", ".bin", ".json", ".model"):
             continue
@@ -104,7 +104,7 @@ def _check_files(path) -> None:
 
 
 def _check_weights(path, lm, report) -> None:
-    """Raise ConfigError unless the weights are those of the architecture; transformers makes up what is missing."""
+    """Raise ConfigError unless the weights match the architecture; transformers would invent what is missing."""
     if found := sorted(report["mismatched_keys"]):
         name, given, expected = found[0]
         what = f"do not have the shapes that config.json gives: {name} is {[*given]} and should be {[*expected]}"
@@ -122,7 +122,7 @@ def _check_weights(path, lm, report) -> None:
 
 
 def _check_tokens(path, lm, tokenizer) -> None:
-    """Raise ConfigError for a token id outside the embedding or the output layer: an index error, deep in the model."""
+    """Raise ConfigError for a token id outside the embedding or the output layer, an index error deep in the model."""
     layers = (lm.get_input_embeddings(), lm.get_output_embeddings())
     rows = min(len(layer.weight) for layer in layers if layer is not None)
     stops = lm.generation_config.eos_token_id

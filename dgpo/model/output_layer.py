@@ -1,4 +1,4 @@
-"""Whether log π is log softmax of a model's output layer, and nothing else; checked when a policy is made."""
+"""Check, when a policy is made, that log π is the log softmax of the model's output layer and nothing else."""
 
 from contextlib import contextmanager
 
@@ -15,9 +15,9 @@ _PEAK = 100.0  # the probe's largest logit: a soft cap bends it, but not the sma
 def check_output_layer(lm) -> None:
     """Raise ConfigError unless log π is log softmax of the output layer's product with the base model's hidden states.
 
-    Some architectures scale or cap their logits, before or after that layer. The comparison is over all words at eight
-    positions, with hidden states that make the largest logit 100. The limit is the rounding of such a logit, twice on
-    either side.
+    Some architectures scale or cap their logits, before or after that layer. The comparison is over the whole
+    vocabulary at eight positions, with hidden states scaled to make the largest logit 100. The limit is twice the
+    rounding of such a logit on either side.
     """
     kind, head = lm.config.model_type, lm.get_output_embeddings()
     if lm.base_model is lm or head is None:
@@ -46,7 +46,7 @@ def check_output_layer(lm) -> None:
 def ordinary_tokens(lm, count: int) -> Tensor:
     """Up to `count` different token ids spread over the vocabulary, on the model's device.
 
-    Without special ones and rows of zeros, which say nothing: a pad token often has such a row.
+    Special tokens and rows of zeros are left out: a pad token often has such a row, which would show nothing.
     """
     weight, config = lm.get_input_embeddings().weight, lm.config
     special = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]
@@ -59,7 +59,7 @@ def ordinary_tokens(lm, count: int) -> Tensor:
 
 @contextmanager
 def own_code(lm):
-    """An error in the model's own code names the model: what it was given is plain."""
+    """Name the model in an error of its own code: the input is a plain batch."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError):

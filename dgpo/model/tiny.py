@@ -1,12 +1,12 @@
-"""The embedded policy: a small Qwen2 that has been shown worked examples of one task, and nothing else.
+"""The embedded policy: a small Qwen2 trained on worked examples of one task, and nothing else.
 
-It is an ordinary checkpoint folder, cached under a key of its settings and its task. The examples leave reinforcement
-learning something to find. Those of `chain` are wrong at each step with probability `step_error_rate`: the policy then
-knows how to reason but not which step is right. (Trained on clean but too few examples instead, it does not learn from
-RL.) Those of `countdown` are random trials: it knows how to try, not what to aim at.
+It is an ordinary checkpoint folder, cached under a key of its settings and its task. The examples leave something for
+reinforcement learning to find. Those of `chain` are wrong at each step with probability `step_error_rate`, so the
+policy knows how to reason but not which step is right. (Trained on clean but too few examples instead, it does not
+learn from RL.) Those of `countdown` are random trials: it knows how to try, not what to aim at.
 
-The class of the task, here `task`, has `tokenizer()`, and `example(rng, settings)` that returns a prompt and its worked
-completion.
+The class of the task, here `task`, has `tokenizer()`, and `example(rng, settings)`, which returns a prompt and its
+worked completion.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _VERSION = 2  # part of the cache key: raise it when the recipe below changes
 
 
 def key(settings: TinyPolicy, task=ChainTask) -> str:
-    """Names a cached policy: a hash of everything that it depends on, the source of a task of one's own too."""
+    """The name of a cached policy: a hash of all it depends on, including the source of a user's own task."""
     recipe = vars(task).get("recipe")  # not an inherited one: a class of one's own has other examples
     if recipe is None:
         recipe = inspect.getsource(sys.modules[task.__module__])
@@ -54,7 +54,7 @@ def cache_root() -> Path:
 
 
 def load_policy(config):
-    """(causal LM, tokenizer, where it came from) of a Config or EvalConfig: its folder, or the embedded policy's.
+    """(causal LM, tokenizer, checkpoint) of a Config or EvalConfig: its own folder, or the embedded policy's.
 
     Sets torch's threads and its float32 matrix products for this process. A warm-up, which runs share, always has the
     full precision.
@@ -76,7 +76,7 @@ def load_policy(config):
 
 
 def task_of(config) -> Any:
-    """The class of a config's task. Raises ConfigError where it has no words or worked examples."""
+    """The class of a config's task. Raises ConfigError if it has no tokenizer or no worked examples."""
     task = task_class(config.task)
     if absent := [name for name in ("tokenizer", "example") if not callable(getattr(task, name, None))]:
         raise ConfigError(
@@ -113,9 +113,9 @@ def _checkpoint(settings: TinyPolicy, root: Path, task) -> Path:
 
 
 def shape(settings, tokenizer=None, positions: int = 512) -> Qwen2Config:
-    """The architecture: `hidden`, `layers`, `heads` and `init` of the settings, over the words of a tokenizer.
+    """The architecture: `hidden`, `layers`, `heads` and `init` of the settings, over a tokenizer's vocabulary.
 
-    That of `chain` unless another one is given.
+    The tokenizer is that of `chain` unless given.
     """
     tokenizer = tokenizer or ChainTask.tokenizer()
     return Qwen2Config(
@@ -142,7 +142,7 @@ def build(settings: TinyPolicy, task: Any = ChainTask) -> Qwen2ForCausalLM:
 
 
 def warm_up(settings: TinyPolicy, task=ChainTask) -> Qwen2ForCausalLM:
-    """Supervised steps on fresh worked examples; the loss counts completion tokens only."""
+    """Supervised steps on fresh worked examples; the loss is over completion tokens only."""
     model, tokenizer = build(settings, task).train(), task.tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -158,7 +158,7 @@ def warm_up(settings: TinyPolicy, task=ChainTask) -> Qwen2ForCausalLM:
 
 
 def supervised_step(model, optimizer, tokens: torch.Tensor, labels: torch.Tensor, forward=None):
-    """One step on what `stack` makes, its gradient clipped at 1; the loss. `forward` surrounds the forward pass."""
+    """One step on a batch from `stack`, gradient clipped at 1; returns the loss. `forward` wraps the forward pass."""
     with forward or nullcontext():
         logits = model(input_ids=tokens).logits[:, :-1]
     loss = F.cross_entropy(logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)

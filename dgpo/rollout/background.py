@@ -1,14 +1,14 @@
-"""A sampler in a process of its own, with its own copy of the weights: it samples while the policy is updated.
+"""A sampler in its own process, with its own copy of the weights: it samples while the policy is updated.
 
     trainer             step k                        │ step k+1
                         rewards │ updates        load │ rewards │ updates        load
     this process                │ samples step k+1 ─┘ │         │ samples step k+2 ─┘
 
-The completions of step k+1 are by the policy before the updates of step k: one step off-policy.
+The completions of step k+1 come from the policy before the updates of step k: one step off-policy.
 
-Requests are JSON, tensors are safetensors, both over a socket that only the two processes have. A process that fails
-sends its error, one that dies closes the socket, one that is silent for `timeout` seconds is ended: each is a
-SamplerError. The process ends with the trainer (`lifetimes.py`).
+Requests are JSON, tensors are safetensors, both over a socket that only the two processes hold. A process that fails
+sends its error, one that dies closes the socket, one that does not answer within `timeout` seconds is killed: each
+raises SamplerError. The process ends with the trainer (`lifetimes.py`).
 """
 
 import json
@@ -33,24 +33,24 @@ from dgpo.batch import Rollout
 from dgpo.config import Config
 from dgpo.rollout.base import Sampler, SamplerError, Sampling
 
-_LONGEST_WAIT = 1e6  # seconds: the system counts in milliseconds, in 32 bits
+_LONGEST_WAIT = 1e6  # seconds: poll() takes milliseconds in 32 bits
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class BackgroundSampler(Sampler):
-    """The sampler that `config` asks for, in another process.
+    """The sampler that `config` sets, in another process.
 
-    `begin` starts a request, and the `generate` that makes the same request gets its completions, even if weights were
-    loaded in between; any other `generate` is answered with the weights loaded last. `staleness` is the number of loads
-    between the weights that sampled the completions of the last `generate` and those that were loaded by then.
+    `begin` starts a request; the `generate` with the same request returns its completions, even if weights were loaded
+    in between. Any other `generate` samples with the weights loaded last. `staleness` counts the loads between the
+    weights that sampled the last completions and those loaded by the time of their `generate`.
     """
 
     works_ahead = True
 
     def __init__(self, config: Config, source: str, pad: int, stop: list[int], length: int):
         self.timeout, self.staleness = config.timeout, 0
-        self._begun: list[int] | None = None  # the seeds of the request that was begun, which are no other one's
-        self._ahead: Rollout | None = None  # its completions, once they are here
+        self._begun: list[int] | None = None  # the seeds of the request that was begun; no other request has them
+        self._ahead: Rollout | None = None  # its completions, once received
         self._loads_since = 0
         self._pipe, theirs = Pipe()
         with theirs:
@@ -61,7 +61,7 @@ class BackgroundSampler(Sampler):
         try:
             self._send({"config": config.model_dump(), **arguments}, "starting")
             self._receive("starting")
-        except BaseException:  # whoever holds on to the traceback, as a notebook does, would keep the process
+        except BaseException:  # a notebook holds on to the traceback, and so to this object and its process
             self.close()
             raise
 
@@ -92,13 +92,13 @@ class BackgroundSampler(Sampler):
         self._loads_since += 1
 
     def ahead(self) -> Rollout | None:
-        """The completions of the request that was begun, waited for; None without one."""
+        """Wait for the completions of the request that was begun; None if there is none."""
         if self._begun is not None and self._ahead is None:
             self._ahead = Rollout(**tensors_of(self._receive("sampling")))
         return self._ahead
 
     def restore(self, batch: Rollout, seeds: list[int]) -> None:
-        """Go on with a request that was begun, and answered, before the weights were loaded last."""
+        """Restore a request that was begun, and answered, before the last load of weights."""
         self._begun, self._ahead, self._loads_since = seeds, batch, 1
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class BackgroundSampler(Sampler):
         self._send_bytes(json.dumps(message).encode(), doing)
 
     def _send_bytes(self, message: bytes, doing: str) -> None:
-        late = threading.Timer(self.timeout, self._process.kill)  # else one that does not read blocks this for ever
+        late = threading.Timer(self.timeout, self._process.kill)  # a process that does not read would block us for ever
         late.start()
         try:
             self._pipe.send_bytes(message)
@@ -118,13 +118,13 @@ class BackgroundSampler(Sampler):
                     f"the sampler's process {self._process.pid} did not read within timeout={self.timeout:g} s while "
                     f"{doing}"
                 ) from None
-            self._receive(doing)  # which knows why
+            self._receive(doing)  # raises the reason
             raise
         finally:
             late.cancel()
 
     def _answers(self) -> bool:
-        """Whether there is an answer within `timeout` seconds, which may be more than one wait can last."""
+        """Whether an answer comes within `timeout` seconds, which one poll may be too short for."""
         end = time.monotonic() + self.timeout
         while not (there := self._pipe.poll(min(self.timeout, _LONGEST_WAIT))) and time.monotonic() < end:
             pass
@@ -148,7 +148,7 @@ class BackgroundSampler(Sampler):
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without the launcher's ranks, and with its own GPU as the only one."""
+    """This process's environment without the launcher's variables, and with its own GPU as the only one."""
     env = {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
     if torch.cuda.is_available():
         visible = env.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
@@ -162,7 +162,7 @@ def _end(process: subprocess.Popen, pipe: Connection) -> None:
 
 
 def _serve(pipe: Connection) -> None:
-    """The other process: make the sampler, then answer until the socket is closed."""
+    """The loop of the other process: make the sampler, then answer requests until the socket is closed."""
     start = json.loads(pipe.recv_bytes())
     sampler = _make(Config.model_validate(start.pop("config")), **start)
     pipe.send_bytes(b".")

@@ -1,4 +1,4 @@
-"""What a sampler is: prompts and seeds in, completions with their log-probabilities out."""
+"""The interface of a sampler: prompts and seeds in, completions with their log-probabilities out."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from dgpo.errors import Explained
 class Sampling:
     """How completions are drawn: from softmax(logits / temperature), until a stop token or the limit.
 
-    `top_p` below 1 keeps the fewest most probable words that make up that probability. It is for evaluation: training
-    never sets it, since a sampler that renormalises makes ratios drift from 1 without an error. The `rollout_logp` of
-    a Rollout is under the softmax over all words in either case.
+    `top_p` below 1 keeps the smallest set of most probable tokens with that much probability. It is for evaluation:
+    training never sets it, since a renormalised sampler makes ratios drift from 1 without an error. The `rollout_logp`
+    of a Rollout is under the softmax over all tokens in either case.
     """
 
     max_new_tokens: int
@@ -24,14 +24,14 @@ class Sampling:
 
 
 class SamplerError(Explained, RuntimeError):
-    """The process of a sampler failed, died or fell silent."""
+    """A sampler's process failed, died or did not answer."""
 
 
 class Sampler:
     """Samples with a copy of the policy, or with the policy itself.
 
-    works_ahead whether `begin` starts the next step's request; then `ahead` and `restore` are overridden too
-    staleness   weights loaded since those that sampled the last completions; 0 unless the sampler works ahead
+    works_ahead whether `begin` starts the next step's request; if so, `ahead` and `restore` are overridden too
+    staleness   loads of weights since those that sampled the last completions; 0 unless the sampler works ahead
     """
 
     works_ahead = False
@@ -46,24 +46,24 @@ class Sampler:
         raise NotImplementedError
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over the policy's weights, (name as in the checkpoint, full tensor); called after every step's updates.
+        """Load the policy's weights, (name as in the checkpoint, full tensor); called after every step's updates.
 
-        A tensor may be freed when the next one is taken, so that only one is whole at a time.
+        A tensor may be freed when the next one is drawn, so that only one is whole at a time.
         """
         raise NotImplementedError
 
     def begin(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> None:
-        """Start on the next step's request by the present weights, and return at once; its `generate` follows."""
+        """Start on the next step's request with the present weights, and return at once; `generate` collects it."""
 
     def ahead(self) -> Rollout | None:
-        """The completions of the request that was begun, waited for; None without one."""
+        """Wait for the completions of the request that was begun; None if there is none."""
         return None
 
     def restore(self, batch: Rollout, seeds: list[int]) -> None:
-        """Take the completions that `ahead` returned before the run was interrupted, for the request of `seeds`."""
+        """Restore the completions that `ahead` returned before an interruption, for the request with `seeds`."""
 
     def sleep(self) -> None:
-        """Give back the memory that is not needed until the next `load`; nothing is sampled before."""
+        """Free the memory that is not needed until the next `load`; nothing is sampled before it."""
 
     def close(self) -> None:
-        """End what the sampler started."""
+        """End the processes and engines of the sampler."""

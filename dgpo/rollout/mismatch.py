@@ -1,8 +1,8 @@
-"""How far the policy that sampled is from the one that is trained: measured, and bounded.
+"""The distance of the policy that sampled from the one that is trained: measured, and bounded.
 
-d = log π_trainer − log π_sampler of a sampled token, both under the softmax over all words. It is 0 for a sampler that
-computes what the trainer computes; other kernels and precisions, stale weights and a stale prefix cache make it
-something else. The ratio π_trainer/π_sampler is e^d. `objective.importance_weights` is what can be done about it.
+d = log π_trainer − log π_sampler of a sampled token, both under the softmax over all tokens. It is 0 for a sampler that
+computes exactly what the trainer computes; other kernels and precisions, stale weights and a stale prefix cache change
+it. The ratio π_trainer/π_sampler is e^d. `objective.importance_weights` corrects for it.
 """
 
 import torch
@@ -14,14 +14,14 @@ MEASURES = ("mean_abs", "ratio_min", "ratio_mean", "ratio_max", "kl")
 
 
 class MismatchError(CommonError):
-    """Sampler and trainer are further apart than `max_mismatch` allows."""
+    """The sampler and the trainer are further apart than `max_mismatch` allows."""
 
 
 def compare(logp: Tensor, rollout_logp: Tensor, mask: Tensor) -> dict[str, float]:
     """The MEASURES over the live tokens of `[B, T]`.
 
     mean_abs   mean |d|, in nats
-    kl         mean (e^d − 1 − d): the k3 estimate of KL(sampler ‖ trainer) a token, since the sampler drew them
+    kl         mean (e^d − 1 − d): the k3 estimate of KL(sampler ‖ trainer) per token, as the sampler drew the tokens
     """
     d = (logp - rollout_logp)[mask]
     values = (

@@ -1,4 +1,4 @@
-"""Whether log π of a sequence depends on nothing but the sequence, checked before anything is trained or sampled."""
+"""Check, before training or sampling, that log π of a sequence depends on nothing but the sequence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,18 +12,18 @@ from dgpo.progress import tell
 from dgpo.rollout.base import Sampling
 from dgpo.rollout.transformers import TransformersSampler
 
-_ROUNDINGS = 4  # times what one random rounding of every module's output changes; right models reach 0.5 in bfloat16
-_NEW = 16  # tokens that are sampled, at most
+_ROUNDINGS = 4  # times the effect of one random rounding of every module's output; sound models reach 0.5 in bfloat16
+_NEW = 16  # most tokens to sample
 
 
 def check_model(config, policy, tokenizer, length: int) -> None:
-    """Raise ConfigError where log π of a sequence depends on its batch or on the sampler's cache (or warn: self_check).
+    """Raise ConfigError if log π of a sequence depends on its batch or on the sampler's cache (or warn: self_check).
 
-    config      a Config or EvalConfig; with rollout='vllm' the trainer alone is looked at
+    config      a Config or EvalConfig; with rollout='vllm' only the trainer is checked
     length      the most tokens of a prompt and its completion in this run
 
     It takes some forty forward passes over two short sequences: 0.1 s for a small model, about a second for 7 B on a
-    GPU. It uses no random state but its own and leaves the policy as it is.
+    GPU. It has its own random state and does not change the policy.
     """
     sampled = config.rollout == "transformers"
     fault = _switch(policy.lm.config, length) or _difference(policy, tokenizer, length, sampled)
@@ -36,7 +36,7 @@ def check_model(config, policy, tokenizer, length: int) -> None:
 
 
 def _switch(shape, length: int) -> str | None:
-    """What a rotary embedding does that changes for all of a sequence as soon as it passes a length."""
+    """The fault of a rotary embedding that changes for a whole sequence once it passes a certain length."""
     ropes = getattr(shape, "rope_parameters", None) or {}
     for rope in (ropes, *(r for r in ropes.values() if isinstance(r, dict))):  # of the model, or of a kind of layer
         original = rope.get("original_max_position_embeddings")
@@ -51,19 +51,19 @@ def _switch(shape, length: int) -> str | None:
 
 @torch.no_grad()
 def _difference(policy, tokenizer, length: int, sampled: bool) -> str | None:
-    """What log π of two sampled sequences depends on besides the sequence; None where it differs by rounding alone.
+    """What log π of two sampled sequences depends on besides the sequence; None if it differs by rounding only.
 
     The limit is measured on the model: move every module's output by one rounding of its dtype, up, down or not at all,
-    and take four times the mean change of log π; plus eight roundings in float32 of the largest logit and log π, for
-    what follows the last module. (Where a token is all but certain, log π is a small difference of large logits and has
-    their rounding, not its own.)
+    and take four times the mean change of log π. Add eight float32 roundings of the largest logit and log π for what
+    follows the last module. (Where a token is almost certain, log π is a small difference of large logits and has their
+    rounding, not its own.)
     """
     lm, new = policy.lm, max(1, min(_NEW, length // 2))
     tokens = ordinary_tokens(lm, 24).tolist()
     long = tokens[: max(1, min(len(tokens), length - new))]
     short = long[::-1][: max(1, len(long) // 4)]
     sampler, sampling = TransformersSampler(policy, tokenizer, rows=2), Sampling(new, policy.temperature)
-    sampler.stop = [len(lm.get_output_embeddings().weight)]  # never sampled: a completion of one token shows nothing
+    sampler.stop = [len(lm.get_output_embeddings().weight)]  # never sampled: one-token completions would show nothing
 
     def together(batch) -> Tensor:
         return policy(batch.to(policy.device))[0].cpu()

@@ -1,6 +1,6 @@
 """The embedded sampler: `transformers` generation with per-completion seeds.
 
-In the trainer's process it generates with the trainer's own module, so that there is nothing to load.
+In the trainer's process it generates with the trainer's own module, so there is nothing to load.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from dgpo.rollout.base import Sampler, Sampling
 
 
 def stop_tokens(lm, tokenizer) -> list[int]:
-    """What ends a completion: the tokenizer's end of sequence, and what the checkpoint's generation settings add."""
+    """The token ids that end a completion: the tokenizer's end of sequence and those of the generation settings."""
     stop = lm.generation_config.eos_token_id
     stop = [stop] if isinstance(stop, int) else list(stop or [])
     return sorted({*stop, tokenizer.eos_token_id})
@@ -73,7 +73,7 @@ class TransformersSampler(Sampler):
 
     @contextmanager
     def _plain_generation(self):
-        """What `generate` is not told it takes from the checkpoint's generation_config, top-p for one."""
+        """Hide the checkpoint's generation_config, from which `generate` takes what it is not given, such as top-p."""
         was_training, saved = self.lm.training, self.lm.generation_config
         self.lm.generation_config = GenerationConfig()
         self.lm.eval()
@@ -85,10 +85,10 @@ class TransformersSampler(Sampler):
 
 
 class _Draw(LogitsProcessor):
-    """Chooses the next token itself, inverting the cumulative distribution at a number from the row's own seed.
+    """Chooses the next token by inverting the cumulative distribution at a number drawn with the row's own seed.
 
-    `generate` then takes the arg-max of what is returned. So a completion does not depend on its batch, and the
-    log-probability of the token is at hand without keeping the logits of every step.
+    `generate` then takes the arg-max of what this returns. So a completion does not depend on its batch, and the
+    token's log-probability is known without keeping the logits of every step.
     """
 
     def __init__(self, seeds: list[int], sampling: Sampling, device):
@@ -110,7 +110,7 @@ class _Draw(LogitsProcessor):
 
 
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:
-    """`weights` `[B, V]`, with 0 outside the smallest set that holds `top_p` of them; the first always stays."""
+    """`weights` `[B, V]`, with 0 outside the smallest set with `top_p` of the total; the largest always stays."""
     ordered, index = weights.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     return torch.zeros_like(weights).scatter_(-1, index, ordered.where(before < top_p, 0))

@@ -1,4 +1,4 @@
-"""What a sweep is: a YAML file of factors whose levels are crossed, and the settings that all its runs share.
+"""The definition of a sweep: a YAML file of factors whose levels are crossed, and the settings that all runs share.
 
     name: methods
     folder: runs/methods
@@ -41,7 +41,7 @@ _OWN = ("sweep.yaml", "sweep.parquet", "report.md", "policies.json", "data.json"
 
 
 class Sweep(Settings):
-    """One sweep, as its file gives it. A level of a factor is the settings that it stands for."""
+    """One sweep, as its file defines it. Each level of a factor is a bundle of settings."""
 
     name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")] = _sweep(description="name of the sweep")
     folder: PathText = _sweep(description="its folder: a run of each cell and seed, the table, the report")
@@ -70,7 +70,7 @@ class Sweep(Settings):
         ]
 
     def config(self, cell: "Cell", seed: int) -> Config:
-        """The settings of one run. Raises ConfigError, with the cell's name, where the trainer would refuse them."""
+        """The settings of one run. Raises ConfigError with the cell's name if the trainer would reject them."""
         try:
             settings = {**self.settings, **cell.settings}
             return configs.load(self.recipe, **settings, seed=seed, run_dir=str(self.run_dir(cell, seed)), resume=True)
@@ -81,10 +81,10 @@ class Sweep(Settings):
         return self.path / cell.name / f"seed_{seed}"
 
     def runs(self, shard: tuple[int, int] = (1, 1), only: str | None = None) -> list["Run"]:
-        """All runs, or those of the cell `only`; of them the i-th of n parts: every n-th one, so that parts are alike.
+        """All runs, or those of the cell `only`; of them the i-th of n parts, every n-th run, so that parts are alike.
 
         All cells with the first seed come before any with the second, so that an unfinished sweep compares them all.
-        Raises ConfigError for a cell that there is not.
+        Raises ConfigError for an unknown cell.
         """
         cells = [cell for cell in self.cells if only in (None, cell.name)]
         if not cells:

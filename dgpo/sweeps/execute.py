@@ -202,7 +202,7 @@ def _made(runs: list[Run]) -> tuple[int, int]:
 
 
 class _Pool:
-    """At most `jobs` processes. Leaving it ends them; so does the end, of whatever kind, of this process."""
+    """At most `jobs` processes. They end when the `with` is left, and with this process, however it ends."""
 
     def __init__(self, jobs: int):
         import torch
@@ -230,7 +230,7 @@ class _Pool:
         return len(self) < self.jobs
 
     def call(self, function, argument):
-        """What `function(argument)` returns in a process that has the trainer loaded; errors of the world come back."""
+        """The result of `function(argument)` in a process with the trainer loaded; Explained errors are raised here."""
         receiver, sender = self.context.Pipe(duplex=False)
         process = self.context.Process(target=_answer, args=(sender, function, argument))
         process.start()

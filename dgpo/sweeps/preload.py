@@ -1,4 +1,4 @@
-"""Imported by the process that forks the runs of a sweep, where there is no GPU: they have the trainer at once."""
+"""Imported by the process that forks the runs of a sweep, unless there is a GPU: runs then start without imports."""
 
 from dgpo import trainer
 from dgpo.engine import load_deepspeed

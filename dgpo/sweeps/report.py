@@ -1,4 +1,4 @@
-"""What was equal in all runs of a sweep, what differed and by whose decision, and what came out. Markdown."""
+"""The report of a sweep in Markdown: what was equal in all runs, what differed and by whose decision, the results."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ ABSENT = "–"
 
 
 def report(sweep: Sweep, frame: pd.DataFrame) -> str:
-    """The report, from the settings and from the table that `collect` gives."""
+    """The report, from the settings and the table of `collect`."""
     equal, differing = contrast(sweep)
     parts = [f"# Sweep {sweep.name}", _design(sweep), "## Equal in all cells", _sentence(equal)]
     if start := _start(sweep):
@@ -33,7 +33,7 @@ def _start(sweep: Sweep) -> str:
 
 
 def write(sweep: Sweep, frame: pd.DataFrame) -> str:
-    """The report, written to `report.md` of the folder as well."""
+    """The report, also written to `report.md` in the folder."""
     text = report(sweep, frame)
     with locked(sweep.path):
         atomic_write(sweep.path / "report.md", lambda scratch: scratch.write_text(text))
@@ -41,8 +41,8 @@ def write(sweep: Sweep, frame: pd.DataFrame) -> str:
 
 
 def contrast(sweep: Sweep) -> tuple[dict[str, Any], pd.DataFrame]:
-    """(settings that all cells share, a row a cell of those that differ). Parameters of the methods are settings here;
-    a cell whose method lacks one has `–` there."""
+    """(settings that all cells share, a frame of those that differ with a row for each cell). Parameters of methods
+    count as settings; a cell whose method lacks one has `–` there."""
     cells = {cell.name: flat(sweep.config(cell, 0)) for cell in sweep.cells}
     names = dict.fromkeys(name for settings in cells.values() for name in settings)
     shown = {
@@ -55,7 +55,7 @@ def contrast(sweep: Sweep) -> tuple[dict[str, Any], pd.DataFrame]:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """The settings that decide a run's numbers by name, those of the embedded policy and of the method among them."""
+    """The settings that decide a run's numbers, by name, including those of the embedded policy and of the method."""
     settings = comparable(config)
     tiny, params = settings.pop("tiny"), settings.pop("method_params")
     if config.model == "tiny":
@@ -66,7 +66,7 @@ def flat(config: Config) -> dict[str, Any]:
 def undecided(sweep: Sweep, differing: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """Settings that differ between cells although some cell does not set them: {setting: {its default there: cells}}.
 
-    A method brings defaults of its own, so that two methods may differ in more than the sweep's file shows.
+    Methods bring defaults of their own, so two methods may differ in more than the sweep's file shows.
     """
     found: dict[str, dict[str, list[str]]] = {}
     for setting in (str(c) for c in differing if c in _method_parameters(sweep)):

@@ -1,6 +1,6 @@
-"""Imported by the process that forks the runs of a sweep, before all else: it ends with the sweep, and not by Ctrl-C.
+"""Imported first by the process that forks the runs of a sweep: it ends with the sweep, and ignores Ctrl-C.
 
-The runs it forks ignore Ctrl-C too: it is for the sweep, which ends them.
+The runs that it forks ignore Ctrl-C too: the sweep handles it, and ends them.
 """
 
 import os

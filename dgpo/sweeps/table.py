@@ -1,4 +1,4 @@
-"""The one table of a sweep: `sweep.parquet`, a row for every step of every run that has ended."""
+"""The table of a sweep: `sweep.parquet`, a row for every step of every run that has ended."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from dgpo.sweeps.execute import DIVERGED, FAILED, FINISHED, locked, read_fields,
 
 
 def collect(sweep: Sweep) -> pd.DataFrame:
-    """All metrics of all runs that have finished or diverged, and write them to `sweep.parquet`, whole or not at all.
+    """All metrics of all runs that have finished or diverged, also written atomically to `sweep.parquet`.
 
-    Columns: `cell`, `factor/NAME` with the name of the level for each factor, `seed`, `status`, `step`, and the metrics
-    of `metrics.jsonl` but its wall times, so that two sweeps with the same settings have the same table.
+    Columns: `cell`, `factor/NAME` with the level's name for each factor, `seed`, `status`, `step`, and the metrics of
+    `metrics.jsonl` without wall times, so that two sweeps with the same settings have the same table.
     """
     if not (sweep.path / "sweep.yaml").exists():
         raise ConfigError(f"folder={sweep.folder!r} is not the folder of a sweep: it has no sweep.yaml")
@@ -36,7 +36,7 @@ def collect(sweep: Sweep) -> pd.DataFrame:
 
 
 def read(folder: str | Path) -> Sweep:
-    """The sweep that a folder was made with; its runs are looked for in this folder, wherever it is now."""
+    """The sweep that a folder was made with; its runs are read from this folder, which may have moved."""
     path = Path(path_text(folder)) / "sweep.yaml"
     if not path.exists():
         raise ConfigError(f"folder={str(folder)!r} is not the folder of a sweep: it has no sweep.yaml")
@@ -44,7 +44,7 @@ def read(folder: str | Path) -> Sweep:
 
 
 def costs(sweep: Sweep) -> pd.DataFrame:
-    """A row a run: cell, seed, status, reason; of finished ones also CPU seconds and peak memory of their process."""
+    """A row for each run: cell, seed, status, reason; for finished ones also CPU seconds and peak memory."""
     rows = []
     for run in sweep.runs():
         how, why, _, cost = _read(run)

@@ -1,4 +1,4 @@
-"""Where problems and rewards come from: what a task is, one of your own (task=module:Class) too."""
+"""The interface of a task, the source of problems and rewards; also for your own (task=module:Class)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 class Problem:
     """One question. `prompt` is the exact text the policy reads (chat template applied); `answer` is the reference.
 
-    `row` is the row of a file that it came from, whose columns rewards of your own read.
+    `row` is its row of the problem file, whose columns your own rewards can read.
     """
 
     id: str
@@ -23,11 +23,11 @@ class Task:
     """A stream of training problems, a fixed held-out set, and the reward of a completion.
 
     heldout    evaluated in full, the same for every run of the task
-    notes      counts of what loading left out, written into the run's summary
-    verdicts   what completions were found to be so far (correct, wrong, no_answer, ...), counted
+    notes      counts of what loading left out, for the run's summary
+    verdicts   counts of the verdicts so far (correct, wrong, no_answer, …)
 
-    A task whose problems have several solutions may also have `solution(completion)`, a text that tells those of right
-    completions apart: evaluations then count the distinct ones (eval/coverage@k).
+    A task whose problems have several solutions may also have `solution(completion)`, a text that identifies the
+    solution of a right completion: evaluations then count the distinct ones (eval/coverage@k).
     """
 
     heldout: Sequence[Problem]
@@ -35,7 +35,7 @@ class Task:
     verdicts: Counter[str]
 
     def __init__(self, config: Any, tokenizer: Any):
-        """A task of one's own is made with the Config and the tokenizer."""
+        """Your own task is made with the Config and the tokenizer."""
 
     def train(self, position: int) -> Problem:
         """The problem at `position` of an endless stream; a pure function of the task's settings and `position`."""
@@ -46,8 +46,8 @@ class Task:
         raise NotImplementedError
 
     def means(self) -> dict[str, tuple[float, int]]:
-        """(sum, count) of each reward by name since the last call, where the task has several."""
+        """(sum, count) of each reward by name since the last call, for a task with several."""
         return {}
 
     def close(self) -> None:
-        """End whatever processes the task started."""
+        """End the processes that the task started."""

@@ -1,4 +1,4 @@
-"""What tasks whose problems are drawn have in common: the stream, the held-out set and the split between them."""
+"""The common part of tasks with generated problems: the stream, the held-out set and the split between them."""
 
 import random
 import zlib

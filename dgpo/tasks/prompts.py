@@ -15,12 +15,12 @@ def prompt(
     system: str | None = None,
     examples: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The problem in the checkpoint's own chat template; plainly, with `<think>` opened, when it has none.
+    """The problem in the checkpoint's own chat template; plainly, with `<think>` opened, if it has none.
 
-    `instruction` follows the problem; `system` comes first, as a system message where the template has them, and then
-    the (problem, completion) of each of the `examples`, as earlier turns of the chat.
-    A template that writes the date writes `day`, an ISO date (None: today). Raises ConfigError, which names the model,
-    for a template that fails, renders nothing or leaves out the problem.
+    `system` comes first, as a system message where the template has them; then each (problem, completion) of
+    `examples`, as earlier turns of the chat; `instruction` follows the problem. A template that writes the date gets
+    `day`, an ISO date (None: today). Raises ConfigError that names the model for a template that fails, renders nothing
+    or leaves out the problem.
     """
     text = problem.strip() + instruction
     if not getattr(tokenizer, "chat_template", None):
@@ -48,7 +48,7 @@ def prompt(
 
 
 def _dated(tokenizer, day: str | None) -> dict:
-    """What templates ask for the date: `strftime_now`, and `date_string` where they have no default of their own."""
+    """The variables from which templates take the date: `strftime_now`, and `date_string` unless it has a default."""
     now = datetime.fromisoformat(day or date.today().isoformat())
     own = "date_string is" in str(tokenizer.chat_template)  # Llama 3.1 has a day of 2024, and 3.2 asks strftime_now
     return {"strftime_now": now.strftime} | ({} if own else {"date_string": now.strftime("%d %b %Y")})

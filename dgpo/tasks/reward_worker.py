@@ -14,7 +14,7 @@ from dgpo.plain import locate, plain
 def main(*names: str) -> int:
     """Answer rows {prompt, completion, columns} with {values} or {error} until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a function prints is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a function prints is not an answer
     sys.path[:0] = [os.getcwd()]
     try:
         functions = [_function(name) for name in names]
@@ -33,7 +33,7 @@ def main(*names: str) -> int:
 
 
 def value(function, row: dict) -> float | None:
-    """What a function says of one completion. Raises ValueError unless that is a finite number, or None."""
+    """A function's reward of one completion. Raises ValueError unless it is a finite number or None."""
     columns = {name: [content] for name, content in row["columns"].items()}
     found = function(prompts=[row["prompt"]], completions=[row["completion"]], **columns)
     found = plain(asyncio.run(_wait(found)) if inspect.isawaitable(found) else found)

@@ -3,8 +3,8 @@
     rewards = Rewards(["mymodule:short", "mymodule:polite"], weights=[1, 0.5], timeout=10)
     totals = rewards(prompts, completions, columns)         floats; a completion whose reward failed has 0
 
-The functions run in processes that can be killed, a completion at a time, each with a time limit: one that hangs,
-raises or ends its process costs its own completion, which is counted and named, and the share of failures has a limit.
+The functions run in processes that can be killed, one completion at a time, with a time limit. A function that hangs,
+raises or ends its process costs only that completion, which is counted and named; the share of failures has a limit.
 What they print is dropped. A function may be async. None leaves a completion out of that function's reward.
 """
 
@@ -33,7 +33,7 @@ class RewardError(Explained, RuntimeError):
 class Rewards:
     """The weighted sum of the functions named `module:function`, from `workers` processes.
 
-    means     of each function, over the completions since it was last asked for
+    means     (sum, count) of each function's values since the last call
     failed    completions whose reward failed so far
 
     Raises ConfigError for a function that cannot be imported and for weights that do not match.
@@ -125,7 +125,7 @@ class _Worker:
         return answer.get("error") or answer["values"]
 
     def _line(self, timeout: float) -> str | None:
-        """What the process says next: a line, "" when it has ended, None when it says nothing in time."""
+        """The process's next line; "" if it has ended, None if none comes in time."""
         if not select.select([self.stdout], [], [], timeout)[0]:
             return None
         return self.stdout.readline().decode().strip()

@@ -1,8 +1,7 @@
-"""Problems from a file: an endless shuffled stream, and held-out ones that it never shows.
+"""Problems from a file: an endless shuffled stream, and held-out ones that the stream never contains.
 
-`MathTask` and `RewardTask` judge them.
-
-The policy reads a problem in the checkpoint's own chat template, or plainly, with `<think>` opened, when it has none.
+`MathTask` and `RewardTask` judge them. A problem is rendered in the checkpoint's own chat template, or plainly, with
+`<think>` opened, if it has none.
 """
 
 import functools
@@ -20,23 +19,23 @@ from dgpo.tasks.prompts import INSTRUCTION, prompt
 
 
 class FileTask(Task):
-    """Rows of `data` as an endless shuffled stream, and `heldout` fixed problems that the stream never shows.
+    """Rows of `data` as an endless shuffled stream, and `heldout` fixed problems that the stream never contains.
 
     data, eval_data     a .jsonl, .json, .parquet or .csv file, or the hub name `owner/name[:split]` of a dataset
     encoding            of either, where it is a text file and not UTF-8
-    heldout             from `eval_data` its first rows; without it, the rows of `data` whose texts have the smallest
+    heldout             the first rows of `eval_data`; without it, the rows of `data` whose texts have the smallest
                         checksums: the same for every seed, and with all copies of a text on one side
-    drop_contaminated   leave out training rows that are a held-out problem, exactly or but for punctuation
+    drop_contaminated   leave out training rows that match a held-out problem exactly or up to punctuation
                         (`dgpo.data.overlap`); with `eval_data` only, since a split of one file keeps copies together
     notes               skipped_rows, long_prompts, duplicate_rows, conflicting_answers, rows_also_heldout,
                         contaminated_rows
     instruction         text after each problem; system_prompt is text before it
     needs_answer        whether a row must have one
-    verdicts            what completions were found to be so far, counted
+    verdicts            counts of the verdicts so far
 
     Raises DataError for a row without a problem or an answer and for a broken line (`skip_bad_rows` leaves them out
-    instead), for an empty file, no prompt of at most `max_prompt_tokens`, and fewer rows than `heldout` asks for, or
-    none that is not contaminated.
+    instead), for an empty file, if no prompt has at most `max_prompt_tokens`, if there are fewer rows than `heldout`,
+    and if all are contaminated.
     """
 
     def __init__(

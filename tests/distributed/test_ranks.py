@@ -213,12 +213,12 @@ class TestAWorldOfOne:
 
 
 def test_being_told_to_stop_loses_no_error_that_is_on_its_way_out():
-    with pytest.raises(SystemExit, match="told to stop"), process_group.error_scope("step 1"):
+    with pytest.raises(SystemExit, match="stopped by SIGTERM"), process_group.error_scope("step 1"):
         process_group._told_to_stop()
     with pytest.raises(ZeroDivisionError), process_group.error_scope("step 1"):
         _fail_after([])
     process_group._told_to_stop()  # as when a launcher ends this rank before the error is printed
-    with pytest.raises(SystemExit, match="told to stop"), process_group.error_scope("step 1"):
+    with pytest.raises(SystemExit, match="stopped by SIGTERM"), process_group.error_scope("step 1"):
         process_group._told_to_stop()
 
 
