@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 from dgpo.config import changes
 from dgpo.evaluation.heldout import pass_at_k
@@ -74,10 +74,17 @@ def powers(n: int) -> list[int]:
 def pass_at(samples: Samples | Sequence[Samples], k: int, confidence: float = 0.95) -> tuple[Interval, Interval]:
     """pass@k (k = 1: avg@n) with its intervals over samples and over problems; of several benchmarks, of their mean.
 
-    Over samples: normal, from the exact variance of the estimate at each problem's own share of right answers, times
-    n/(n − 1), which makes it unbiased at k = 1. Over problems: Student's t. Where a variance comes out as 0 (every
-    answer wrong, say) the interval is Wilson's for as many trials as there were, not a point; of several benchmarks,
-    one without variance contributes what half of Wilson's width stands for.
+    Over samples, of independent problems whose chances p differ:
+
+        k = 1          normal, from the unbiased variance of each problem's share of right answers
+        1 < k ≤ n/2    normal, from the variance of the estimate averaged over Beta(1 + c, 1 + n − c), what c right
+                       answers of n say of p: at c = 0 the estimate itself would call it 0
+        k > n/2        Wilson's for P trials: one disjoint draw a problem does not show its variance, and P trials of
+                       equal chances vary at least as much as P trials of any chances with that mean (Hoeffding 1956)
+
+    Over problems: Student's t. Where a variance comes out as 0 (every answer wrong, say) the interval is Wilson's for
+    as many trials as there were, not a point; of several benchmarks, one without variance contributes what half of
+    Wilson's width stands for.
     Raises ValueError for k > n.
     """
     group = [samples] if isinstance(samples, Samples) else list(samples)
@@ -204,14 +211,18 @@ def unlike(a: Samples, b: Samples) -> str:
 
 
 def _scores(samples: Samples, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """pass@k of each problem and its variance over samples."""
-    n = samples.n
-    table = pass_at_k(np.arange(n + 1), n, k)
-    shares = np.unique(samples.right)
-    chance = stats.binom.pmf(np.arange(n + 1), n, shares[:, None] / n)
-    spread = chance @ table**2 - (chance @ table) ** 2
-    variance = np.zeros(n + 1)
-    variance[shares] = np.clip(np.where((shares > 0) & (shares < n), spread, 0), 0, None) * n / max(1, n - 1)
+    """pass@k of each problem and its variance over samples, `[P]`; 0 where that cannot be estimated, see `pass_at`."""
+    n, c = samples.n, np.arange(samples.n + 1)
+    table = pass_at_k(c, n, k)
+    if k == 1:
+        variance = c * (n - c) / (n**2 * max(1, n - 1))
+    elif 2 * k > n:
+        variance = np.zeros(n + 1)
+    else:
+        a, b = c + 1, n - c + 1
+        again = stats.betabinom.pmf(c, n, a[:, None], b[:, None])  # of the c in n further samples
+        miss, twice = (np.exp(special.betaln(a, b + j) - special.betaln(a, b)) for j in (k, 2 * k))
+        variance = again @ table**2 - (1 - 2 * miss + twice)  # E[x²] − E[(1 − (1 − p)^k)²]
     return table[samples.right], variance[samples.right]
 
 
