@@ -1,7 +1,7 @@
-"""Read evaluations and tabulate them: ours with two intervals, published numbers beside them and marked as such.
+"""Read evaluations and tabulate them, each score with two intervals.
 
     evaluations = read({"start": "runs/eval-start", "dgpo": "runs/eval-dgpo"})
-    main_table(evaluations, published="R1-Distill-Qwen-1.5B")
+    main_table(evaluations)
 
 An interval in square brackets is over samples (these problems, other completions), one in round brackets over problems
 (other problems like these). All statistics are `dgpo.evaluation.scores`.
@@ -18,28 +18,6 @@ from dgpo.evaluation.folder import EvaluationError, EvaluationFolder
 from dgpo.evaluation.report import both
 from dgpo.evaluation.scores import VERDICTS, Samples, compare, majority_at, pass_at, per_problem, unlike
 
-# Avg@32 and Pass@32 in per cent, mean of AIME24, AIME25, AMC23, MATH500, Minerva and OlympiadBench, as the README of
-# FlyTune/DGPO-RL gives them. Neither intervals nor the evaluation's temperature were published.
-PUBLISHED = {
-    "R1-Distill-Qwen-1.5B": {
-        "grpo": (48.4, 70.1),
-        "cispo": (47.8, 71.5),
-        "gppo": (45.6, 68.3),
-        "ce_gppo": (49.2, 70.7),
-        "aspo": (48.9, 70.6),
-        "dgpo": (52.7, 73.0),
-    },
-    "R1-Distill-Qwen-7B": {
-        "grpo": (58.9, 77.2),
-        "cispo": (59.3, 76.1),
-        "gppo": (55.0, 76.5),
-        "ce_gppo": (59.0, 75.6),
-        "aspo": (59.0, 76.3),
-        "dgpo": (62.0, 77.9),
-    },
-    "R1-Distill-Qwen-14B": {"grpo": (53.6, 67.4), "dgpo": (56.7, 70.4)},
-}
-
 Evaluations = Mapping[str, list[Samples]]
 
 
@@ -52,24 +30,14 @@ def read(folders: Mapping[str, str | Path]) -> dict[str, list[Samples]]:
     return out
 
 
-def main_table(evaluations: Evaluations, published: str | None = None) -> pd.DataFrame:
-    """A row an evaluation, a column a benchmark (avg@n with both intervals, in per cent), and means of avg and pass.
-
-    `published` names a model of `PUBLISHED`, whose rows are added. Raises ValueError for another one.
-    """
-    if published is not None and published not in PUBLISHED:
-        raise ValueError(f"published={published!r} must be None or one of: {', '.join(PUBLISHED)}")
+def main_table(evaluations: Evaluations) -> pd.DataFrame:
+    """A row an evaluation, a column a benchmark (avg@n with both intervals, in per cent), and means of avg and pass."""
     rows = []
     for name, group in evaluations.items():
         n = group[0].n
-        row = {"policy": style.label(name), "source": "ours"}
+        row = {"policy": style.label(name)}
         row |= {f"{samples.benchmark} avg@{n}": both(*pass_at(samples, 1)) for samples in group}
-        row |= {"mean avg": both(*pass_at(group, 1)), "mean pass": both(*pass_at(group, n)), "k": n}
-        rows.append(row)
-    for key, (avg, passed) in (PUBLISHED[published] if published else {}).items():
-        what = f"published, {published}, six benchmarks"
-        row = {"policy": style.label(key), "source": what, "mean avg": f"{avg:.1f}", "mean pass": f"{passed:.1f}"}
-        rows.append(row | {"k": 32})
+        rows.append(row | {"mean avg": both(*pass_at(group, 1)), "mean pass": both(*pass_at(group, n)), "k": n})
     columns = list(dict.fromkeys(name for row in rows for name in row))
     last = ["mean avg", "mean pass", "k"]
     return pd.DataFrame(rows, columns=[c for c in columns if c not in last] + last).fillna("–")

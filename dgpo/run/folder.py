@@ -97,9 +97,7 @@ class RunFolder:
         before = self._config()
         exists = before is not None
         self._refuse_a_run(exists)
-        # left over from a kill at the start
-        unfinished = {".lock", "identity.json", ".identity.json.partial", ".config.yaml.partial"}
-        if not exists and self.path.exists() and any(p.name not in unfinished for p in self.path.iterdir()):
+        if not exists and self.path.exists() and not all(map(_left_by_a_kill, self.path.iterdir())):
             raise ConfigError(f"{self._name} is not empty and not a run folder; nothing there was touched")
         if not (exists and config.resume):
             return
@@ -311,6 +309,13 @@ class RunFolder:
                 path.unlink()
         for path in (*self.path.glob(".*.partial"), *self.path.glob("*/.*.partial")):
             remove(path)
+
+
+def _left_by_a_kill(path: Path) -> bool:
+    """Whether a start that was killed before config.yaml, the last file it writes, leaves such a file."""
+    if path.suffix == ".jsonl":
+        return path.stat().st_size == 0
+    return path.name in (".lock", "identity.json") or path.name.endswith(".partial")
 
 
 def _steps(folder: Path, suffix: str) -> list[tuple[int, Path]]:

@@ -1,7 +1,11 @@
 """The text that a policy reads for a problem. Training and evaluation render it here and nowhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
+from types import SimpleNamespace
+
+from transformers.utils import chat_template_utils
 
 from dgpo.config import INSTRUCTION
 from dgpo.errors import ConfigError, first_line
@@ -33,12 +37,13 @@ def prompt(
     for shown, answer in examples:
         messages += [{"role": "user", "content": shown + instruction}, {"role": "assistant", "content": answer}]
     try:
-        rendered = tokenizer.apply_chat_template(
-            [*messages, {"role": "user", "content": text}],
-            tokenize=False,
-            add_generation_prompt=True,
-            **_dated(tokenizer, day),
-        )
+        with _today(day) as today:
+            rendered = tokenizer.apply_chat_template(
+                [*messages, {"role": "user", "content": text}],
+                tokenize=False,
+                add_generation_prompt=True,
+                **_date_string(tokenizer, today),
+            )
     except Exception as error:  # jinja2's own, and any that an expression in a template leads to
         raise ConfigError(f"{_whose(tokenizer)} fails: {type(error).__name__}: {first_line(error)}") from error
     if " ".join(problem.split()) not in " ".join(rendered.split()):  # a template may trim
@@ -47,11 +52,21 @@ def prompt(
     return rendered
 
 
-def _dated(tokenizer, day: str | None) -> dict:
-    """The variables from which templates take the date: `strftime_now`, and `date_string` unless it has a default."""
-    now = datetime.fromisoformat(day or date.today().isoformat())
-    own = "date_string is" in str(tokenizer.chat_template)  # Llama 3.1 has a day of 2024, and 3.2 asks strftime_now
-    return {"strftime_now": now.strftime} | ({} if own else {"date_string": now.strftime("%d %b %Y")})
+@contextmanager
+def _today(day: str | None) -> Iterator[datetime]:
+    """Set the clock of a template's `strftime_now`: since transformers 5.24 a template gets no function from outside."""
+    now, clock = datetime.fromisoformat(day or date.today().isoformat()), chat_template_utils.datetime
+    chat_template_utils.datetime = SimpleNamespace(now=lambda: now)  # pyright: ignore[reportPrivateImportUsage]
+    try:
+        yield now
+    finally:
+        chat_template_utils.datetime = clock
+
+
+def _date_string(tokenizer, today: datetime) -> dict[str, str]:
+    """`date_string`, for templates without a default of their own: Llama 3.1 has a day of 2024."""
+    own = "date_string is" in str(tokenizer.chat_template)
+    return {} if own else {"date_string": today.strftime("%d %b %Y")}
 
 
 def _whose(tokenizer) -> str:

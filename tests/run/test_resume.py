@@ -148,12 +148,28 @@ def test_the_bound_on_rounding_tells_a_fault_from_it(small, checkpoint, monkeypa
         assert_alike(undisturbed, run(small, resume=True), checkpoint)
 
 
-def test_a_kill_in_the_first_write_leaves_a_folder_that_can_be_used(small):
-    folder = Path(small["run_dir"])
-    folder.mkdir()
-    (folder / ".config.yaml.partial").write_text("half")
-    run(small, steps=1)
-    assert not (folder / ".config.yaml.partial").exists()
+@pytest.mark.parametrize("write", [1, 2, 3, 4])
+def test_a_kill_in_any_of_the_first_writes_leaves_a_folder_that_can_be_used(small, monkeypatch, write):
+    """identity.json, two empty files of rows, config.yaml: what is written before the first step."""
+
+    class Killed(BaseException):
+        pass
+
+    made, replace = [], os.replace
+
+    def dying(source, target):
+        made.append(Path(target).name)
+        if len(made) == write:
+            killed.setattr("dgpo.files.remove", lambda path: None)  # nobody is left to tidy up
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as killed, pytest.raises(Killed):
+        killed.setattr("os.replace", dying)
+        run(small, steps=1)
+    assert Path(small["run_dir"]).exists()
+    assert len(rows(run(small, steps=1))) == 2
+    assert not list(Path(small["run_dir"]).glob(".*.partial"))
 
 
 def test_a_spoilt_row_is_named(small):

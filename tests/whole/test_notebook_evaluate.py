@@ -5,7 +5,7 @@ import papermill
 import pytest
 from running import SMALL, execute, shown
 
-from analysis import evaluation_plots, evaluations
+from analysis import evaluation_plots, evaluations, published
 from dgpo.evaluation.folder import EvaluationError
 from dgpo.evaluation.scores import Samples
 
@@ -32,7 +32,7 @@ def test_it_runs_and_shows_tables_and_figures(executed):
     data = shown(executed / "out.ipynb")
     assert sum("image/png" in d for d in data) == 3
     html = "".join(d.get("text/html", "") for d in data)
-    assert "ours" in html
+    assert "mean avg" in html
     assert "published" not in html  # a toy's score is not to be set beside those of R1-Distill
     for name in ("start", "dgpo"):
         found = {path.name for path in (executed / name / "figures").iterdir()}
@@ -41,9 +41,11 @@ def test_it_runs_and_shows_tables_and_figures(executed):
 
 def test_the_folders_serve_without_the_notebook(executed):
     found = evaluations.read({"start": executed / "start", "dgpo": executed / "dgpo"})
-    table = evaluations.main_table(found, "R1-Distill-Qwen-14B")
-    assert table["source"].tolist()[:2] == ["ours", "ours"]
-    assert [s.startswith("published") for s in table["source"]] == [False, False, True, True]
+    assert evaluations.main_table(found)["policy"].tolist() == ["start", "DGPO"]
+    table = published.beside(found, "R1-Distill-Qwen-14B")
+    assert table["source"].tolist()[:4] == ["ours"] * 4
+    assert table["policy"].tolist()[4:] == ["GRPO", "GRPO", "DGPO", "DGPO", "MASPO", "MASPO"]
+    assert {s.partition(":")[0] for s in table["source"][4:]} == {"published"}
     assert evaluations.differences(found, "start")["difference"].tolist() == ["DGPO − start"]
     assert evaluations.pass_table(found)["k"].tolist() == [1, 2, 4, 8] * 2
     assert len(evaluations.problems(found, "chain")) == 12
@@ -64,7 +66,7 @@ def test_settings_of_the_evaluation_are_checked_before_the_training(tmp_path):
 def test_mistakes_name_what_there_is(executed):
     found = evaluations.read({"start": executed / "start"})
     for call, said in (
-        (lambda: evaluations.main_table(found, "GPT"), "published='GPT' must be None or one of: R1-Distill"),
+        (lambda: published.beside(found, "GPT"), "published='GPT' must be None or one of: R1-Distill"),
         (lambda: evaluations.differences(found, "grpo"), "reference='grpo' must be one of: start"),
         (lambda: evaluations.problems(found, "aime"), "no evaluation of 'aime'; there are: chain"),
     ):
