@@ -45,9 +45,9 @@ def beside(evaluations: Evaluations, model: str) -> pd.DataFrame:
     single = [column for column in columns if column != "average"]
     rows = []
     for name, group in evaluations.items():
-        known = {SHORT_NAMES.get(samples.benchmark, samples.benchmark): samples for samples in group}
+        known = {SHORT_NAMES.get(samples.benchmark, samples.benchmark): [samples] for samples in group}
         if single and {*single} <= {*known}:
-            known["average"] = [known[column] for column in single]
+            known["average"] = [known[column][0] for column in single]
         for what, k in ((f"avg@{group[0].n}", 1), (f"pass@{group[0].n}", group[0].n)):
             cells = {column: both(*pass_at(known[column], k)) for column in columns if column in known}
             rows.append({"policy": label(name), "source": "ours", "score": what} | cells)

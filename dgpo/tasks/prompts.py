@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from types import SimpleNamespace
+from typing import Any
 
 from transformers.utils import chat_template_utils
 
@@ -54,13 +55,14 @@ def prompt(
 
 @contextmanager
 def _today(day: str | None) -> Iterator[datetime]:
-    """Set the clock of a template's `strftime_now`: since transformers 5.24 a template gets no function from outside."""
-    now, clock = datetime.fromisoformat(day or date.today().isoformat()), chat_template_utils.datetime
-    chat_template_utils.datetime = SimpleNamespace(now=lambda: now)  # pyright: ignore[reportPrivateImportUsage]
+    """Set the clock that `strftime_now` of a template reads: since transformers 5.24 none can be passed to it."""
+    module: Any = chat_template_utils
+    now, clock = datetime.fromisoformat(day or date.today().isoformat()), module.datetime
+    module.datetime = SimpleNamespace(now=lambda: now)
     try:
         yield now
     finally:
-        chat_template_utils.datetime = clock
+        module.datetime = clock
 
 
 def _date_string(tokenizer, today: datetime) -> dict[str, str]:

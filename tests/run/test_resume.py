@@ -164,9 +164,10 @@ def test_a_kill_in_any_of_the_first_writes_leaves_a_folder_that_can_be_used(smal
             raise Killed
         replace(source, target)
 
-    with monkeypatch.context() as killed, pytest.raises(Killed):
+    with monkeypatch.context() as killed:
         killed.setattr("os.replace", dying)
-        run(small, steps=1)
+        with pytest.raises(Killed):
+            run(small, steps=1)
     assert Path(small["run_dir"]).exists()
     assert len(rows(run(small, steps=1))) == 2
     assert not list(Path(small["run_dir"]).glob(".*.partial"))
