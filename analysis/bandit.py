@@ -2,8 +2,9 @@
 
     per step:  a ~ π_old, groups of rewards → advantages;  epochs × minibatches ascents on  mean A · w_log · log π(a)
 
-which is the trainer's loop with one-token answers. All methods of a call see the same problems and the same random
-numbers, so that differences between them are paired over seeds. Shapes: M methods, B = settings × seeds, K arms,
+which is the trainer's loop with one-token answers. A seed has the same problems and the same random numbers under every
+method and in every setting, so that differences are paired over seeds, and a result does not depend on what else runs
+in the call. Shapes: M methods, B = settings × seeds, K arms,
 N = groups · group samples a step; logits `[M, B, K]`, float64 unless asked otherwise.
 """
 
@@ -15,7 +16,7 @@ import pandas as pd
 import torch
 
 from analysis import policies
-from analysis.bandit_problem import Advantages, Problem, Setting, as_list, by_shape, variants
+from analysis.bandit_problem import Advantages, Draws, Problem, Setting, as_list, by_shape, variants
 from analysis.landscape import key_of, resolve_all, trust_region_of
 from dgpo.methods import REGIONS, regions
 
@@ -98,12 +99,12 @@ def run(
             raise ValueError(f"{key}={value!r} must be at least 1")
     record = np.unique(np.linspace(0, steps - 1, min(points, steps)).round().astype(int))
     data = {k: np.full((len(chosen), len(settings), seeds, len(record)), np.nan) for k in METRICS}
-    generator = torch.Generator(device).manual_seed(seed)
     for same in by_shape(settings):
         rows = [(s, r) for s in same for r in range(seeds)]
         for i in range(0, len(rows), block):
             part = rows[i : i + block]
-            found = _simulate(chosen, [settings[s] for s, _ in part], steps, record, generator, device, dtype)
+            draws = Draws([r for _, r in part], seed, device, dtype)
+            found = _simulate(chosen, [settings[s] for s, _ in part], draws, steps, record, device, dtype)
             where = tuple(np.array(part).T)
             for k, values in found.items():
                 data[k][:, where[0], where[1]] = values
@@ -112,10 +113,10 @@ def run(
 
 
 @torch.no_grad()
-def _simulate(methods, settings, steps, record, generator, device, dtype):
-    problem, s, m = Problem(settings, generator, device, dtype), settings[0], len(methods)
+def _simulate(methods, settings, draws, steps, record, device, dtype):
+    problem, s, m = Problem(settings, draws, device, dtype), settings[0], len(methods)
     bandits, samples = len(settings), s.groups * s.group
-    policy = policies.make(s.policy, problem.logits.repeat(m, 1, 1), s.features, s.hidden, generator)
+    policy = policies.make(s.policy, problem.logits.repeat(m, 1, 1), s.features, s.hidden, draws.randn)
     advantages, weights = Advantages(s, policy.z), _Weights(methods, bandits, samples // s.minibatches, policy.z)
     wanted, cumulative, kept = set(record.tolist()), torch.zeros(m, bandits, device=device, dtype=dtype), []
     e, cdf, rate = torch.empty_like(policy.z), torch.empty_like(policy.z), problem.lr * s.minibatches / samples
@@ -124,7 +125,7 @@ def _simulate(methods, settings, steps, record, generator, device, dtype):
         torch.sub(policy.z, policy.z.amax(-1, keepdim=True), out=e).exp_()
         return e.sum(-1, keepdim=True)
 
-    for step in range(steps):
+    for step, (u, noise, flip) in enumerate(draws.steps(steps, samples, problem.graded)):
         good, mean, paid = problem.at(step)
         total = exponentials()
         regret = problem.best[:, 0] - torch.einsum("mbk,bk->mb", e, mean) / total[..., 0]
@@ -132,9 +133,8 @@ def _simulate(methods, settings, steps, record, generator, device, dtype):
         log = _Log(policy.z, good, problem.support, regret, cumulative) if step in wanted else None
 
         torch.cumsum(e, -1, out=cdf)
-        u = torch.rand(bandits, samples, generator=generator, device=device, dtype=dtype)
         arm = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).clamp_(max=s.arms - 1)  # never one with e = 0
-        advantage = advantages(problem.pay(paid.expand(m, -1, -1).gather(-1, arm), generator))
+        advantage = advantages(problem.pay(paid.expand(m, -1, -1).gather(-1, arm), noise, flip))
         old = (e.gather(-1, arm) / total).log_()
         cut = [x.view(m, bandits, s.minibatches, -1).movedim(2, 0).contiguous() for x in (arm, advantage, old)]
         for epoch in range(s.epochs):

@@ -4,7 +4,9 @@ Shapes: B bandits, K arms, N samples a step; M methods, which see the same probl
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -12,6 +14,7 @@ from analysis import policies
 from dgpo.objective import group_advantages
 
 _SHAPE = ("arms", "groups", "group", "epochs", "minibatches", "policy", "features", "hidden", "advantage", "reward")
+_CHUNK = 64  # steps whose random numbers are drawn at once
 
 
 @dataclass(frozen=True)
@@ -111,21 +114,58 @@ def by_shape(settings):
     return groups.values()
 
 
+class Draws:
+    """The random numbers of B bandits, a stream for each seed: a bandit's depend on nothing that runs beside it.
+
+    numbers    which of the seeds each bandit has, `[B]`; bandits of one seed share their numbers, and so are paired
+    seed       of the whole call
+    """
+
+    def __init__(self, numbers: Sequence[int], seed: int, device, dtype):
+        own = sorted({*numbers})
+        self.row = torch.tensor([own.index(n) for n in numbers], device=device)
+        self.like: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.generators = [torch.Generator(device).manual_seed((seed << 20) + n) for n in own]
+
+    def rand(self, *shape: int) -> torch.Tensor:
+        """Uniform numbers `[B, *shape]`."""
+        return self._each(torch.rand, shape)[self.row]
+
+    def randn(self, *shape: int) -> torch.Tensor:
+        """Normal numbers `[B, *shape]`."""
+        return self._each(torch.randn, shape)[self.row]
+
+    def steps(self, count: int, samples: int, normal: bool) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Of each step the numbers that choose the arms, the rewards and the flips, `[B, samples]` each.
+
+        All are uniform, but those of the rewards where `normal`. Every step has all three, used or not.
+        """
+        for start in range(0, count, _CHUNK):
+            size = min(_CHUNK, count - start)
+            uniform = self._each(torch.rand, (size, 3, samples))
+            noise = self._each(torch.randn, (size, samples)) if normal else uniform[:, :, 1]
+            for t in range(size):
+                yield uniform[:, t, 0][self.row], noise[:, t][self.row], uniform[:, t, 2][self.row]
+
+    def _each(self, draw, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.stack([draw(*shape, generator=own, **self.like) for own in self.generators])
+
+
 class Problem:
     """B bandits as tensors: true and paid means `[B, K]`, which arms are optimal, before and after the change."""
 
-    def __init__(self, settings, generator, device, dtype):
+    def __init__(self, settings, draws: Draws, device, dtype):
         def column(values):
             return torch.tensor(values, device=device, dtype=dtype)[:, None]
 
-        bandits, arms, self.graded = len(settings), settings[0].arms, settings[0].reward == "graded"
         self.noise, self.flip, self.lr = (column([getattr(s, k) for s in settings]) for k in ("noise", "flip", "lr"))
         self.support = column([s.support for s in settings])
         self.change_at = column([math.inf if s.change_at is None else s.change_at for s in settings])
         self.best = column([s.best for s in settings])
-        rank = torch.rand(bandits, arms, generator=generator, device=device, dtype=dtype).argsort(-1)
-        low = torch.rand(bandits, arms, generator=generator, device=device, dtype=dtype)
-        low *= column([s.others for s in settings])
+        arms, self.graded = settings[0].arms, settings[0].reward == "graded"
+        order, low = draws.rand(2, arms).unbind(1)
+        rank = order.argsort(-1)
+        low = low * column([s.others for s in settings])
         optimal = column([s.optimal for s in settings])
         self.phases = []
         for shift in (0, settings[0].arms // 2):  # the change moves the good arms half way round
@@ -143,16 +183,10 @@ class Problem:
         after = step >= self.change_at
         return tuple(torch.where(after, b, a) for a, b in zip(*self.phases, strict=True))
 
-    def pay(self, mean, generator):
-        """Rewards of arms whose paid means are `[M, B, N]`; the random numbers are shared by the methods."""
-        like = {"generator": generator, "device": mean.device, "dtype": mean.dtype}
-        if self.graded:
-            reward = mean + self.noise * torch.randn(mean.shape[1:], **like)
-        else:
-            reward = (torch.rand(mean.shape[1:], **like) < mean).to(mean.dtype)
-        if (self.flip > 0).any():
-            reward = torch.where(torch.rand(mean.shape[1:], **like) < self.flip, 1 - reward, reward)
-        return reward
+    def pay(self, mean, noise, flip):
+        """Rewards of arms whose paid means are `[M, B, N]`, from the numbers of a step (`Draws.steps`), `[B, N]`."""
+        reward = mean + self.noise * noise if self.graded else (noise < mean).to(mean.dtype)
+        return torch.where(flip < self.flip, 1 - reward, reward) if (self.flip > 0).any() else reward
 
 
 class Advantages:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from analysis import policies
+from analysis.bandit_problem import Draws
 from analysis.landscape import key_of, resolve_all, weigh
 
 
@@ -24,10 +25,10 @@ def leakage(
     Raises ValueError for a policy that is not known.
     """
     chosen = resolve_all(methods)
-    generator = torch.Generator().manual_seed(seed)
-    rest = torch.randn(seeds, arms - 1, generator=generator, dtype=torch.float64).log_softmax(-1) + math.log1p(-pi_old)
+    draws = Draws(range(seeds), seed, "cpu", torch.float64)
+    rest = draws.randn(arms - 1).log_softmax(-1) + math.log1p(-pi_old)
     start = torch.cat([torch.full((seeds, 1), math.log(pi_old), dtype=torch.float64), rest], 1)
-    model = policies.make(policy, start.repeat(len(chosen), 1, 1), features, hidden, generator)
+    model = policies.make(policy, start.repeat(len(chosen), 1, 1), features, hidden, draws.randn)
     before = rest.softmax(-1)
     keep, rows = set(np.unique(np.geomspace(1, steps, 40).round().astype(int))), []
     for step in range(1, steps + 1):

@@ -7,6 +7,7 @@ move by (∂z/∂θ)(∂z/∂θ)ᵀ · push, so that a push on one arm leaks int
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -46,13 +47,12 @@ class Linear(Tabular):
 class MLP(Tabular):
     """z = z₀ + f(Φ) − f₀(Φ) with f(φ) = v·tanh(W φ), W `[H, D]` and v `[H]` per bandit; f₀ is f at the start."""
 
-    def __init__(self, logits: Tensor, features: Tensor, hidden: int, generator: torch.Generator):
-        bandits, _, dim = features.shape
-        like = {"generator": generator, "dtype": features.dtype, "device": features.device}
+    def __init__(self, logits: Tensor, features: Tensor, hidden: int, randn: Callable[..., Tensor]):
+        dim = features.shape[-1]
         gain = math.sqrt(2.0)  # of ∂f/∂v and ∂f/∂W together, about 1 per unit-length feature
         self.features = features
-        self.w = torch.randn(bandits, hidden, dim, **like).repeat(len(logits), 1, 1, 1) * gain
-        self.v = torch.randn(bandits, hidden, **like).repeat(len(logits), 1, 1) / math.sqrt(hidden)
+        self.w = randn(hidden, dim).repeat(len(logits), 1, 1, 1) * gain
+        self.v = randn(hidden).repeat(len(logits), 1, 1) / math.sqrt(hidden)
         self.scale = 1 / math.sqrt(hidden)
         self._forward()
         self.base = logits - self.f
@@ -79,13 +79,15 @@ class MLP(Tabular):
         return v.square().sum(-1) + w.square().sum((-2, -1))
 
 
-def make(kind: str, logits: Tensor, dim: int, hidden: int, generator: torch.Generator):
-    """A policy of one of `POLICIES` that starts at `logits` `[M, B, K]`; features are random directions, per bandit."""
+def make(kind: str, logits: Tensor, dim: int, hidden: int, randn: Callable[..., Tensor]):
+    """A policy of one of `POLICIES` that starts at `logits` `[M, B, K]`; features are random directions, per bandit.
+
+    randn    normal numbers `[B, *shape]` from a shape, of the dtype and on the device of the logits
+    """
     if kind == "tabular":
         return Tabular(logits)
     if kind not in POLICIES:
         raise ValueError(f"policy={kind!r} must be one of {', '.join(POLICIES)}")
-    shape = (*logits.shape[1:], dim)
-    features = torch.randn(*shape, generator=generator, dtype=logits.dtype, device=logits.device)
-    features /= features.norm(dim=-1, keepdim=True)
-    return Linear(logits, features) if kind == "linear" else MLP(logits, features, hidden, generator)
+    features = randn(logits.shape[2], dim)
+    features = features / features.norm(dim=-1, keepdim=True)
+    return Linear(logits, features) if kind == "linear" else MLP(logits, features, hidden, randn)

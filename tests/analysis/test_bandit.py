@@ -9,6 +9,7 @@ import torch
 
 from analysis import bandit
 from analysis.bandit import METRICS, Setting, run, variants
+from analysis.bandit_problem import Draws
 from analysis.policies import make
 from dgpo.methods import PAPER, Method, get, names
 
@@ -21,29 +22,38 @@ _spec.loader.exec_module(bandits)
 def test_the_batched_program_is_the_plain_loop(epochs, monkeypatch):
     """Same random numbers, same trajectory, for all six methods: the NumPy loop has weights of its own."""
     setting = Setting(arms=8, groups=2, group=4, minibatches=4, epochs=epochs, lr=1.5)
-    drawn, problems = [], []
-    rand, problem = torch.rand, bandit.Problem
-
-    def recording(*shape, **kwargs):
-        drawn.append(rand(*shape, **kwargs))
-        return drawn[-1]
-
-    def keep(*args):
-        problems.append(problem(*args))
-        drawn.clear()  # the draws of the problem itself
-        return problems[-1]
-
-    monkeypatch.setattr(torch, "rand", recording)
-    monkeypatch.setattr(bandit, "Problem", keep)
+    problems, problem = [], bandit.Problem
+    monkeypatch.setattr(bandit, "Problem", lambda *args: problems.append(problem(*args)) or problems[-1])
     steps, seeds = 12, 3
     found = run(PAPER, setting, seeds=seeds, steps=steps, points=steps)
-    draws = np.stack([d.numpy() for d in drawn]).reshape(steps, 2, seeds, 8)
+    same = Draws(range(seeds), 0, "cpu", torch.float64)
+    same.rand(2, 8)  # the problem's own
+    draws = np.stack([torch.stack(numbers[:2]).numpy() for numbers in same.steps(steps, 8, normal=False)])
     for i, key in enumerate(PAPER):
         weight = bandits.numpy_weights(get(key))
         for s in range(seeds):
             mean = problems[0].phases[0][1][s].numpy()
             plain, _ = bandits.plain(weight, np.zeros(8), mean, 0.9, steps, setting, None, draws[:, :, s])
             assert found.data["cumulative_regret"][i, 0, s, -1] == pytest.approx(plain, rel=1e-9)
+
+
+@pytest.mark.parametrize("policy", ["tabular", "linear", "mlp"])
+def test_a_result_does_not_depend_on_what_else_runs(policy):
+    """Not on the other settings, of the same shape or another; nor on how many seeds, steps or bandits at a time."""
+    setting = Setting(policy=policy, arms=8, groups=1, flip=0.1)
+    others = [*variants(setting, lr=[0.1, 2.0]), *variants(setting, arms=[4, 16]), *variants(setting, flip=[0.0])]
+    alone = run(["grpo", "dgpo"], setting, seeds=3, steps=70, points=70)
+    among = run(["dgpo", "pg"], [*others[:3], setting, *others[3:]], seeds=5, steps=90, points=90, block=7)
+    for metric in ("regret", "p_best", "w_max"):
+        ours, theirs = alone.data[metric][1, 0], among.pick(setting.name).data[metric][0, 0, :3, :70]
+        np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-12)
+
+
+def test_settings_are_paired_over_seeds():
+    """Two settings of one shape have the same problems: before the first update their regrets are equal."""
+    found = run("pg", variants(Setting(), lr=[0.1, 2.0]), seeds=4, steps=2, points=2)
+    np.testing.assert_array_equal(found.data["regret"][0, 0, :, 0], found.data["regret"][0, 1, :, 0])
+    assert len({*found.data["regret"][0, 0, :, 0]}) == 4
 
 
 def test_methods_share_problems_and_random_numbers():
@@ -71,7 +81,7 @@ def test_it_learns_and_records(policy):
 def test_shared_parameters_follow_autograd(policy):
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(1, 2, 5, generator=generator, dtype=torch.float64)
-    model = make(policy, z.clone(), 3, 4, generator)
+    model = make(policy, z.clone(), 3, 4, lambda *shape: torch.randn(2, *shape, generator=generator, dtype=z.dtype))
     torch.testing.assert_close(model.z, z)
     push = torch.randn(1, 2, 5, generator=generator, dtype=torch.float64)
     if policy == "linear":
@@ -96,9 +106,8 @@ def test_shared_parameters_follow_autograd(policy):
 
 
 def test_the_worlds_are_what_they_say():
-    generator = torch.Generator().manual_seed(0)
     setting = Setting(arms=10, optimal=2, p_best=0.01, wrong=3, change_at=5, others=0.4)
-    problem = bandit.Problem([setting] * 6, generator, "cpu", torch.float64)
+    problem = bandit.Problem([setting] * 6, Draws(range(6), 0, "cpu", torch.float64), "cpu", torch.float64)
     good, mean, paid = problem.at(0)
     assert (good.sum(1) == 2).all()
     torch.testing.assert_close(mean[good], torch.full((12,), 0.9, dtype=torch.float64))
@@ -108,8 +117,10 @@ def test_the_worlds_are_what_they_say():
     torch.testing.assert_close(p[good], torch.full((12,), 0.01, dtype=torch.float64))
     later = problem.at(5)[0]
     assert not (good & later).any()
-    flipped = bandit.Problem([Setting(flip=0.25)] * 2000, generator, "cpu", torch.float64)
-    reward = flipped.pay(torch.ones(1, 2000, 16, dtype=torch.float64), generator)
+    draws = Draws(range(2000), 0, "cpu", torch.float64)
+    flipped = bandit.Problem([Setting(flip=0.25)] * 2000, draws, "cpu", torch.float64)
+    _, noise, flip = next(draws.steps(1, 16, normal=False))
+    reward = flipped.pay(torch.ones(1, 2000, 16, dtype=torch.float64), noise, flip)
     assert reward.mean() == pytest.approx(0.75, abs=0.01)
 
 

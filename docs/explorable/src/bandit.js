@@ -23,7 +23,7 @@ export const BANDIT = {
  */
 export function learn(methods, setting = {}, seeds = 1, seed = 0) {
   const s = { ...BANDIT, ...setting },
-    random = generator(seed),
+    random = Array.from({ length: seeds }, (_, b) => generator(seed * 2 ** 20 + b)), // a stream for each
     count = s.groups * s.group,
     cells = s.length * s.arms;
   for (const [name, value] of [
@@ -36,7 +36,7 @@ export function learn(methods, setting = {}, seeds = 1, seed = 0) {
   if (!(s.lr > 0 && s.lr < Infinity)) throw new Error(`learning rate = ${s.lr}: a positive number is needed`);
   if (s.minibatches < 1 || count % s.minibatches)
     throw new Error(`updates = ${s.minibatches} must divide the ${count} samples`);
-  const problems = draw(s, seeds, random);
+  const problems = random.map((own) => draw(s, own));
   const policies = methods.map(() => problems.map((p) => Float64Array.from(p.logits)));
   const history = methods.map(() => []);
   record();
@@ -48,16 +48,17 @@ export function learn(methods, setting = {}, seeds = 1, seed = 0) {
   }
 
   function step() {
-    const u = random.rand(seeds * count * s.length),
-      luck = random.rand(seeds * count);
-    const flips = s.flip > 0 ? random.rand(seeds * count) : null;
+    const numbers = random.map((own) =>
+      [count * s.length, count, count].map((size) => own.rand(size)),
+    );
     methods.forEach((method, m) =>
       problems.forEach((problem, b) => {
-        const z = policies[m][b];
-        const samples = sample(z, u.subarray(b * count * s.length, (b + 1) * count * s.length), s);
+        const z = policies[m][b],
+          [u, luck, flips] = numbers[b];
+        const samples = sample(z, u, s);
         const rewards = samples.map(({ arm }, i) => {
-          const paid = luck[b * count + i] < payment(arm, problem, s) ? 1 : 0;
-          return flips && flips[b * count + i] < s.flip ? 1 - paid : paid;
+          const paid = luck[i] < payment(arm, problem, s) ? 1 : 0;
+          return flips[i] < s.flip ? 1 - paid : paid;
         });
         update(method, z, samples, advantages(rewards, s.group), s);
         if (!z.every(Number.isFinite))
@@ -70,29 +71,23 @@ export function learn(methods, setting = {}, seeds = 1, seed = 0) {
   return { step, history, policies, problems, setting: s, cells };
 }
 
-/**
- * `seeds` problems: means and good arms, and the starting logits. For longer answers each position has its
- * good arm.
- */
-function draw(s, seeds, random) {
+/** A problem: means and good arms, and the starting logits. For longer answers each position has its good arm. */
+function draw(s, random) {
   const cells = s.arms * s.length,
-    ranks = random.rand(seeds * cells),
-    low = random.rand(seeds * cells);
-  const share = s.pBest ?? 1 / s.arms;
-  return Array.from({ length: seeds }, (_, b) => {
-    const good = new Array(cells).fill(false),
-      mean = Array.from(low.subarray(b * cells, (b + 1) * cells), (x) => x * s.others);
-    for (let t = 0; t < s.length; t++) {
-      const own = Array.from(ranks.subarray(b * cells + t * s.arms, b * cells + (t + 1) * s.arms));
-      const order = own.map((_, i) => i).sort((i, j) => own[i] - own[j]);
-      good[t * s.arms + order.indexOf(0)] = true;
-    }
-    good.forEach((g, i) => {
-      if (g) mean[i] = s.best;
-    });
-    const logits = good.map((g) => Math.log(g ? share : (1 - share) / (s.arms - 1)));
-    return { good, mean, logits };
+    ranks = random.rand(cells),
+    mean = Array.from(random.rand(cells), (x) => x * s.others),
+    good = new Array(cells).fill(false),
+    share = s.pBest ?? 1 / s.arms;
+  for (let t = 0; t < s.length; t++) {
+    const own = Array.from(ranks.subarray(t * s.arms, (t + 1) * s.arms));
+    const order = own.map((_, i) => i).sort((i, j) => own[i] - own[j]);
+    good[t * s.arms + order.indexOf(0)] = true;
+  }
+  good.forEach((g, i) => {
+    if (g) mean[i] = s.best;
   });
+  const logits = good.map((g) => Math.log(g ? share : (1 - share) / (s.arms - 1)));
+  return { good, mean, logits };
 }
 
 function payment(arm, { good, mean }, s) {
