@@ -27,18 +27,22 @@ def sign_flip(differences) -> float:
     d = np.asarray(differences, float)
     if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all():
         raise ValueError(f"differences have shape {d.shape}; expected at least two finite numbers")
-    if len(d) <= _ENUMERATED:
-        signs = _signs(len(d))
-    else:
-        signs = np.random.default_rng(0).choice((1, -1), size=(100_000, len(d)))
-        signs[0] = 1
-    means = np.abs(signs @ d)
+    signs = _signs(len(d)) if len(d) <= _ENUMERATED else _sampled_signs(len(d))
+    parts = np.array_split(signs, 1 + signs.size // 2_000_000)  # a small type in memory, floats a part at a time
+    means = np.abs(np.concatenate([part @ d for part in parts]))
     return float((means >= np.abs(d.sum()) * (1 - 1e-12) - 1e-15).mean())
 
 
 @functools.lru_cache(maxsize=_ENUMERATED)
 def _signs(n: int) -> np.ndarray:
     return np.array([*itertools.product((1.0, -1.0), repeat=n)])
+
+
+@functools.lru_cache(maxsize=2)
+def _sampled_signs(n: int) -> np.ndarray:
+    signs = np.random.default_rng(0).choice(np.array([1, -1], np.int8), size=(100_000, n))
+    signs[0] = 1
+    return signs
 
 
 def sign_flip_interval(differences, confidence: float = 0.95) -> Estimate:
