@@ -43,7 +43,7 @@ def follow(launcher: Torchrun, settings: Path, log: Path, made: int = 0) -> None
     finally:
         if process.returncode is None:
             launcher.stop(process)
-    if process.returncode:
+    if process.returncode or not steps.finished:
         said, code = failure(log.read_bytes()[begun:].decode(errors="replace"), process.returncode)
         raise LaunchError(f"{said}; what the ranks printed: {log}", code)
 
@@ -55,6 +55,11 @@ class _Steps:
         self.path, self.held_out = Path(config.run_dir) / "metrics.jsonl", f"eval/avg@{config.eval_samples}"
         self.progress, self.made, self.latest = Progress(made, config.steps), made, None
         self.looked = self._changed()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is at its end; deepspeed's runner exits with 0 when what it started was killed."""
+        return self.path.with_name("summary.json").exists()
 
     def show(self) -> None:
         if (changed := self._changed()) == self.looked:  # at first, also what an earlier run has left

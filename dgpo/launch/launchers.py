@@ -3,9 +3,11 @@
 Each runs `python -m dgpo train SETTINGS` on every rank; SETTINGS is a file that all of them can read.
 """
 
+import base64
 import contextlib
 import getpass
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -92,10 +94,13 @@ class DeepSpeed(Torchrun):
             super().check()
 
     def command(self, settings: Path, log: Path) -> list[str]:
-        start = [sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={self.how.hostfile}"]
-        start += [f"--master_port={self.how.port or _free_port()}"]
-        start += ["--no_ssh", "--node_rank=0", "--master_addr=127.0.0.1"] if self._here() else []
-        return [*start, "--module", "dgpo", "train", str(settings)]
+        start = [f"--master_port={self.how.port or _free_port()}", "--module", "dgpo", "train", str(settings)]
+        if not self._here():
+            return [sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={self.how.hostfile}", *start]
+        # what the runner would start without ssh, and leave behind when it is told to stop
+        world = json.dumps({host: [*range(slots)] for host, slots in self._hosts().items()}).encode()
+        own = [f"--world_info={base64.urlsafe_b64encode(world).decode()}", "--node_rank=0", "--master_addr=127.0.0.1"]
+        return [sys.executable, "-m", "deepspeed.launcher.launch", *own, *start]
 
     def environment(self) -> dict[str, str]:
         return {**os.environ}

@@ -25,7 +25,9 @@ class Launch(Settings):
     )
     nodes: Positive = _launch(1, description="machines of a SLURM job")
     partition: _Word | None = _launch(None, description="of SLURM; none takes its default")
-    time: _Word | None = _launch(None, description="longest time of a SLURM job, such as 2-00:00:00; none takes a day")
+    time: _Word | None = _launch(
+        None, description="longest time of a SLURM job: minutes, or as 2-00:00:00; none takes a day"
+    )
     sbatch: Texts = _launch([], description="more options of sbatch, such as --account=mine")
     hostfile: PathText | None = _launch(None, description="deepspeed's: a line `HOST slots=RANKS` for each machine")
     port: Annotated[int, Field(ge=0, le=65535)] = _launch(0, description="where ranks meet; 0 takes a free one")

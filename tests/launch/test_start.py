@@ -191,11 +191,11 @@ class TestHostfile:
         asked = load_launch("tiny", **small, launch="deepspeed", hostfile=str(tmp_path / "hosts"))
         config, made, _ = start.prepare(*asked)
         assert config.ranks == 2
-        assert "--no_ssh" in made.command(Path("settings.yaml"), Path("log.txt"))  # nobody else is in it
+        assert "deepspeed.launcher.launch" in made.command(Path("settings.yaml"), Path("log.txt"))  # nobody else in it
         (tmp_path / "hosts").write_text("node1 slots=4\nnode2 slots=4\n")
         config, made, _ = start.prepare(*asked)
         assert config.ranks == 8
-        assert "--no_ssh" not in made.command(Path("settings.yaml"), Path("log.txt"))
+        assert f"--hostfile={tmp_path / 'hosts'}" in made.command(Path("settings.yaml"), Path("log.txt"))
 
     @pytest.mark.parametrize(
         ("text", "said"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from alike import assert_alike, steady_draws
 from papermill.exceptions import PapermillExecutionError
-from running import BOOKS, ROOT, execute, run, shown
+from running import BOOKS, ROOT, execute, rows, run, shown
 from watching import children, until, until_gone
 
 from analysis import runs
@@ -56,6 +56,8 @@ def test_two_ranks_that_are_killed_go_on_and_make_what_one_makes(small, tmp_path
         steady_draws(patch.setattr)
         one = run(small, run_dir=str(tmp_path / "one"))
     assert_alike(one, tmp_path / "run", checkpoint)
+    norms = [[row["grad_norm/mean"] for row in rows(folder)[1:]] for folder in (one, tmp_path / "run")]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
     assert runs.read(tmp_path / "run").summary["ranks"] == 2
 
 
