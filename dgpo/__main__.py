@@ -1,5 +1,5 @@
 """python -m dgpo train [RECIPE] [key=value ...]     train; RECIPE is a name or a YAML file, `tiny` by default
-python -m dgpo launch [RECIPE] ranks=N [...]       train on ranks that it starts, by torchrun, deepspeed or SLURM
+python -m dgpo launch [RECIPE] ranks=N [...]       start N ranks by torchrun, deepspeed or SLURM, and train
 python -m dgpo sweep FILE [key=value ...]          runs that differ in named factors alone: --jobs, --shard, --report
 python -m dgpo plan [RECIPE] [key=value ...]       memory of each GPU and seconds of a step, predicted (plan --help)
 python -m dgpo eval [key=value ...]                evaluate a checkpoint on benchmarks; resumes after an interruption

@@ -31,7 +31,7 @@ GROUPS = {
     "rollout": "how completions are sampled",
     "updates": "optimizer steps on each batch",
     "ranks": "processes and GPUs",
-    "launch": "who starts the ranks: beside the settings of a run, for `launch`, `dgpo.train` and the notebook `train`",
+    "launch": "what starts the ranks, for `launch`, `dgpo.train` and the notebook `train`",
     "evaluation": "held-out problems, checkpoints and records",
     "scores": "what is computed from judged completions",
     "sweep": "the runs of a sweep",

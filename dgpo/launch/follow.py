@@ -1,4 +1,4 @@
-"""Follows ranks that a launcher starts: their progress from metrics.jsonl, their end, and what the failed one said."""
+"""Follows the ranks that a launcher starts: progress from metrics.jsonl, their end, the error of the failed rank."""
 
 import contextlib
 import re
@@ -17,7 +17,7 @@ _LOOK = 0.5  # seconds between two looks at the metrics
 
 
 class LaunchError(Explained, RuntimeError):
-    """The ranks did not come to their end; the message is that of the one that failed, and so is `exit_code`."""
+    """A rank failed: its message, and its `exit_code`."""
 
     def __init__(self, said: str, code: int):
         super().__init__(said)
@@ -27,8 +27,7 @@ class LaunchError(Explained, RuntimeError):
 def follow(launcher: Torchrun, settings: Path, log: Path, made: int = 0) -> None:
     """Start the ranks, show their progress and wait for their end. An exception here, such as Ctrl-C, ends them first.
 
-    `made` steps are made already. Raises LaunchError with the first error of the ranks; what they print is added to
-    `log`.
+    `made` is the number of steps already made. What the ranks print is appended to `log`. Raises LaunchError.
     """
     begun = log.stat().st_size if log.exists() else 0
     steps = _Steps(launcher.config, made)
@@ -43,13 +42,13 @@ def follow(launcher: Torchrun, settings: Path, log: Path, made: int = 0) -> None
     finally:
         if process.returncode is None:
             launcher.stop(process)
-    if process.returncode or not steps.finished:
-        said, code = failure(log.read_bytes()[begun:].decode(errors="replace"), process.returncode)
+    if (code := process.wait()) or not steps.finished:
+        said, code = failure(log.read_bytes()[begun:].decode(errors="replace"), code)
         raise LaunchError(f"{said}; what the ranks printed: {log}", code)
 
 
 class _Steps:
-    """Shows the steps that other processes make, from the rows that they add."""
+    """Shows the steps that other processes make, from the rows that they append."""
 
     def __init__(self, config: Config, made: int):
         self.path, self.held_out = Path(config.run_dir) / "metrics.jsonl", f"eval/avg@{config.eval_samples}"
@@ -58,14 +57,14 @@ class _Steps:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is at its end; deepspeed's runner exits with 0 when what it started was killed."""
+        """Whether the run has its summary: deepspeed's runner exits with 0 even when its child was killed."""
         return self.path.with_name("summary.json").exists()
 
     def show(self) -> None:
-        if (changed := self._changed()) == self.looked:  # at first, also what an earlier run has left
+        if (changed := self._changed()) == self.looked:  # rows that an earlier start left do not count
             return
         self.looked = changed
-        with contextlib.suppress(ConfigError, OSError):  # what is wrong with them the ranks say
+        with contextlib.suppress(ConfigError, OSError):  # damaged rows: the ranks report them
             for row in read_rows(self.path):
                 self.latest = row.get(self.held_out, self.latest)
                 if row["step"] > self.made:
@@ -80,9 +79,9 @@ class _Steps:
 
 
 def failure(said: str, code: int) -> tuple[str, int]:
-    """(one line, exit code) for what a launcher that ended with `code` and its ranks printed.
+    """(one line, exit code), from what a launcher that ended with `code` and its ranks printed.
 
-    The rank that failed first says more than those that only lost it, and a traceback more than the launcher's report.
+    The rank that failed first tells more than the ranks that lost it, and a traceback more than the launcher's report.
     """
     rank, own = _root_cause(said)
     told = re.findall(r"^error: (.*)", said, re.M)
@@ -99,7 +98,7 @@ def failure(said: str, code: int) -> tuple[str, int]:
 
 
 def _root_cause(said: str) -> tuple[str, int | None]:
-    """The rank that failed first and its exit code, as torchrun or deepspeed report them."""
+    """The rank that failed first and its exit code, as torchrun or deepspeed reports them."""
     report = said.rpartition("Root Cause")[2]
     if found := re.search(r"rank\s*: (\d+).*?exitcode\s*: (-?\d+)", report, re.S):
         return f"rank {found[1]}", int(found[2])

@@ -1,6 +1,6 @@
-"""The three launchers: what each can do, the command that starts the ranks, and how it is told to stop.
+"""The three launchers: what each accepts, the command that starts the ranks, and how to stop them.
 
-Each runs `python -m dgpo train SETTINGS` on every rank; SETTINGS is a file that all of them can read.
+Every rank runs `python -m dgpo train SETTINGS`; SETTINGS is a file that all ranks can read.
 """
 
 import base64
@@ -29,9 +29,14 @@ _CPUS = 8  # of SLURM for each GPU
 
 
 class Torchrun:
-    """One machine. `takes` are the settings of Launch that are this launcher's."""
+    """This machine.
+
+    takes    the settings of Launch that only this launcher, or another that lists them, has a use for
+    here     whether the ranks are on this machine alone
+    """
 
     takes = ("port",)
+    here = True
 
     def __init__(self, config: Config, how: Launch):
         self.config, self.how = config, how
@@ -42,30 +47,30 @@ class Torchrun:
 
     @property
     def on_gpus(self) -> bool:
-        return self.config.device != "cpu" and torch.cuda.is_available()
+        return self.config.device != "cpu" and (torch.cuda.is_available() or not self.here)
 
     def check(self) -> None:
         """Raise ConfigError for what this launcher cannot start."""
         if self.on_gpus and (devices := torch.cuda.device_count()) < self.ranks:
             raise ConfigError(
-                f"ranks={self.ranks}, but this machine has {devices} CUDA devices: a rank needs one of its own; "
-                "device='cpu' does without, launch='slurm' finds machines that have more"
+                f"ranks={self.ranks}, but this machine has {devices} CUDA devices: each rank needs its own; "
+                "use fewer ranks, or launch='slurm' or 'deepspeed' for several machines"
             )
         _check_port(self.how.port)
 
     def command(self, settings: Path, log: Path) -> list[str]:
-        """The words that start the ranks; what they print goes to `log`."""
+        """The command that starts the ranks; a SLURM job writes its output to `log`."""
         port = ["--master-addr=127.0.0.1", f"--master-port={self.how.port}"] if self.how.port else ["--standalone"]
         start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.ranks}", *port]
         return [*start, "-m", "dgpo", "train", str(settings)]
 
     def environment(self) -> dict[str, str]:
-        """This process's; torchrun itself would give each rank one thread."""
+        """This process's environment; without OMP_NUM_THREADS torchrun would give each rank one thread."""
         threads = max(1, (os.cpu_count() or 1) // self.ranks)
         return {"OMP_NUM_THREADS": str(threads), **os.environ}
 
     def stop(self, process: subprocess.Popen) -> None:
-        """Tell the launcher to end its ranks, and kill it when it has not done so in time."""
+        """Ask the launcher to end its ranks, and kill it when that takes too long."""
         try:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -80,24 +85,24 @@ class DeepSpeed(Torchrun):
     takes = ("hostfile", "port")
 
     @property
-    def ranks(self) -> int:
-        return sum(self._hosts().values())
+    def here(self) -> bool:
+        return self._hosts().keys() <= {"localhost", "127.0.0.1", socket.gethostname()}
 
     @property
-    def on_gpus(self) -> bool:
-        return self.config.device != "cpu" and (not self._here() or torch.cuda.is_available())
+    def ranks(self) -> int:
+        return sum(self._hosts().values())
 
     def check(self) -> None:
         if self.config.ranks not in (0, self.ranks):
             raise ConfigError(f"ranks={self.config.ranks}, but hostfile={self.how.hostfile!r} has {self.ranks} slots")
-        if self._here():
+        if self.here:
             super().check()
 
     def command(self, settings: Path, log: Path) -> list[str]:
         start = [f"--master_port={self.how.port or _free_port()}", "--module", "dgpo", "train", str(settings)]
-        if not self._here():
+        if not self.here:
             return [sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={self.how.hostfile}", *start]
-        # what the runner would start without ssh, and leave behind when it is told to stop
+        # what the runner starts on one host; the runner itself would leave it behind when stopped
         world = json.dumps({host: [*range(slots)] for host, slots in self._hosts().items()}).encode()
         own = [f"--world_info={base64.urlsafe_b64encode(world).decode()}", "--node_rank=0", "--master_addr=127.0.0.1"]
         return [sys.executable, "-m", "deepspeed.launcher.launch", *own, *start]
@@ -105,14 +110,10 @@ class DeepSpeed(Torchrun):
     def environment(self) -> dict[str, str]:
         return {**os.environ}
 
-    def _here(self) -> bool:
-        """Whether the only machine is this one, which needs no ssh."""
-        return self._hosts().keys() <= {"localhost", "127.0.0.1", socket.gethostname()}
-
     def _hosts(self) -> dict[str, int]:
         """The slots of each machine."""
         if self.how.hostfile is None:
-            raise ConfigError("launch='deepspeed' needs hostfile=FILE; on this machine alone torchrun starts the ranks")
+            raise ConfigError("launch='deepspeed' needs hostfile=FILE; on this machine alone, use launch='torchrun'")
         try:
             lines = Path(self.how.hostfile).read_text("utf-8", "replace").splitlines()
         except OSError as error:
@@ -126,25 +127,22 @@ class DeepSpeed(Torchrun):
 
 
 class Slurm(Torchrun):
-    """A job of SLURM. A second one for the same run waits for the first, and then finds it done or goes on with it."""
+    """A SLURM job. A second job for the same run waits for the first, then resumes the run."""
 
     takes = ("nodes", "partition", "time", "sbatch")
-
-    @property
-    def on_gpus(self) -> bool:
-        return self.config.device != "cpu"
+    here = False
 
     def check(self) -> None:
         if shutil.which("sbatch") is None:
-            raise ConfigError("launch='slurm': there is no sbatch on PATH; start it on a login node of the cluster")
+            raise ConfigError("launch='slurm': sbatch is not on PATH; run this on a login node of the cluster")
         if not self.config.ranks or self.config.ranks % self.how.nodes:
             raise ConfigError(
                 f"launch='slurm': ranks={self.config.ranks} must be a multiple of nodes={self.how.nodes}, and not 0"
             )
         if self.config.overwrite:
             raise ConfigError(
-                "launch='slurm' with overwrite=True: a job that SLURM starts again would begin anew; remove "
-                f"run_dir={self.config.run_dir!r}, or take another one"
+                "launch='slurm' with overwrite=True: a requeued job would start afresh; remove "
+                f"run_dir={self.config.run_dir!r}, or choose another"
             )
 
     def command(self, settings: Path, log: Path) -> list[str]:
@@ -157,12 +155,12 @@ class Slurm(Torchrun):
         return ["sbatch", "--wait", *name, *options, *how.sbatch, str(_SCRIPT), str(settings)]
 
     def environment(self) -> dict[str, str]:
-        """This process's, with its Python in front: a job inherits it."""
+        """This process's environment, which the job inherits, with its Python first on PATH."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         return {**os.environ, "PATH": path}
 
     def stop(self, process: subprocess.Popen) -> None:
-        """Cancel the job: a killed sbatch would only no longer wait for it."""
+        """Cancel the job: to end sbatch would only end the wait for it."""
         words = ["scancel", "--quiet", f"--user={getpass.getuser()}", f"--name={self._name}"]
         with contextlib.suppress(OSError):
             subprocess.run(words, stdin=subprocess.DEVNULL, check=False)
@@ -170,7 +168,7 @@ class Slurm(Torchrun):
 
     @property
     def _name(self) -> str:
-        """The job's, one for each run folder."""
+        """The job's name, the same for every job of one run folder."""
         path = Path(self.config.run_dir).absolute()
         return f"dgpo-{re.sub(r'[^A-Za-z0-9.-]', '_', path.name)}-{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
 
@@ -179,12 +177,12 @@ LAUNCHERS: dict[str, type[Torchrun]] = {"torchrun": Torchrun, "deepspeed": DeepS
 
 
 def make(config: Config, how: Launch) -> Torchrun:
-    """The launcher that is asked for. Raises ConfigError for a setting that is another one's."""
+    """The launcher that `how` names. Raises ConfigError for a setting that only another launcher accepts."""
     name = how.launch or "torchrun"
     for field in ("nodes", "partition", "time", "sbatch", "hostfile", "port"):
         if field not in LAUNCHERS[name].takes and (value := getattr(how, field)) != Launch.model_fields[field].default:
             others = " or ".join(f"launch={other!r}" for other, its in LAUNCHERS.items() if field in its.takes)
-            raise ConfigError(f"{field}={value!r} is not for launch={name!r}: it needs {others}")
+            raise ConfigError(f"{field}={value!r} has no meaning for launch={name!r}: it needs {others}")
     return LAUNCHERS[name](config, how)
 
 

@@ -1,4 +1,4 @@
-"""How the ranks of a training are started: settings beside those of the run, on which none of its numbers depends.
+"""Settings for starting the ranks of a training, apart from those of the run: no number of the run depends on them.
 
 config, how = load("tiny", method="dgpo", ranks=2, launch="torchrun")
 """
@@ -18,21 +18,23 @@ _Word = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) i
 
 
 class Launch(Settings):
-    """Who starts the ranks. `ranks` itself is a setting of the run."""
+    """What starts the ranks, and where. Their number, `ranks`, is a setting of the run."""
 
     launch: Literal["torchrun", "deepspeed", "slurm"] | None = _launch(
-        None, description="what starts them; none takes torchrun for ranks above 1, and for a notebook's run on a GPU"
+        None, description="what starts the ranks; none: torchrun if ranks is above 1, or if a notebook trains on a GPU"
     )
     nodes: Positive = _launch(1, description="machines of a SLURM job")
-    partition: _Word | None = _launch(None, description="of SLURM; none takes its default")
+    partition: _Word | None = _launch(None, description="of SLURM; none: its default")
     time: _Word | None = _launch(
-        None, description="longest time of a SLURM job: minutes, or as 2-00:00:00; none takes a day"
+        None, description="longest time of a SLURM job: minutes, or as 2-00:00:00; none: a day"
     )
     sbatch: Texts = _launch([], description="more options of sbatch, such as --account=mine")
-    hostfile: PathText | None = _launch(None, description="deepspeed's: a line `HOST slots=RANKS` for each machine")
-    port: Annotated[int, Field(ge=0, le=65535)] = _launch(0, description="where ranks meet; 0 takes a free one")
-    gpu: str | None = _launch(None, description="card that plan reckons with; none takes this machine's, or an H200")
-    force: bool = _launch(False, description="start what plan says does not fit")
+    hostfile: PathText | None = _launch(None, description="for deepspeed: a line `HOST slots=RANKS` for each machine")
+    port: Annotated[int, Field(ge=0, le=65535)] = _launch(0, description="where the ranks meet; 0: a free one")
+    gpu: str | None = _launch(
+        None, description="card for plan's prediction; none: this machine's, or h200 for ranks elsewhere"
+    )
+    force: bool = _launch(False, description="start a run that, by plan's prediction, does not fit")
 
 
 def make(values: dict[str, Any]) -> Launch:
@@ -44,13 +46,13 @@ def make(values: dict[str, Any]) -> Launch:
 
 
 def split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the run, and those of Launch."""
+    """The settings of the run, and those of Launch."""
     own = {name: value for name, value in values.items() if name in Launch.model_fields}
     return {name: value for name, value in values.items() if name not in own}, own
 
 
 def load(recipe: str | PathLike | None = None, **overrides: Any) -> tuple[configs.Config, Launch]:
-    """The Config of a recipe with overrides, some of which may be settings of Launch. Raises ConfigError."""
+    """The Config of a recipe with overrides, and the Launch that some overrides describe. Raises ConfigError."""
     run, own = split(overrides)
     how = make(own)
     return configs.load(recipe, **run), how

@@ -1,4 +1,4 @@
-"""Trains in this process, or in ranks that a launcher starts: decided here, and checked before anything starts."""
+"""Decides whether a training runs in this process or on ranks that a launcher starts, and checks it beforehand."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from dgpo.run.folder import RunFolder
 
 
 def train(config: Config, how: Launch | None = None) -> Path:
-    """Train, and return the run folder. Ranks that are started here go on with the run that the folder holds.
+    """Train, and return the run folder. Ranks that are started here resume the run that the folder holds.
 
-    They are started where `how` names a launcher, for ranks above 1, and for a run on a GPU that a notebook starts: a
-    second one in its process would find the memory of the first. Raises ConfigError before anything is started,
-    LaunchError with the error of the rank that failed.
+    Ranks are started when `how` names a launcher, when `ranks` is above 1, and when a notebook trains on a GPU: in the
+    notebook's own process, a second run would find the memory of the first still taken. Raises ConfigError before
+    anything starts, and LaunchError with the error of the rank that failed.
     """
     how = how or Launch()
     if not _launched(config, how):
@@ -33,7 +33,7 @@ def train(config: Config, how: Launch | None = None) -> Path:
         return trainer.train(config)
     config, launcher, made = prepare(config, how)
     if launcher.on_gpus:
-        _show_plan(config, how)
+        _show_plan(config, how, launcher.here)
     folder = Path(config.run_dir)
     settings, log = (folder.absolute() / "launch" / name for name in ("settings.yaml", "log.txt"))
     atomic_write(settings, lambda scratch: configs.dump(config, scratch))
@@ -44,19 +44,21 @@ def train(config: Config, how: Launch | None = None) -> Path:
 
 
 def prepare(config: Config, how: Launch) -> tuple[Config, launchers.Torchrun, int]:
-    """The settings that ranks get, their launcher, and the steps that are made. Raises ConfigError before any start."""
+    """The settings for the ranks, their launcher, and the number of steps already made. Raises ConfigError."""
     if environment.started():
-        raise ConfigError("RANK is set: a launcher has started this process, which cannot start ranks of its own")
+        raise ConfigError(
+            "RANK is set: this process is a rank already, and cannot start others; unset RANK without a launcher"
+        )
     if _of_this_process(config.method):
         raise ConfigError(
-            f"method={config.method!r} is registered in this process alone, and ranks are others: put its class into a "
-            "file and name it as module:Class"
+            f"method={config.method!r} is registered in this process only, which the ranks cannot see: put its class "
+            "into a module and use method=module:Class"
         )
     launcher = launchers.make(config, how)
     launcher.check()
     config = config.model_copy(update={"ranks": launcher.ranks, "resume": not config.overwrite})
     launcher.config = config
-    if how.launch != "slurm":  # whose machines are others
+    if launcher.here:
         check_machine(config)
     process_group.check_size(config, config.ranks)
     checkpoints = RunFolder(config).checkpoints()
@@ -65,7 +67,7 @@ def prepare(config: Config, how: Launch) -> tuple[Config, launchers.Torchrun, in
 
 
 def _launched(config: Config, how: Launch) -> bool:
-    """Whether ranks are to be started; not in a process that is one itself."""
+    """Whether to start ranks; a process that is a rank never does, unless `how` names a launcher."""
     if how.launch:
         return True
     if environment.started() or (config.ranks <= 1 and _of_this_process(config.method)):
@@ -74,26 +76,26 @@ def _launched(config: Config, how: Launch) -> bool:
 
 
 def _of_this_process(method: str) -> bool:
-    """Whether a method is known by a class that another process would not find."""
+    """Whether the method's class was registered in this process, so that another would not find it."""
     return ":" not in method and not methods.get_class(method).__module__.startswith("dgpo.")
 
 
-def _show_plan(config: Config, how: Launch) -> None:
-    """Print what plan predicts. Raises ConfigError for what does not fit, unless `force`."""
-    predicted = plan.predict(config, config.ranks, _hardware(how))
+def _show_plan(config: Config, how: Launch, here: bool) -> None:
+    """Print plan's prediction. Raises ConfigError when the run does not fit, unless `force`."""
+    predicted = plan.predict(config, config.ranks, _hardware(how.gpu, here))
     print(predicted, flush=True)
     if not (predicted.fits or how.force):
         raise ConfigError(
-            f"plan: {predicted.peak / 1e9:.1f} GB at the peak do not fit a GPU of "
-            f"{predicted.hardware.memory / 1e9:.0f} GB: more ranks, zero_stage, gradient_checkpointing, "
-            "max_tokens_per_micro_batch or offload need less; force=True starts all the same"
+            f"plan: the peak of {predicted.peak / 1e9:.1f} GB does not fit a GPU of "
+            f"{predicted.hardware.memory / 1e9:.0f} GB: use more ranks, a higher zero_stage, gradient_checkpointing, "
+            "offload or fewer max_tokens_per_micro_batch; force=True starts it anyway"
         )
 
 
-def _hardware(how: Launch) -> plan.Hardware:
-    """The card that is named, else this machine's, else plan's own."""
-    if how.gpu or how.launch in ("deepspeed", "slurm") or not torch.cuda.is_available():
-        return plan.hardware_of(how.gpu or "h200")
-    here = torch.cuda.get_device_properties(0)
-    card = next((name for name in plan.CARDS if name in here.name.lower()), "h200")
-    return plan.hardware_of(card, memory=float(here.total_memory))
+def _hardware(gpu: str | None, here: bool) -> plan.Hardware:
+    """The named card; else this machine's, or plan's default for ranks elsewhere."""
+    if gpu or not here:
+        return plan.hardware_of(gpu or "h200")
+    own = torch.cuda.get_device_properties(0)
+    card = next((name for name in plan.CARDS if name in own.name.lower()), "h200")
+    return plan.hardware_of(card, memory=float(own.total_memory))

@@ -153,15 +153,21 @@ class TestSlurm:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"launch": "slurm", "ranks": 2}, r"launch='slurm': there is no sbatch on PATH"),
+        ({"launch": "slurm", "ranks": 2}, r"launch='slurm': sbatch is not on PATH"),
         ({"launch": "mpi"}, r"launch='mpi': input should be 'torchrun', 'deepspeed' or 'slurm'"),
-        ({"ranks": 2, "partition": "gpus"}, r"partition='gpus' is not for launch='torchrun': it needs launch='slurm'"),
-        ({"ranks": 2, "hostfile": "h"}, r"hostfile='h' is not for launch='torchrun': it needs launch='deepspeed'"),
-        ({"ranks": 2, "nodes": 2}, r"nodes=2 is not for launch='torchrun'"),
+        (
+            {"ranks": 2, "partition": "gpus"},
+            r"partition='gpus' has no meaning for launch='torchrun': it needs launch='slurm'",
+        ),
+        (
+            {"ranks": 2, "hostfile": "h"},
+            r"hostfile='h' has no meaning for launch='torchrun': it needs launch='deepspeed'",
+        ),
+        ({"ranks": 2, "nodes": 2}, r"nodes=2 has no meaning for launch='torchrun'"),
         ({"launch": "deepspeed", "ranks": 2}, r"launch='deepspeed' needs hostfile=FILE"),
         ({"launch": "deepspeed", "hostfile": "none"}, r"hostfile='none' cannot be read: No such file"),
         ({"ranks": 9}, r"prompts_per_step=8 must be at least the number of ranks, 9"),
-        ({"ranks": 2, "method": "own"}, r"method='own' is registered in this process alone.*module:Class"),
+        ({"ranks": 2, "method": "own"}, r"method='own' is registered in this process only.*module:Class"),
     ],
 )
 def test_mistakes_end_before_anything_is_started(small, asked, said, monkeypatch, tmp_path):
@@ -243,7 +249,7 @@ class TestOnGPUs:
         if force:
             assert dgpo.launch.start.train(*load_launch("tiny", **small, ranks=2, force=True)) == Path(small["run_dir"])
         else:
-            with pytest.raises(ConfigError, match=r"do not fit a GPU of 80 GB: .*force=True"):
+            with pytest.raises(ConfigError, match=r"does not fit a GPU of 80 GB: .*force=True"):
                 start.train(*load_launch("tiny", **small, ranks=2))
             assert not Path(small["run_dir"]).exists()
             start.train(*load_launch("tiny", **small, ranks=2, gpu="h200"))
@@ -261,7 +267,7 @@ def test_a_rank_starts_no_ranks(small, monkeypatch):
     monkeypatch.setattr(launcher_environment, "started", lambda *_: True)
     config = configs.make({**small, "ranks": 2})
     assert not start._launched(config, Launch())
-    with pytest.raises(ConfigError, match="a launcher has started this process"):
+    with pytest.raises(ConfigError, match="this process is a rank already"):
         start.train(config, Launch(launch="torchrun"))
 
 
