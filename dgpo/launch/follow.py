@@ -13,7 +13,7 @@ from dgpo.launch.launchers import Torchrun
 from dgpo.progress import Progress
 from dgpo.run.rows import read_rows
 
-_LOOK = 0.5  # seconds between two looks at the metrics
+_LOOK = 1.0  # seconds between two looks at the metrics
 
 
 class LaunchError(Explained, RuntimeError):
@@ -42,7 +42,7 @@ def follow(launcher: Torchrun, settings: Path, log: Path, made: int = 0) -> None
     finally:
         if process.returncode is None:
             launcher.stop(process)
-    if (code := process.wait()) or not steps.finished:
+    if code := process.wait():
         said, code = failure(log.read_bytes()[begun:].decode(errors="replace"), code)
         raise LaunchError(f"{said}; what the ranks printed: {log}", code)
 
@@ -54,11 +54,6 @@ class _Steps:
         self.path, self.held_out = Path(config.run_dir) / "metrics.jsonl", f"eval/avg@{config.eval_samples}"
         self.progress, self.made, self.latest = Progress(made, config.steps), made, None
         self.looked = self._changed()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run has its summary: deepspeed's runner exits with 0 even when its child was killed."""
-        return self.path.with_name("summary.json").exists()
 
     def show(self) -> None:
         if (changed := self._changed()) == self.looked:  # rows that an earlier start left do not count

@@ -29,10 +29,10 @@ _CPUS = 8  # of SLURM for each GPU
 
 
 class Torchrun:
-    """This machine.
+    """Ranks on this machine.
 
-    takes    the settings of Launch that only this launcher, or another that lists them, has a use for
-    here     whether the ranks are on this machine alone
+    takes    the settings of Launch that not every launcher accepts, but this one does
+    here     whether all ranks are on this machine
     """
 
     takes = ("port",)

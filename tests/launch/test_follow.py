@@ -77,14 +77,6 @@ def test_what_an_earlier_start_printed_is_no_error_of_this_one(stub, tmp_path):
     assert log.read_text() == "error: yesterday's\nerror: today’s\n"
 
 
-def test_a_launcher_that_ends_well_without_an_ended_run_has_failed(stub, tmp_path):
-    log = tmp_path / "log.txt"
-    with pytest.raises(follow.LaunchError, match="the launcher ended with exit code 0: nothing was printed"):
-        follow.follow(stub, tmp_path / "settings.yaml", log)
-    stub.code = f"open({str(tmp_path / 'run' / 'summary.json')!r}, 'w')"
-    follow.follow(stub, tmp_path / "settings.yaml", log)
-
-
 def test_new_rows_are_shown_each_once(stub, tmp_path, monkeypatch):
     shown, metrics = [], tmp_path / "run" / "metrics.jsonl"
     monkeypatch.setattr(follow.Progress, "update", lambda self, done, **values: shown.append((done, values)))
