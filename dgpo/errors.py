@@ -43,6 +43,12 @@ class Explained(Exception):
 
     exit_code = FAILED
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a notebook."""
+        if os.environ.get("DGPO_TRACEBACK"):
+            return traceback.format_exception(self)
+        return [f"{type(self).__name__}: {self}" + "".join(f" ({note})" for note in _notes(self))]
+
 
 class ConfigError(Explained, ValueError):
     """A setting that is unknown or out of range; the message names it, its value and what is allowed."""

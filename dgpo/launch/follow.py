@@ -4,6 +4,7 @@ import contextlib
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from dgpo import errors, lifetimes
@@ -53,11 +54,13 @@ class _Steps:
     def __init__(self, config: Config, made: int):
         self.path, self.held_out = Path(config.run_dir) / "metrics.jsonl", f"eval/avg@{config.eval_samples}"
         self.progress, self.made, self.latest = Progress(made, config.steps), made, None
-        self.looked = self._changed()
+        self.looked = self.before = self._changed()
 
     def show(self) -> None:
         if (changed := self._changed()) == self.looked:  # rows that an earlier start left do not count
             return
+        if self.looked == self.before:  # the ranks have loaded all; that is no part of a step's time
+            self.progress.began = time.monotonic()
         self.looked = changed
         with contextlib.suppress(ConfigError, OSError):  # damaged rows: the ranks report them
             for row in read_rows(self.path):

@@ -73,6 +73,7 @@ def test_mistakes_stop_it_before_any_training(tmp_path, small, parameters, said)
     with pytest.raises(PapermillExecutionError) as error:
         execute("train", tmp_path / "out.ipynb", {"run_dir": small["run_dir"], **parameters}, cwd=str(tmp_path))
     assert said in str(error.value)
+    assert "Traceback" not in str(error.value)  # the notebook shows the message alone
     assert not Path(small["run_dir"]).exists()
 
 
