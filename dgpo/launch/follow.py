@@ -79,20 +79,20 @@ class _Steps:
 def failure(said: str, code: int) -> tuple[str, int]:
     """(one line, exit code), from what a launcher that ended with `code` and its ranks printed.
 
-    The rank that failed first tells more than the ranks that lost it, and a traceback more than the launcher's report.
+    The rank that failed first, even by a bug, tells more than the ranks that lost it, and these more than the launcher.
     """
     rank, own = _root_cause(said)
     told = re.findall(r"^error: (.*)", said, re.M)
     lost = [line for line in told if re.match(r"rank \d+ of \d+ on ", line)]
     first = [line for line in told if line not in lost]
-    raised = re.findall(r"^(?:\[rank\d+\]: ?)?([\w.]*(?:Error|Exception)\b.*)", said, re.M)
-    raised = [line for line in raised if not line.startswith("torch.distributed.elastic")]
+    raised = re.findall(r"^(?:\[rank\d+\]: ?)?[\w.]*(?:Error|Exception)\b.*", said, re.M)
+    raised = [line for line in raised if not line.startswith("torch.distributed.elastic")][-1:]  # after its causes
     slurm = re.findall(r"^(?:sbatch|srun|slurmstepd): error: .*", said, re.M)
     if not first and own is not None and own < 0:
         first = [f"{rank} was killed by {_signal(-own)}{' (out of memory?)' * (own == -signal.SIGKILL)}"]
-    line = next(iter(first + lost + raised + slurm + said.strip().splitlines()[-1:]), "nothing was printed")
+    line = next(iter(first + raised + lost + slurm + said.strip().splitlines()[-1:]), "nothing was printed")
     known = own if own in (errors.MISTAKE, errors.DIVERGED) else errors.FAILED
-    return (line if first or lost else f"the launcher ended with exit code {code}: {line}"), known
+    return (line if line in told + first else f"the launcher ended with exit code {code}: {line}"), known
 
 
 def _root_cause(said: str) -> tuple[str, int | None]:
