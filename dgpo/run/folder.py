@@ -312,7 +312,7 @@ class RunFolder:
 
 
 def _left_by_a_kill(path: Path) -> bool:
-    """Whether a start that was killed before config.yaml, the last file it writes, leaves such a file; or a launcher."""
+    """Whether a launcher, or a start killed before config.yaml, the last file it writes, leaves such a file."""
     if path.suffix == ".jsonl":
         return path.stat().st_size == 0
     return path.name in ("launch", ".lock", "identity.json") or path.name.endswith(".partial")
