@@ -1,4 +1,5 @@
 """python -m dgpo train [RECIPE] [key=value ...]     train; RECIPE is a name or a YAML file, `tiny` by default
+python -m dgpo launch [RECIPE] ranks=N [...]       start N ranks by torchrun, deepspeed or SLURM, and train
 python -m dgpo sweep FILE [key=value ...]          runs that differ in named factors alone: --jobs, --shard, --report
 python -m dgpo plan [RECIPE] [key=value ...]       memory of each GPU and seconds of a step, predicted (plan --help)
 python -m dgpo eval [key=value ...]                evaluate a checkpoint on benchmarks; resumes after an interruption
@@ -58,6 +59,8 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     train.add_argument(
         "settings", nargs="*", metavar="[RECIPE] key=value", help="a recipe and settings that override it"
     )
+    launch = commands.add_parser("launch", help="start the ranks of a training", formatter_class=_Help)
+    launch.add_argument("settings", nargs="*", metavar="[RECIPE] key=value", help="as for train, and those below")
     sweep = commands.add_parser(
         "sweep", help="train every cell of a sweep with every seed, as far as is missing", formatter_class=_Help
     )
@@ -78,7 +81,9 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     plan.add_argument("--mfu", type=float, help="share of it that forward and backward passes reach (0.31)")
     described = commands.add_parser("settings", help="describe the settings")
     described.add_argument("name", nargs="?", metavar="NAME", help="one of them, such as group_size or tiny.hidden")
-    described.add_argument("--of", choices=("train", "eval", "sweep"), default="train", help="the command (train)")
+    described.add_argument(
+        "--of", choices=("train", "launch", "eval", "sweep"), default="train", help="the command (train)"
+    )
     form = described.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="as Markdown tables")
     form.add_argument("--schema", action="store_true", help="as a JSON schema, for editors")
@@ -96,8 +101,8 @@ def _run(words: list[str], places: dict[str, str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(bad)}")
     if rest:
         args.settings += rest
-    run = {"train": _train, "plan": _plan, "sweep": _sweep, "methods": _methods, "eval": _eval, "settings": _settings}
-    return run[args.command](args, places)
+    run = {"train": _train, "launch": _launch, "plan": _plan, "sweep": _sweep, "eval": _eval, "methods": _methods}
+    return {**run, "settings": _settings}[args.command](args, places)
 
 
 def _flush() -> None:
@@ -142,6 +147,19 @@ def _train(args, places) -> int:
     if process_group.rank() == 0:
         print(folder)
     process_group.destroy()
+    return 0
+
+
+def _launch(args, places) -> int:
+    from dgpo import config as configs
+    from dgpo.launch import settings
+
+    recipe, overrides = parse(args.settings, configs.Config.texts() | settings.Launch.texts())
+    config, how = settings.load(recipe, **overrides)
+    places |= config.paths()
+    from dgpo.launch.start import train
+
+    print(train(config, how.model_copy(update={"launch": how.launch or "torchrun"})))
     return 0
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from dgpo import config as configs
 from dgpo import methods
 from dgpo.errors import ConfigError
 from dgpo.objective import loss_weights, surrogate
@@ -25,12 +24,14 @@ if TYPE_CHECKING:
 def train(recipe: str | PathLike = "tiny", **settings: Any) -> "Run":
     """Train by a recipe with settings and method parameters; the Run in `run_dir`, whose metrics and figures it has.
 
-    A folder that holds a run is refused, unless resume=True continues it or overwrite=True replaces it. Raises
-    ConfigError for what no run can be made of.
+    A folder that holds a run is refused, unless resume=True continues it or overwrite=True replaces it. ranks=8 starts
+    ranks as child processes (settings: dgpo.launch.settings.Launch), and called again goes on with their run. Raises
+    ConfigError for what no run can be made of, and LaunchError with the error of the rank that failed.
     """
-    from dgpo import trainer
+    from dgpo.launch import settings as launch
+    from dgpo.launch import start
 
-    return read_run(trainer.train(configs.load(recipe, **settings)))
+    return read_run(start.train(*launch.load(recipe, **settings)))
 
 
 def read_run(folder: str | PathLike) -> "Run":

@@ -94,6 +94,12 @@ def _check_rest(config: "Config") -> None:
         raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
 
 
+def check_devices(config: "Config", jobs: int) -> None:
+    """Raise ConfigError where several runs at a time would start their ranks on the same GPUs."""
+    if jobs > 1 and config.ranks > 1 and config.device != "cpu" and torch.cuda.is_available():
+        raise ConfigError(f"jobs={jobs} with ranks={config.ranks}: each takes GPUs from the first one on; use jobs=1")
+
+
 def check_machine(config: "PolicySettings") -> None:
     """Raise ConfigError where this machine lacks what a Config or EvalConfig asks for: before anything is loaded.
 

@@ -9,10 +9,11 @@ from pydantic.fields import FieldInfo
 from dgpo.config import Config
 from dgpo.errors import ConfigError
 from dgpo.evaluation.settings import EvalConfig
+from dgpo.launch.settings import Launch
 from dgpo.settings import GROUPS, RENAMED, RESUME, Settings, about, unknown
 from dgpo.sweeps.definition import Sweep
 
-COMMANDS: dict[str, type[Settings]] = {"train": Config, "eval": EvalConfig, "sweep": Sweep}
+COMMANDS: dict[str, type[Settings]] = {"train": Config, "launch": Launch, "eval": EvalConfig, "sweep": Sweep}
 
 
 class Setting(NamedTuple):

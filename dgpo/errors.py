@@ -18,11 +18,12 @@ EXIT_CODES = """exit codes:
   0    done
   1    the plan does not fit; a run of the sweep failed; or a bug, with its traceback
   2    the settings, the data or a folder are at fault
-  3    the run failed: it diverged, the disk is full, another rank died; resume=true continues it
+  3    the run failed: the disk is full, another rank died; resume=true continues it
+  4    it diverged: a loss, a gradient or a metric became NaN or infinite
   130  interrupted (Ctrl-C)
   141  the reader of its output went away
 DGPO_TRACEBACK=1 shows where an error came from."""
-_FAILED, _MISTAKE = 3, 2
+MISTAKE, FAILED, DIVERGED = 2, 3, 4
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _PLACE = (
     errno.EEXIST,
@@ -40,13 +41,19 @@ _RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers repo
 class Explained(Exception):
     """An error whose message names the culprit and the way out: one line, no traceback."""
 
-    exit_code = _FAILED
+    exit_code = FAILED
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a notebook."""
+        if os.environ.get("DGPO_TRACEBACK"):
+            return traceback.format_exception(self)
+        return [f"{type(self).__name__}: {self}" + "".join(f" ({note})" for note in _notes(self))]
 
 
 class ConfigError(Explained, ValueError):
     """A setting that is unknown or out of range; the message names it, its value and what is allowed."""
 
-    exit_code = _MISTAKE
+    exit_code = MISTAKE
 
 
 def mark_common(error: BaseException, common: bool = True) -> None:
@@ -72,9 +79,9 @@ def explain(error: BaseException, places: Mapping[str, str | Path] | None = None
         said, code = _place(failure, places or {})
         return said + where, code
     if isinstance(error, MemoryError):
-        return f"out of memory: {error}", _FAILED
+        return f"out of memory: {error}", FAILED
     if (own := _own_code(error)) is not None:
-        return f"{own}: {type(error).__name__}: {first_line(error)}", _FAILED
+        return f"{own}: {type(error).__name__}: {first_line(error)}", FAILED
     return None
 
 
@@ -125,7 +132,7 @@ def _os_error(error: BaseException) -> OSError | None:
 
 def _place(error: OSError, places: Mapping[str, str | Path], only: bool = False) -> tuple[str, int]:
     """(message, exit code) of a system call's error. With `only`, the one place is to blame wherever the file is."""
-    code = _MISTAKE if error.errno in _PLACE else _FAILED
+    code = MISTAKE if error.errno in _PLACE else FAILED
     how = "cannot be written to" if error.errno in _DISK else "cannot be used"
     named = isinstance(error.filename, str | bytes | os.PathLike)  # it can be a file descriptor
     path = os.path.abspath(os.fsdecode(error.filename)) if named else None

@@ -46,6 +46,18 @@ def start(module: str, *arguments: str, env: dict[str, str] | None = None, **opt
         raise
 
 
+def start_program(command: list[str], **options: Any) -> subprocess.Popen:
+    """Run any program in a process that gets SIGTERM when this one ends, so that it can end its own. As `start`."""
+    return start(__name__, *command, **options)
+
+
+def main(*command: str) -> None:
+    """Become a program; the kernel remembers the parent, and that Ctrl-C is ignored."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.execvp(command[0], command)
+
+
 def pipes(process: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
     """The standard input and output of a process that was started with pipes for both."""
     assert process.stdin is not None

@@ -2,13 +2,14 @@
 
 A notebook's parameters cell begins with `# Parameters of this notebook`; the cell that papermill injects after it
 begins with `# Parameters`. Only the latest run of the first, and what was injected after it, count: a line deleted from
-the cell is gone. A notebook that trains accepts every setting of `Config` and every parameter of its method (`config`);
-any other accepts the names in its own cell (`check`).
+the cell is gone. A notebook that trains accepts every setting of `Config`, every parameter of its method (`config`) and
+every setting of `Launch` (`launch`); any other accepts the names in its own cell (`check`).
 """
 
 import ast
 
 from dgpo import config as configs
+from dgpo.launch import settings
 
 _OWN, _INJECTED = "# Parameters of this notebook", "# Parameters"
 
@@ -19,9 +20,13 @@ def config(namespace: dict) -> configs.Config:
     One may be `recipe`, whose settings the others override; None keeps the recipe's value. Raises ConfigError for an
     unknown name, and for values that are not allowed.
     """
-    own, injected = parameter_names(namespace)
-    values = {name: namespace[name] for name in dict.fromkeys(own + injected) if namespace[name] is not None}
+    values, _ = settings.split(_parameters(namespace))
     return configs.load(values.pop("recipe", None), **values)
+
+
+def launch(namespace: dict) -> settings.Launch:
+    """What a notebook's parameters say of who starts the ranks. Raises ConfigError for values that are not allowed."""
+    return settings.make(settings.split(_parameters(namespace))[1])
 
 
 def check(namespace: dict) -> None:
@@ -39,6 +44,12 @@ def parameter_names(namespace: dict) -> tuple[list[str], list[str]]:
         raise configs.ConfigError(f"no executed cell begins with {_OWN!r}: run the parameters cell first")
     later = [source for source in cells[ran[-1] + 1 :] if source.split("\n")[0] == _INJECTED]
     return _assigned(cells[ran[-1]]), _assigned(later[-1]) if later else []
+
+
+def _parameters(namespace: dict) -> dict:
+    """The parameters that are not None."""
+    own, injected = parameter_names(namespace)
+    return {name: namespace[name] for name in dict.fromkeys(own + injected) if namespace[name] is not None}
 
 
 def _assigned(cell: str) -> list[str]:

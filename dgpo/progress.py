@@ -87,11 +87,12 @@ class Progress:
 
 def _display() -> str:
     try:
-        return "notebook" if _in_notebook() else "terminal" if sys.stderr.isatty() else "quiet"
+        return "notebook" if in_notebook() else "terminal" if sys.stderr.isatty() else "quiet"
     except (AttributeError, ValueError):  # no stderr, or a closed one
         return "quiet"
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"

@@ -31,6 +31,7 @@ GROUPS = {
     "rollout": "how completions are sampled",
     "updates": "optimizer steps on each batch",
     "ranks": "processes and GPUs",
+    "launch": "what starts the ranks, for `launch`, `dgpo.train` and the notebook `train`",
     "evaluation": "held-out problems, checkpoints and records",
     "scores": "what is computed from judged completions",
     "sweep": "the runs of a sweep",

@@ -26,7 +26,7 @@ from dgpo.config import Config
 from dgpo.config_rules import check_machine
 from dgpo.distributed import process_group
 from dgpo.engine import Engine, NonFiniteError
-from dgpo.errors import ConfigError
+from dgpo.errors import DIVERGED, ConfigError
 from dgpo.evaluation.heldout import decode, encode, evaluate
 from dgpo.memory import out_of_memory
 from dgpo.model import tiny
@@ -56,6 +56,8 @@ Metrics = dict[str, float | None]
 
 class TrainingDiverged(process_group.CommonError):
     """A loss, a gradient or a metric became NaN or infinite; a checkpoint before it is intact."""
+
+    exit_code = DIVERGED
 
 
 def train(config: Config) -> Path:

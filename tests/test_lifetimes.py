@@ -126,3 +126,17 @@ def test_what_cannot_be_started_says_so(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         lifetimes.start("stub_child")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there only the kernel can tell a program that is not ours")
+def test_a_program_is_told_to_end_when_its_parent_is_killed(tmp_path):
+    """With SIGTERM, which a launcher answers by ending its ranks."""
+    program = "trap 'touch told; kill $!; exit' TERM; sleep 1000 & echo $$; wait"
+    code = f"import time; from dgpo import lifetimes; lifetimes.start_program(['bash', '-c', {program!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{code}; time.sleep(1000)"], stdout=subprocess.PIPE, cwd=tmp_path
+    ) as parent:
+        made = int(parent.stdout.readline())
+        parent.kill()
+        until_gone([made])
+    assert (tmp_path / "told").exists()

@@ -73,7 +73,7 @@ def test_a_notebook_gets_a_live_line_and_a_printed_one_for_every_tenth(monkeypat
         def update(self, data, raw):
             shown_lines.append(data["text/plain"])
 
-    monkeypatch.setattr(progress, "_in_notebook", lambda: True)
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
     monkeypatch.setattr("IPython.display.display", lambda data, raw, display_id: Handle())
     with Progress(0, 50) as shown:
         for step in range(1, 51):
@@ -120,7 +120,7 @@ def test_a_notebook_whose_front_end_fails_goes_on(monkeypatch, clock, fault):
     class Handle:
         update = fail if fault == "update" else lambda *_, **__: None
 
-    monkeypatch.setattr(progress, "_in_notebook", lambda: True)
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
     monkeypatch.setattr("IPython.display.display", fail if fault == "display" else lambda *_, **__: Handle())
     monkeypatch.setattr(sys, "stdout", Gone() if fault == "print" else Terminal())
     with Progress(0, 10) as shown:

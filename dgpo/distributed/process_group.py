@@ -74,14 +74,20 @@ def _compare(told: list[tuple[Config, str]]) -> None:
     config, count = told[0][0], len(told)
     if config.ranks and config.ranks != count:
         raise ConfigError(
-            f"ranks={config.ranks}, but {count} were started ({hosts}): check the launcher's number or its hostfile"
+            f"ranks={config.ranks}, but {count} were started ({hosts}): check the launcher's number or its hostfile; "
+            "`python -m dgpo launch` starts them itself"
         )
+    check_size(config, count, f" ({hosts})")
+
+
+def check_size(config: Config, count: int, hosts: str = "") -> None:
+    """Raise ConfigError where a step or an evaluation has less than one item for each of `count` ranks."""
     for name, items in (
         ("prompts_per_step", config.prompts_per_step),
         ("eval_problems × eval_samples", config.eval_problems * config.eval_samples),
     ):
         if items < count:
-            raise ConfigError(f"{name}={items} must be at least the number of ranks, {count} ({hosts})")
+            raise ConfigError(f"{name}={items} must be at least the number of ranks, {count}{hosts}")
 
 
 def rank() -> int:

@@ -312,10 +312,10 @@ class RunFolder:
 
 
 def _left_by_a_kill(path: Path) -> bool:
-    """Whether a start that was killed before config.yaml, the last file it writes, leaves such a file."""
+    """Whether a launcher, or a start killed before config.yaml, the last file it writes, leaves such a file."""
     if path.suffix == ".jsonl":
         return path.stat().st_size == 0
-    return path.name in (".lock", "identity.json") or path.name.endswith(".partial")
+    return path.name in ("launch", ".lock", "identity.json") or path.name.endswith(".partial")
 
 
 def _steps(folder: Path, suffix: str) -> list[tuple[int, Path]]:

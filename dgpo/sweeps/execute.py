@@ -29,7 +29,7 @@ from dgpo.run.rows import read_rows
 from dgpo.sweeps.definition import Run, Sweep, comparable, differences, dump, load
 
 FINISHED, DIVERGED, FAILED, UNFINISHED = "finished", "diverged", "failed", "unfinished"
-_DIVERGED_EXIT, _BUSY_EXIT = 3, 4
+_BUSY_EXIT = 5
 
 
 def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: str | None = None) -> dict[str, str]:
@@ -47,6 +47,7 @@ def execute(sweep: Sweep, jobs: int = 1, shard: tuple[int, int] = (1, 1), only: 
     runs = sweep.runs(shard, only)
     for run in runs:
         config_rules.check_machine(run.config)
+        config_rules.check_devices(run.config, jobs)
     claim(sweep)
     part = f"{shard[0]}_of_{shard[1]}" + (f"_{only}" if only else "")
     with lock(sweep.path / ".running" / part, f"folder={sweep.folder!r}, shard {shard[0]}/{shard[1]}"):
@@ -269,7 +270,7 @@ def _write_note(run: Run, code: int) -> None:
     log = _log(run)
     lines = (log.read_text(errors="replace").strip().splitlines() if log.exists() else []) or [f"exit code {code}"]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else lines[-1].removeprefix("error: ")
-    record = {"status": DIVERGED if code == _DIVERGED_EXIT else FAILED, "reason": how}
+    record = {"status": DIVERGED if code == errors.DIVERGED else FAILED, "reason": how}
     write_text(_note(run), json.dumps(record, indent=2))
 
 
@@ -287,15 +288,14 @@ def _train(config: Config, log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from dgpo.trainer import TrainingDiverged, train
+    from dgpo.launch.start import train
 
     try:
         train(config)
     except Busy:
         sys.exit(_BUSY_EXIT)
     except Exception as error:  # noqa: BLE001 (`report` raises what nothing explains again)
-        errors.report(error, config.paths())
-        sys.exit(_DIVERGED_EXIT if isinstance(error, TrainingDiverged) else 1)
+        sys.exit(errors.report(error, config.paths()))
 
 
 def _answer(sender: connection.Connection, function, argument) -> None:

@@ -44,7 +44,8 @@ def write(folder: Path) -> None:
 
 
 def settings() -> str:
-    titles = {"train": "Training: `python -m dgpo train`", "eval": "Evaluation: `eval`", "sweep": "Sweeps: `sweep`"}
+    titles = {"train": "Training: `python -m dgpo train`", "launch": "Ranks: `launch`", "eval": "Evaluation: `eval`"}
+    titles["sweep"] = "Sweeps: `sweep`"
     parts = ["# Settings", "`python -m dgpo settings NAME` prints one of them. On resume, a setting is:"]
     parts.append("\n".join(f"- **{name}**: {text}" for name, text in describe.RESUME.items()))
     parts += [f"## {titles[command]}\n\n{describe.markdown(kind)}" for command, kind in describe.COMMANDS.items()]

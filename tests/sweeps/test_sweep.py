@@ -53,6 +53,15 @@ def test_a_divergence_is_a_result_and_is_kept(done):
     assert frame.groupby("cell")["step"].max().to_dict() == {"grpo": 3, "gppo": 3, "wild": 0}
 
 
+def test_a_run_may_have_several_ranks_and_diverges_as_on_one(tmp_path):
+    levels = {"wild": {"method": "pg", "lr": 1e9, "ranks": 2}}
+    sweep = sweep_in(tmp_path / "ranks", factors={"method": levels}, seeds=[0])
+    assert execute.execute(sweep) == {"wild seed 0": "diverged"}
+    (run,) = sweep.runs()
+    assert "NaN or infinite" in execute.status(run)[1]
+    assert (run.path / "launch" / "log.txt").exists()
+
+
 def test_the_table_has_a_row_for_every_step_of_every_run(done):
     sweep, _, frame = done
     assert pd.read_parquet(sweep.path / "sweep.parquet").equals(frame)

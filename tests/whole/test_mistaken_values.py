@@ -167,7 +167,7 @@ class TestOwnCode:
         monkeypatch.setattr(
             "dgpo.tasks.chain.ChainTask.rewards", lambda _, problems, __: [float("nan")] * len(problems)
         )
-        assert cli.main(["train", "tiny", *(f"{k}={v}" for k, v in small.items())]) == 3
+        assert cli.main(["train", "tiny", *(f"{k}={v}" for k, v in small.items())]) == 4
         assert "error: step 0 of dgpo" in (line := capsys.readouterr().err)
         assert "eval/avg@2" in line
 

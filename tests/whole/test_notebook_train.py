@@ -1,11 +1,17 @@
 """The train notebook as its users run it: through papermill, in a kernel of its own."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from alike import assert_alike, steady_draws
 from papermill.exceptions import PapermillExecutionError
-from running import execute, run, shown
+from running import BOOKS, ROOT, execute, rows, run, shown
+from watching import children, until, until_gone
 
 from analysis import runs
 from dgpo import notebook
@@ -27,6 +33,34 @@ def test_it_trains_and_draws_and_leaves_a_run_folder(small, tmp_path):
     assert {p.stem for p in (done.path / "figures").iterdir()} == {"weights", "learning", "regions", "tokens"}
 
 
+def test_two_ranks_that_are_killed_go_on_and_make_what_one_makes(small, tmp_path, checkpoint, monkeypatch):
+    """Papermill and its kernel are killed while the ranks are in step 3, and the same words run again."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("STEADY_AT", str(tmp_path / "run" / "checkpoints" / "step_000002"))
+    parameters = {**small, "method": "steady:Steady", "ranks": 2}
+    words = [str(BOOKS / "train.ipynb"), str(tmp_path / "out.ipynb"), "-y", json.dumps(parameters), "-k", "python3"]
+    papermill = subprocess.Popen([sys.executable, "-m", "papermill", *words], stderr=subprocess.DEVNULL)
+    until(lambda: papermill.poll() is not None or Path(os.environ["STEADY_AT"]).exists(), "a checkpoint")
+    below = children(papermill.pid)
+    kernel = [pid for pid in below if b"ipykernel_launcher" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    for pid in (papermill.pid, *kernel):
+        os.kill(pid, signal.SIGKILL)
+    papermill.wait()
+    assert len(kernel) == 1
+    until_gone(below)
+    assert not (tmp_path / "run" / "policy").exists()
+    monkeypatch.delenv("STEADY_AT")
+    out = execute("train", tmp_path / "out.ipynb", parameters)
+    assert sum("image/png" in data for data in shown(out)) == 4
+    with pytest.MonkeyPatch.context() as patch:
+        steady_draws(patch.setattr)
+        one = run(small, run_dir=str(tmp_path / "one"))
+    assert_alike(one, tmp_path / "run", checkpoint)
+    norms = [[row["grad_norm/mean"] for row in rows(folder)[1:]] for folder in (one, tmp_path / "run")]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+    assert runs.read(tmp_path / "run").summary["ranks"] == 2
+
+
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
@@ -39,6 +73,7 @@ def test_mistakes_stop_it_before_any_training(tmp_path, small, parameters, said)
     with pytest.raises(PapermillExecutionError) as error:
         execute("train", tmp_path / "out.ipynb", {"run_dir": small["run_dir"], **parameters}, cwd=str(tmp_path))
     assert said in str(error.value)
+    assert "Traceback" not in str(error.value)  # the notebook shows the message alone
     assert not Path(small["run_dir"]).exists()
 
 

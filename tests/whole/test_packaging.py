@@ -94,6 +94,7 @@ LAYERS = [  # each imports from those before it alone; docs/architecture.md says
     "engine",
     "evaluation",
     "trainer",
+    "launch",
     "sweeps",
     "describe",
     "api",
