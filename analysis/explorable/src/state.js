@@ -1,4 +1,4 @@
-// Everything that the reader can set, in one table. The address after # holds what differs from the defaults.
+// Everything that the reader can set, in one table. A line of text holds what differs from the defaults.
 import { METHODS } from "./data.js";
 import { make } from "./weights.js";
 
@@ -60,7 +60,6 @@ export const PRESETS = {
 
 export const state = defaults();
 const listeners = [];
-let saving = 0;
 
 export const onChange = (listener) => listeners.push(listener);
 
@@ -69,8 +68,6 @@ export function set(values) {
   const changed = Object.keys(values).filter((key) => state[key] !== values[key]);
   Object.assign(state, values);
   if (!changed.length) return;
-  clearTimeout(saving);
-  saving = setTimeout(link, 150); // browsers allow few changes of the address a second
   for (const listener of listeners) listener(new Set(changed));
 }
 
@@ -107,13 +104,11 @@ export function load(hash) {
   set(values);
 }
 
-/** The address that holds the state; the address bar shows it from now on. */
-export function link() {
+/** What differs from the defaults, as `load` reads it. */
+export function written() {
   const differing = Object.entries(state).filter(([key, value]) => value !== FIELDS[key].value);
   const text = new URLSearchParams(differing.map(([k, v]) => [k, v === Infinity ? "inf" : v])).toString();
-  const hash = text ? "#" + text.replaceAll("%2C", ",") : "#";
-  if (hash !== (location.hash || "#")) history.replaceState(null, "", hash);
-  return location.href;
+  return text.replaceAll("%2C", ",");
 }
 
 /** Which parameter of a method a dial sets. As in notebook 5, GRPO keeps its dual clip off, and all share ε. */

@@ -1,7 +1,7 @@
 // What the reader touches: sliders with a box to type in, choices, method chips, predictions. All are native
 // inputs.
 import { METHODS } from "./data.js";
-import { FIELDS, onChange, set, state } from "./state.js";
+import { FIELDS, PRESETS, apply, onChange, reset, set, state } from "./state.js";
 import { show } from "./plot.js";
 
 /** An element: h("p", {class: "x", onclick: f}, "text", child). */
@@ -122,6 +122,12 @@ function toggle(key) {
 }
 
 export const button = (text, onclick, more = {}) => h("button", { type: "button", onclick, ...more }, text);
+
+/** A button for each preset, and one for the defaults. */
+export function presets() {
+  const items = Object.keys(PRESETS).map((name) => button(name, () => apply(name), { class: "preset" }));
+  return [...items, button("Reset", reset, { id: "reset" })];
+}
 
 /** A question before its figure: choosing an answer, or passing, opens the figure and says what is so. */
 export function prediction(act, { question, options, right, answer }, figure) {
