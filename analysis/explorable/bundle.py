@@ -57,14 +57,18 @@ def _module(name: str) -> str:
 
 
 def described(key: str) -> dict:
-    """What a figure needs to know of a method: its label, its dashes, its parameters with their ranges."""
-    cls = methods.get_class(key)
+    """What a figure needs to know of a method: its label, its dashes, its numeric parameters with their ranges."""
+    fields = dataclasses.fields(methods.get_class(key))
     return {
         "label": style.label(key),
         "paper": key in methods.PAPER,
         "dash": _dash(key),
-        "params": {f.name: _rule(f) for f in dataclasses.fields(cls)},
+        "params": {f.name: _rule(f) for f in fields if _numeric(f.default)},
     }
+
+
+def _numeric(value) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _rule(field: dataclasses.Field) -> dict:
@@ -110,12 +114,14 @@ def readable(colour: str, paper: str, least: float) -> str:
     if colour == "#000000" and paper == DARK:
         return LIGHT
     target = (0, 0, 0) if _luminance(_rgb(paper)) > 0.5 else (1, 1, 1)
-    for share in range(0, 101, 2):
-        mixed = tuple(c + (t - c) * share / 100 for c, t in zip(_rgb(colour), target, strict=True))
-        low, high = sorted((_luminance(mixed), _luminance(_rgb(paper))))
-        if (high + 0.05) / (low + 0.05) >= least:
-            break
+    steps = ([c + (t - c) * k / 50 for c, t in zip(_rgb(colour), target, strict=True)] for k in range(51))
+    mixed = next(rgb for rgb in steps if _contrast(rgb, _rgb(paper)) >= least)
     return "#" + "".join(f"{round(255 * c):02X}" for c in mixed)
+
+
+def _contrast(a: Iterable[float], b: Iterable[float]) -> float:
+    low, high = sorted((_luminance(a), _luminance(b)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def _rgb(colour: str) -> tuple[float, ...]:

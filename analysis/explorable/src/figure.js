@@ -10,7 +10,7 @@ let frame = 0;
 
 /**
  * What an act is: {uses, build(redraw) → {above, controls, draw(width) → {svg, height, label, say},
- * drag(x, width), point(x, y, picture)}, predict}.
+ * drag(x, width), point(x, y, picture, event), drawn(picture)}, predict}.
  */
 export function mount({ uses, build }, figure) {
   const redraw = () => invalidate(drawing);
@@ -78,7 +78,7 @@ export function mount({ uses, build }, figure) {
   }
   if (made.point) {
     for (const kind of ["pointermove", "pointerdown"])
-      picture.addEventListener(kind, (event) => made.point(...at(event), picture));
+      picture.addEventListener(kind, (event) => made.point(...at(event), picture, kind));
   }
   new ResizeObserver(redraw).observe(figure);
   new IntersectionObserver(

@@ -6,7 +6,11 @@ const known = new Map(); // of a curve's name: log r → weight, or the Error th
 const listeners = [];
 let wanted = new Map(),
   send = null,
-  waiting = false;
+  sent = false;
+
+// JSON has no infinity.
+const plain = (params) =>
+  Object.fromEntries(Object.entries(params).map(([name, x]) => [name, x === Infinity ? "inf" : x]));
 
 /** `post(message)` sends to Python. */
 export const connect = (post) => (send = post);
@@ -15,7 +19,7 @@ export const onAnswer = (listener) => listeners.push(listener);
 /** w_log of a method at log ratio d; 1 stands in for what is not known yet (see `asked`). */
 export function remote(key) {
   return (d, A, old, params) => {
-    const curve = { key, params, A, old },
+    const curve = { key, params: plain(params), A, old },
       name = JSON.stringify(curve),
       found = known.get(name);
     if (found instanceof Error) throw found;
@@ -29,14 +33,17 @@ export function remote(key) {
 /** Whether the last drawing lacked weights. They are asked for, one question at a time: the dials may move on. */
 export function asked() {
   if (!wanted.size) return false;
-  if (!waiting) {
+  if (!sent) {
     const curves = [...wanted.values()].map((curve) => ({ ...curve, points: [...curve.points] }));
     send({ kind: "weights", curves });
-    waiting = true;
+    sent = true;
   }
   wanted = new Map();
   return true;
 }
+
+/** Whether Python still has to answer. */
+export const waiting = () => sent;
 
 /** Python's answer: for each curve its points and weights, or the error that the method raised. */
 export function answer(curves) {
@@ -44,8 +51,12 @@ export function answer(curves) {
   for (const { key, params, A, old, points, weights, error } of curves) {
     const name = JSON.stringify({ key, params, A, old });
     if (error) known.set(name, new Error(error));
-    else known.set(name, new Map([...(known.get(name) || []), ...points.map((d, i) => [d, weights[i]])]));
+    else
+      known.set(
+        name,
+        new Map([...(known.get(name) || []), ...points.map((d, i) => [d, Number(weights[i])])]),
+      );
   }
-  waiting = false;
+  sent = false;
   for (const listener of listeners) listener();
 }
