@@ -9,7 +9,6 @@ explorable; the weights of a method that you registered come from its own `weigh
 """
 
 import math
-import re
 from pathlib import Path
 
 import anywidget
@@ -23,13 +22,10 @@ from analysis.landscape import weigh
 from dgpo import methods
 from dgpo.methods import REGIONS
 
+SIGNS = {"good": style.POSITIVE, "bad": style.NEGATIVE}
 _MOST = 6_000  # points of a figure
-_COLUMNS = ("step", "update", "position", "word", "region", "advantage", "ratio", "prob", "old_prob", "w_log", "w_prob")
+COLUMNS = ("step", "update", "position", "word", "region", "advantage", "ratio", "prob", "old_prob", "w_log", "w_prob")
 _ORDER = ["step", "sequence", "update", "position"]  # so that the next row is the next token of an answer
-WIDGET = """export default {{ render({{ model, el }}) {{
-{script}
-return {entry}.start(model, el);
-}} }};"""
 
 
 class Explorer(anywidget.AnyWidget):
@@ -47,11 +43,11 @@ class Explorer(anywidget.AnyWidget):
     def __init__(self, run: str | Path | runs.Run | None = None, state: str = ""):
         self._records, self._shown, self._says = pd.DataFrame(), pd.DataFrame(), {}
         about, tokens = (None, b"") if run is None else self._read(run)
-        self._keys = {_name(key): key for key in methods.names()}  # that of the run among them
+        self._keys = bundle.names()  # that of the run among them
         own = [name for name, key in self._keys.items() if key not in bundle.built_in()]
         if own and "show=" not in state:
             state = "&".join(filter(None, [state, "show=" + ",".join([*own, "dgpo", "grpo", "cispo", "pg"])]))
-        super().__init__(_esm=_module(self._keys, about), state=state, tokens=tokens)
+        super().__init__(_esm=bundle.widget("widget.js", about, SIGNS), state=state, tokens=tokens)
         self.on_msg(lambda _, message, buffers: self._answer(message))
 
     def _read(self, run) -> tuple[dict, bytes]:
@@ -86,28 +82,11 @@ class Explorer(anywidget.AnyWidget):
         return asked | {"points": points, "weights": [w if math.isfinite(w) else "Infinity" for w in weights.tolist()]}
 
 
-def _name(key: str) -> str:
-    """A key as CSS and the state may have it."""
-    return re.sub(r"\W", "_", key)
-
-
-def _module(keys: dict[str, str], about: dict | None) -> str:
-    """The widget's one ES module: figures, methods, colours, and what there is of a run."""
-    suite = bundle.built_in()
-    known = {name: bundle.described(key) | ({} if key in suite else {"own": True}) for name, key in keys.items()}
-    hues = {name: style.colour(key) for name, key in keys.items()}
-    looks = bundle.colours(hues | {"good": style.POSITIVE, "bad": style.NEGATIVE}, ":host")
-    looks += (bundle.SOURCE / "figures.css").read_text("utf-8")
-    data = {"METHODS": known, "RUN": about, "STYLE": looks}
-    text = "".join(f"export const {name} = {bundle.js(value)};\n" for name, value in data.items())
-    return WIDGET.format(script=bundle.script("widget.js", text), entry="module_widget")
-
-
 def _about(run: runs.Run, total: int, says: dict[int, str]) -> dict:
     low, high = run.method.trust_region
     return {
         "folder": str(run.path),
-        "key": _name(run.method.key),
+        "key": bundle.name(run.method.key),
         "label": style.label(run.method.key),
         "params": run.method.params(),
         "low": low,
@@ -115,7 +94,7 @@ def _about(run: runs.Run, total: int, says: dict[int, str]) -> dict:
         "total": total,
         "words": list(says.values()),
         "regions": [style.REGION_LABELS[region] for region in REGIONS],
-        "columns": _COLUMNS,
+        "columns": COLUMNS,
         "problem": None if total else "every advantage is 0, since in every group all rewards were equal",
     }
 
@@ -127,11 +106,11 @@ def some(acting: pd.DataFrame, most: int = _MOST) -> pd.DataFrame:
 
 
 def table(records: pd.DataFrame, says: dict[int, str]) -> bytes:
-    """Token records as float64, column after column: `_COLUMNS`, words and regions as places in their lists."""
+    """Token records as float64, column after column: `COLUMNS`, words and regions as places in their lists."""
     place = {token: i for i, token in enumerate(says)}
     records = records.assign(
         word=records["token"].map(place),
         region=records["region"].map(REGIONS.index),
         old_prob=np.exp(records["old_logp"].astype("float64")),
     )
-    return records[list(_COLUMNS)].to_numpy("float64").T.tobytes()
+    return records[list(COLUMNS)].to_numpy("float64").T.tobytes()

@@ -52,6 +52,29 @@ def script(entry: str, data: str) -> str:
     return "\n\n".join(parts.values())
 
 
+def widget(entry: str, run: dict | None, hues: dict[str, str]) -> str:
+    """The one ES module of an anywidget, from src/`entry`: figures, methods, colours, and what is known of a run.
+
+    `hues` are colours beside those of the methods, by the name of their CSS variable.
+    """
+    keys = names()
+    known = {name: described(key) | ({} if key in built_in() else {"own": True}) for name, key in keys.items()}
+    named = {name: style.colour(key) for name, key in keys.items()} | hues
+    looks = colours(named, ":host") + (SOURCE / "figures.css").read_text("utf-8")
+    data = {"METHODS": known, "RUN": run, "STYLE": looks}
+    text = script(entry, "".join(f"export const {name} = {js(value)};\n" for name, value in data.items()))
+    return f"export default {{ render({{ model, el }}) {{\n{text}\nreturn {_module(entry)}.start(model, el);\n}} }};"
+
+
+def names() -> dict[str, str]:
+    """The key of every registered method by its name in CSS and in a state."""
+    return {name(key): key for key in methods.names()}
+
+
+def name(key: str) -> str:
+    return re.sub(r"\W", "_", key)
+
+
 def _module(name: str) -> str:
     return "module_" + name.removesuffix(".js")
 

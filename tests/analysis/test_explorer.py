@@ -10,7 +10,7 @@ from running import SMALL
 
 from analysis import run_words, runs
 from analysis.explorable import bundle
-from analysis.explorer import Explorer, some
+from analysis.explorer import COLUMNS, Explorer, some
 from analysis.landscape import weigh
 from dgpo import methods
 from dgpo.methods import REGIONS
@@ -91,20 +91,7 @@ def test_without_one_the_explorer_opens_as_the_page_does():
 
 def test_the_tokens_are_those_of_the_run(folder):
     explorer, records = Explorer(run=folder), runs.read(folder).tokens()
-    names = (
-        "step",
-        "update",
-        "position",
-        "word",
-        "region",
-        "advantage",
-        "ratio",
-        "prob",
-        "old_prob",
-        "w_log",
-        "w_prob",
-    )
-    found = dict(zip(names, np.frombuffer(explorer.tokens).reshape(len(names), -1), strict=True))
+    found = dict(zip(COLUMNS, np.frombuffer(explorer.tokens).reshape(len(COLUMNS), -1), strict=True))
     acting = records[records["advantage"] != 0].sort_values(["step", "sequence", "update", "position"])
     assert len(found["ratio"]) == len(acting) > 0
     for name in ("step", "update", "position", "advantage", "ratio", "prob", "w_log", "w_prob"):

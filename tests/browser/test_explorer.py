@@ -42,6 +42,16 @@ class Broken(dgpo.Method):
 explorer.observe(lambda change: open("state.txt", "w").write(change["new"]), "state")
 explorer""",
     'Explorer(run="SILENT", state="view=run")',
+    """import pathlib
+from analysis import live, runs
+made, grows = pathlib.Path("RUN"), pathlib.Path("growing")
+grows.mkdir()
+live.watch(runs.read(made).config.model_copy(update={"run_dir": str(grows)}))
+rows = (made / "metrics.jsonl").read_text().splitlines(keepends=True)
+for count in (2, len(rows)):
+    (grows / "metrics.jsonl").write_text("".join(rows[:count]))
+    time.sleep(5)
+""",
 ]
 HOSTS = "[...document.querySelectorAll('.jp-OutputArea-output *')].filter((e) => e.explorable)"
 
@@ -102,7 +112,7 @@ def opened(lab, browser):
     wait_for(browser, "window.jupyterapp.commands.hasCommand('notebook:run-all-cells')")
     time.sleep(2)  # the notebook's kernel is chosen after its cells are there
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    wait_for(browser, f"{HOSTS}.length === 2")
+    wait_for(browser, f"{HOSTS}.length === 3")
     return browser
 
 
@@ -148,6 +158,18 @@ def says(browser, widget=0, view="weight"):
 def picture(browser, name):
     if folder := os.environ.get("DGPO_SCREENSHOTS"):
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def test_a_run_is_drawn_while_its_cell_still_runs(opened):
+    count = f"{HOSTS}[2].explorable.rows().length"
+    wait_for(opened, f"{count} === 1", 30)
+    wait_for(opened, f"{count} === {SMALL['steps']}", 30)
+    wait_for(opened, "document.body.innerText.includes('Python 3 (ipykernel) | Idle')", 30)
+    ask(opened, "host.scrollIntoView({block: 'start'})", widget=2)
+    settle(opened)
+    says = ask(opened, "return root.querySelector('figcaption').textContent", widget=2)
+    assert says.startswith(f"Step {SMALL['steps']} of {SMALL['steps']}: reward ")
+    picture(opened, "live")
 
 
 def test_a_method_of_the_notebook_is_drawn_with_its_own_weight(explorer):

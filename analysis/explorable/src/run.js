@@ -67,7 +67,7 @@ export function cloud(tokens, x, y, { left, right, top, bottom }) {
 }
 
 /** The trust region behind a panel of ratios. */
-function trust({ across, top, bottom }) {
+export function trust({ across, top, bottom }) {
   const [from, to] = [1 - RUN.low, 1 + RUN.high].map((r) =>
     Math.min(Math.max(across(r), across.from), across.to),
   );
@@ -87,7 +87,7 @@ function theory(method, { across, up, bottom }) {
   });
 }
 
-function layout(width) {
+export function layout(width) {
   const two = width > 620,
     each = (two ? width / 2 : width) - 78,
     high = two ? 190 : 170;

@@ -44,11 +44,14 @@ export function start(model, el) {
   };
   onChange((changed) => {
     if (changed.has("view") || changed.has("show")) choose();
-    model.set("state", written());
     clearTimeout(saving);
-    saving = setTimeout(() => model.save_changes(), 150);
+    saving = setTimeout(save, 150); // once it rests: what Python echoes must not undo a later move
   });
   let saving = 0;
+  const save = () => {
+    model.set("state", written());
+    model.save_changes();
+  };
   const from = () => model.get("state") === written() || load(model.get("state"));
   model.on("change:state", from);
   from();
