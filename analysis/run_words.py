@@ -8,7 +8,9 @@ again. `keep` writes beside them what each token id says, for readers without th
 """
 
 import json
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import pandas as pd
 
 from analysis.runs import Run, RunError
 from dgpo import config as configs
+from dgpo.errors import ConfigError
 from dgpo.model.loading import load_tokenizer
+from dgpo.tasks import task_class
 
 _WORDS = "words.json"
 _SHOWN = ["step", "region", "before", "token", "after", "advantage", "old π", "ratio", "w_log", "w_prob"]
@@ -40,43 +44,68 @@ def keep(run: Run, folder: str | Path, every: int = 10, model: str | None = None
         frame = frame if (step - 1) % every == 0 or step == last else frame[:0]
         tokens |= set(frame.get("token", ()))
         frame.to_parquet(folder / f"tokens/step_{step:06d}.parquet", compression="zstd", index=False)
-    tokenizer = load_tokenizer(run.policy if (run.path / "policy").exists() else run.config.model)
-    words = {int(token): tokenizer.decode([token]) for token in sorted(tokens)}
-    (folder / _WORDS).write_text(json.dumps(words, ensure_ascii=False), "utf-8")
+    (folder / _WORDS).write_text(json.dumps(words(run, tokens), ensure_ascii=False), "utf-8")
     return folder
 
 
-def words(run: Run) -> dict[int, str]:
-    """What each token id of a kept run says. Raises RunError for a folder that `keep` did not write."""
+def words(run: Run, tokens: Iterable[int]) -> dict[int, str]:
+    """What token ids say: as `keep` wrote it, or else by the tokenizer of the run's policy or of its model.
+
+    Raises RunError where there is neither.
+    """
     path = run.path / _WORDS
-    if not path.exists():
-        raise RunError(f"{run.path} has no {_WORDS}: analysis.run_words.keep writes it")
-    return {int(token): word for token, word in json.loads(path.read_text("utf-8")).items()}
+    if path.exists():
+        return {int(token): word for token, word in json.loads(path.read_text("utf-8")).items()}
+    tokenizer = _tokenizer(run)
+    return {int(token): tokenizer.decode([int(token)]) for token in sorted({*tokens})}
+
+
+def _tokenizer(run: Run):
+    if run.config.model == "tiny":
+        task: Any = task_class(run.config.task)  # only tasks with an embedded policy have `tokenizer`
+        return task.tokenizer()
+    try:
+        return load_tokenizer(run.policy if (run.path / "policy").exists() else run.config.model)
+    except ConfigError as error:
+        raise RunError(
+            f"{run.path} has neither {_WORDS} nor a tokenizer, so its tokens have no words: {error}"
+        ) from None
 
 
 def largest(run: Run, count: int = 8, region: str | None = None, around: int = 12) -> pd.DataFrame:
     """The tokens of the largest |A w_prob|, the factor of ∇π, with `around` tokens of their completion on each side."""
     frame = _acting(run)
-    every, says = frame.set_index(["step", "update", "sequence"]).sort_index(), words(run)
+    says = words(run, frame["token"])
     chosen = frame if region is None else frame[frame["region"] == region]
     chosen = chosen.assign(size=(chosen["advantage"] * chosen["w_prob"]).abs()).nlargest(count, "size")
     rows = []
     row: Any
     for row in chosen.itertuples():
-        own = every.loc[[(row.step, row.update, row.sequence)]].sort_values("position")
-        near = own[(own["position"] - row.position).abs() <= around]
-        before, after = near[near["position"] < row.position], near[near["position"] > row.position]
-        text = ["".join(says[t] for t in part["token"]) for part in (before, after)]
+        text = context(frame, row, says, around)
         numbers = [row.advantage, np.exp(row.old_logp), row.ratio, row.w_log, row.w_prob]
         rows.append([row.step, row.region, text[0], says[row.token], text[1], *numbers])
     return pd.DataFrame(rows, columns=_SHOWN)
+
+
+def context(frame: pd.DataFrame, row, says: dict[int, str], around: int = 12) -> list[str]:
+    """[before, after]: what the records of `frame` around `row` say, of the same update of the same completion.
+
+    "…" stands for tokens that were not recorded.
+    """
+    own = frame[(frame["step"] == row.step) & (frame["update"] == row.update) & (frame["sequence"] == row.sequence)]
+    recorded = {int(p): says[int(t)] for p, t in zip(own["position"], own["token"], strict=True)}
+    first, last = max(row.position - around, 0), min(row.position + around, max(recorded))
+    spoken = (range(first, row.position), range(row.position + 1, last + 1))
+    return [re.sub("\0+", " … ", "".join(recorded.get(p, "\0") for p in places)) for places in spoken]
 
 
 def by_word(run: Run, region: str, count: int = 8) -> pd.DataFrame:
     """The words of a region: how many tokens, their share of the region's |A w_prob|, the median π when sampled."""
     frame = _acting(run)
     frame = frame[frame["region"] == region]
-    frame = frame.assign(word=frame["token"].map(words(run)), size=(frame["advantage"] * frame["w_prob"]).abs())
+    frame = frame.assign(
+        word=frame["token"].map(words(run, frame["token"])), size=(frame["advantage"] * frame["w_prob"]).abs()
+    )
     grouped = frame.groupby("word")
     table = pd.DataFrame(
         {

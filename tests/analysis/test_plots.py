@@ -1,4 +1,4 @@
-"""analysis.plots and explorer: every figure draws, axes are labelled, nothing is left open."""
+"""analysis.plots: every figure draws, axes are labelled, nothing is left open."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,7 +6,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import bandit, flow, plots, stats
-from analysis.explorer import Dials, Explorer
 from analysis.landscape import landscape
 from dgpo.methods import PAPER, get, names
 
@@ -81,29 +80,6 @@ def test_bad_inputs(runs):
         plots.heat_map(np.eye(2), [1], [1, 2])
     with pytest.raises(ValueError, match="no column"):
         plots.intervals(stats.summary({"a": [[1], [2]]}, np.random.default_rng(0)))
-
-
-def test_explorer_redraws_what_a_dial_changes():
-    explorer = Explorer(seeds=3, steps=6)
-    before = explorer.pngs()
-    assert all(p.startswith(b"\x89PNG") for p in before)
-    assert explorer.update() == before
-    for change in ({"n": 3.0}, {"eps_low": 0.4}, {"sign": 1}, {"space": "gate"}, {"log": False}, {"pi_old": 1e-3}):
-        after = explorer.update(**change)
-        assert after[0] != before[0], change
-        before = after
-    with pytest.raises(ValueError, match="n=-1"):
-        Dials(n=-1.0).methods()
-
-
-def test_explorer_has_a_slider_for_every_dial():
-    pytest.importorskip("ipywidgets")
-    box = Explorer(seeds=2, steps=3).widget()
-    controls, images = box.children
-    assert len(controls.children) == len(Dials.__dataclass_fields__)
-    before = [i.value for i in images.children]
-    controls.children[2].value = 4.0  # n
-    assert next(i.value for i in images.children) != before[0]
 
 
 def test_a_method_s_colour_stands_for_nothing_else():

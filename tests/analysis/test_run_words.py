@@ -1,5 +1,7 @@
 """The words that a run's token records say, from a kept copy without checkpoint and policy."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -27,8 +29,9 @@ def test_the_copy_has_the_numbers_and_neither_policy_nor_paths(kept):
 def test_a_token_stands_between_the_words_of_its_completion(kept):
     made, copy = kept
     shown = run_words.largest(copy, count=5, around=100)
+    says = run_words.words(copy, [])
     texts = {
-        "".join(run_words.words(copy)[t] for t in own.sort_values("position")["token"])
+        "".join(says[t] for t in own.sort_values("position")["token"])
         for _, own in made.tokens().groupby(["step", "update", "sequence"])
     }
     assert len(shown) == 5
@@ -47,9 +50,24 @@ def test_the_words_of_a_region_count_all_of_its_tokens_that_act(kept):
     assert table["share of |A·w_prob|"].sum() == pytest.approx(1)
 
 
-def test_a_run_that_was_not_kept(kept):
-    with pytest.raises(runs.RunError, match=r"has no words\.json"):
-        run_words.largest(kept[0])
+def test_a_run_that_was_not_kept_has_the_words_of_its_tokenizer(kept):
+    made, copy = kept
+    tokens = copy.tokens()["token"]
+    assert run_words.words(made, tokens) == run_words.words(copy, [])
+
+
+def test_a_run_without_its_model_has_no_words(kept, tmp_path):
+    path = shutil.copytree(kept[1].path, tmp_path / "moved")
+    (path / "words.json").unlink()
+    with pytest.raises(runs.RunError, match=r"neither words\.json nor a tokenizer"):
+        run_words.largest(runs.read(path))
+
+
+def test_a_gap_in_the_records_is_a_gap_in_the_text():
+    frame = pd.DataFrame({"position": [0, 1, 4, 5, 9], "token": range(5), "step": 1, "update": 0, "sequence": 2})
+    (row,) = frame[frame["position"] == 4].itertuples()
+    assert run_words.context(frame, row, dict(enumerate("abcde"))) == ["ab … ", "d … e"]
+    assert run_words.context(frame, row, dict(enumerate("abcde")), around=1) == [" … ", "d"]
 
 
 def test_notebook_10_draws_kept_runs(kept, tmp_path):

@@ -9,7 +9,7 @@ SMALL = {
     "02_what_diverges": {"steps": 600},
     "03_bandit": {"seeds": 3, "steps": 20, "rates": [0.1, 1.0], "rate_seeds": 2},
     "04_softmax_policies": {"seeds": 3, "steps": 10, "leak_steps": 20},
-    "05_explorer": {"n": 2.0},
+    "05_explorer": {"state": "n=2&show=dgpo,mine"},
     "06_your_own_method": {"seeds": 3, "steps": 20},
     "08_bias_and_variance": {"policies": 10, "tokens": 16, "points": 6},
 }

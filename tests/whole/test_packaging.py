@@ -39,6 +39,7 @@ def test_every_import_is_a_dependency():
     declared |= {
         "yaml",
         "IPython",
+        "traitlets",
         "tokenizers",
         "safetensors",
         "jinja2",

@@ -5,7 +5,7 @@ import { button, choice, h, slider } from "./controls.js";
 import { METHODS } from "./data.js";
 import { softmax } from "./dynamics.js";
 import { axes, el, labels, line, named, scale, show, text } from "./plot.js";
-import { DIALS, FIELDS, set, shown, state } from "./state.js";
+import { DIALS, FIELDS, set, computed, state } from "./state.js";
 
 const SEEDS = 4,
   STEPS = 150;
@@ -107,7 +107,7 @@ export const act5 = {
     function start(now) {
       [made, problem, run] = [now, null, null];
       try {
-        const methods = shown(),
+        const methods = computed(),
           setting = { ...WORLDS[state.world], minibatches: Number(state.u), lr: state.lr5 };
         run = { methods, learner: learn(methods, setting, SEEDS, state.seed) };
         go();

@@ -1,5 +1,5 @@
 // Act 2: the weight over the ratio, twice, and figure 1 of the paper: what each method does at this very r.
-import { chips, choice, player, slider } from "./controls.js";
+import { chips, choice, dials, player, slider } from "./controls.js";
 import { axes, dot, el, labels, line, rule, scale, show, text } from "./plot.js";
 import { DIALS, set, shown, state } from "./state.js";
 import { METHODS } from "./data.js";
@@ -129,7 +129,7 @@ function draw(width) {
 
 export const act2 = {
   uses: [...DIALS, "r", "pi", "s"],
-  build() {
+  build(redraw, settings = true) {
     const sweep = player("Move r", 4, (share) =>
       set({ r: +((state.s === "-1" ? 0.02 : Math.min(30, 1 / state.pi)) ** share).toPrecision(3) }),
     );
@@ -140,23 +140,11 @@ export const act2 = {
       set({ r: +x.invert(clamp(at, x.from, x.to)).toPrecision(3) });
     };
     return {
-      above: [chips()],
+      above: settings ? [chips()] : [],
       drag,
       stop: sweep.stop,
       draw,
-      controls: [
-        choice("s"),
-        sweep.it,
-        slider("r"),
-        slider("pi"),
-        slider("el"),
-        slider("eh"),
-        slider("n"),
-        slider("m"),
-        slider("beta"),
-        slider("c"),
-        slider("cap"),
-      ],
+      controls: [choice("s"), sweep.it, slider("r"), slider("pi"), ...(settings ? dials() : [])],
     };
   },
   predict: {

@@ -3,7 +3,7 @@ import { slider } from "./controls.js";
 import { METHODS } from "./data.js";
 import { errors, family, moments, moved } from "./estimator.js";
 import { axes, dot, el, labels, line, rule, scale, show, text } from "./plot.js";
-import { DIALS, set, shown, state } from "./state.js";
+import { DIALS, set, computed, state } from "./state.js";
 
 const SAMPLES = Array.from({ length: 61 }, (_, i) => 10 ** (i / 12)),
   LOW = 1e-3,
@@ -16,7 +16,7 @@ function study() {
   if (!(state.d > 0 && state.d <= 2))
     throw new Error(`distance = ${state.d}: a number of nats in (0, 2] is needed.`);
   const there = policies.map((one) => moved(one, state.d));
-  return shown().map((method) => {
+  return computed().map((method) => {
     const all = policies.map((one, i) => moments(method, one.z, there[i], one.A));
     return { method, all, curve: errors(all, SAMPLES) };
   });

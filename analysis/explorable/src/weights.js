@@ -2,6 +2,7 @@
 // dgpo.methods, which a test compares at 200 points a method. Parameters, defaults and allowed ranges come
 // from Python (data.js).
 import { METHODS } from "./data.js";
+import { remote } from "./remote.js";
 
 const EXTINCT = -Infinity; // a log weight of −∞ is a weight of 0
 
@@ -122,7 +123,8 @@ export function make(key, given = {}) {
         `the trust region`,
     );
   }
-  return { key, label: known.label, params, weight: RULES[key], sequence: OF_SEQUENCE[key] };
+  const weight = RULES[key] ?? remote(key);
+  return { key, label: known.label, params, weight, sequence: OF_SEQUENCE[key], own: !RULES[key] };
 }
 
 /** A probability that rounding took to 0 or 1, put back inside. */

@@ -1,7 +1,7 @@
 // What the reader touches: sliders with a box to type in, choices, method chips, predictions. All are native
 // inputs.
 import { METHODS } from "./data.js";
-import { FIELDS, onChange, set, state } from "./state.js";
+import { DIALS, FIELDS, PRESETS, apply, onChange, reset, set, state } from "./state.js";
 import { show } from "./plot.js";
 
 /** An element: h("p", {class: "x", onclick: f}, "text", child). */
@@ -16,7 +16,8 @@ export function h(tag, attributes = {}, ...children) {
 }
 
 /** The label with the index of π_old set as one. */
-const spelled = (text) => text.split("_old").flatMap((part, i) => (i ? [h("sub", {}, "old"), part] : [part]));
+export const spelled = (text) =>
+  text.split("_old").flatMap((part, i) => (i ? [h("sub", {}, "old"), part] : [part]));
 
 const sync = (keys, update) => {
   onChange((changed) => {
@@ -27,7 +28,7 @@ const sync = (keys, update) => {
 
 /** A range, and a box beside it that takes values that the range does not have. */
 export function slider(key) {
-  const { min, max, step, label, log, method } = FIELDS[key],
+  const { min, max, step, label, log, method, help } = FIELDS[key],
     f = log ? Math.log10 : (x) => x,
     whole = step === 1;
   const meant = () => {
@@ -40,6 +41,7 @@ export function slider(key) {
     min: f(min),
     max: f(max),
     step: log ? (f(max) - f(min)) / 100 : step,
+    "aria-description": help,
     oninput: () => set({ [key]: meant() }),
   });
   const box = h("input", {
@@ -57,12 +59,15 @@ export function slider(key) {
   const style = method ? `--accent:var(--${method})` : null;
   return h(
     "div",
-    { class: "slider", style },
+    { class: "slider", style, "data-help": help },
     h("label", { for: `range-${key}` }, ...spelled(label)),
     range,
     box,
   );
 }
+
+/** Every dial of the methods. */
+export const dials = () => DIALS.filter((key) => key !== "show").map(slider);
 
 const parse = (text) =>
   /^\s*(inf|∞)/.test(text) ? Infinity : text.trim() ? Number(text.replace(",", ".")) : NaN;
@@ -98,7 +103,7 @@ const order = (item, options) =>
   Object.keys(options).includes("-1") && item.querySelector("input").value === "-1" ? -1 : 0;
 
 /** A toggle a method, in its colour. */
-export function chips() {
+export function chips(legend = "Methods, in every act") {
   const boxes = {};
   const items = Object.entries(METHODS).map(([key, { label }]) => {
     boxes[key] = h("input", { type: "checkbox", value: key, onchange: () => toggle(key) });
@@ -113,7 +118,7 @@ export function chips() {
     const chosen = state.show.split(",");
     for (const key in boxes) boxes[key].checked = chosen.includes(key);
   });
-  return h("fieldset", { class: "chips" }, h("legend", {}, "Methods, in every act"), ...items);
+  return h("fieldset", { class: "chips" }, h("legend", {}, legend), ...items);
 }
 
 function toggle(key) {
@@ -122,6 +127,12 @@ function toggle(key) {
 }
 
 export const button = (text, onclick, more = {}) => h("button", { type: "button", onclick, ...more }, text);
+
+/** A button for each preset, and one for the defaults. */
+export function presets() {
+  const items = Object.keys(PRESETS).map((name) => button(name, () => apply(name), { class: "preset" }));
+  return [...items, button("Reset", reset, { id: "reset" })];
+}
 
 /** A question before its figure: choosing an answer, or passing, opens the figure and says what is so. */
 export function prediction(act, { question, options, right, answer }, figure) {

@@ -3,7 +3,7 @@ import { choice, player, slider } from "./controls.js";
 import { METHODS } from "./data.js";
 import { ascent } from "./dynamics.js";
 import { axes, dot, labels, line, scale, show } from "./plot.js";
-import { DIALS, shown, state } from "./state.js";
+import { DIALS, computed, state } from "./state.js";
 
 const STEPS = 200,
   FLOOR = 1e-10;
@@ -19,7 +19,7 @@ function race() {
     refresh: Number(state.fresh),
   };
   if (!(lr > 0 && lr < Infinity)) throw new Error(`learning rate = ${lr}: a positive number is needed.`);
-  return shown().map((method) => ({ method, paths: ascent(method, setting) }));
+  return computed().map((method) => ({ method, paths: ascent(method, setting) }));
 }
 
 function draw(width, runs, share) {

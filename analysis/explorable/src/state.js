@@ -1,7 +1,8 @@
-// Everything that the reader can set, in one table. The address after # holds what differs from the defaults.
+// Everything that the reader can set, in one table. A line of text holds what differs from the defaults.
 import { METHODS } from "./data.js";
 import { make } from "./weights.js";
 
+// `help` says in words what a letter means: it is shown beside a dial that is touched.
 const number = (value, min, max, step, label, more = {}) => ({ value, min, max, step, label, ...more });
 const choice = (value, options, label) => ({ value, options, label });
 
@@ -11,17 +12,41 @@ export const FIELDS = {
   p: number(0.2, 0.001, 0.9, 0.01, "probability π of the token", { log: true }),
   a: choice("-1", { "-1": "bad (A < 0)", 1: "good (A > 0)" }, "The token was"),
   // the dials of the methods, for acts 2 to 5
-  el: number(0.2, 0.01, 0.9, 0.01, "ε low"),
-  eh: number(0.2, 0.01, 0.9, 0.01, "ε high"),
-  n: number(1, 0.1, 8, 0.1, "n, DGPO’s left decay", { method: "dgpo" }),
-  m: number(2, 0.5, 8, 0.1, "m, DGPO’s right decay", { method: "dgpo" }),
-  beta: number(0.75, 0.05, 2, 0.05, "β, CE-GPPO’s left scale", { method: "ce_gppo" }),
-  c: number(10, 2, 20, 0.5, "c, the dual clip"),
-  cap: number(5, 1, 20, 0.5, "cap of CISPO (cap)", { method: "cispo_cap" }),
+  el: number(0.2, 0.01, 0.9, 0.01, "ε low", {
+    help: "The trust region begins at r = 1 − ε low: below it a bad token has fallen far enough for a clip to act.",
+  }),
+  eh: number(0.2, 0.01, 0.9, 0.01, "ε high", {
+    help: "The trust region ends at r = 1 + ε high: above it a good token has risen far enough for a clip to act.",
+  }),
+  n: number(1, 0.1, 8, 0.1, "n, DGPO’s left decay", {
+    method: "dgpo",
+    help: "How fast the weight on ∇π fades as a bad token vanishes: as π to the power n. Towards 0 it is unclipped.",
+  }),
+  m: number(2, 0.5, 8, 0.1, "m, DGPO’s right decay", {
+    method: "dgpo",
+    help: "How fast the weight on ∇π fades as a good token rises: as r to the power −1/m. m = 1 is GPPO there.",
+  }),
+  beta: number(0.75, 0.05, 2, 0.05, "β, CE-GPPO’s left scale", {
+    method: "ce_gppo",
+    help: "CE-GPPO’s weight on a bad token that has left the trust region, in units of GPPO’s.",
+  }),
+  c: number(10, 2, 20, 0.5, "c, the dual clip", {
+    help: "Where a bad token that has become likelier is stopped: at r = c. GPPO, CE-GPPO and ASPO have one here.",
+  }),
+  cap: number(5, 1, 20, 0.5, "cap of CISPO (cap)", {
+    method: "cispo_cap",
+    help: "The most that a token’s ratio may count for, in ScaleRL’s CISPO, which has no lower bound.",
+  }),
   show: { value: "dgpo,grpo,cispo,gppo,ce_gppo,aspo,pg", list: Object.keys(METHODS), label: "Methods" },
   // act 2
-  r: number(0.3, 0.01, 100, 0.01, "ratio r = π/π_old", { log: true }),
-  pi: number(0.05, 0.0001, 0.9, 0.01, "π_old", { log: true }),
+  r: number(0.3, 0.01, 100, 0.01, "ratio r = π/π_old", {
+    log: true,
+    help: "The token’s probability now, over its probability when it was sampled. 1 has not moved.",
+  }),
+  pi: number(0.05, 0.0001, 0.9, 0.01, "π_old", {
+    log: true,
+    help: "The token’s probability when it was sampled. The ratio cannot exceed 1/π_old.",
+  }),
   s: choice("-1", { "-1": "bad (A < 0)", 1: "good (A > 0)" }, "The token was"),
   // act 3
   p3: number(0.05, 0.001, 0.3, 0.01, "π at the start", { log: true }),
@@ -46,6 +71,19 @@ export const FIELDS = {
     { right: "probability of the right answer", entropy: "entropy", regret: "regret" },
     "Draw",
   ),
+  // the explorer in a notebook
+  view: choice(
+    "weight",
+    {
+      weight: "The weight",
+      race: "What vanishes",
+      error: "Bias and variance",
+      learn: "A policy learns",
+      run: "Your run",
+    },
+    "View",
+  ),
+  tok: number(-1, -1, Infinity, 1, "token"),
   // one character an act: the reader's prediction, or - where there is none yet
   guess: { value: "------", label: "predictions" },
 };
@@ -60,7 +98,6 @@ export const PRESETS = {
 
 export const state = defaults();
 const listeners = [];
-let saving = 0;
 
 export const onChange = (listener) => listeners.push(listener);
 
@@ -69,8 +106,6 @@ export function set(values) {
   const changed = Object.keys(values).filter((key) => state[key] !== values[key]);
   Object.assign(state, values);
   if (!changed.length) return;
-  clearTimeout(saving);
-  saving = setTimeout(link, 150); // browsers allow few changes of the address a second
   for (const listener of listeners) listener(new Set(changed));
 }
 
@@ -85,7 +120,7 @@ export function defaults() {
 
 /** A preset: the dials at their defaults but for its own. */
 export function apply(name) {
-  const dials = Object.keys(DIAL_OF).concat("show", "r", "pi", "s");
+  const dials = [...DIALS, "r", "pi", "s"];
   set({ ...Object.fromEntries(dials.map((key) => [key, FIELDS[key].value])), ...PRESETS[name] });
 }
 
@@ -107,16 +142,14 @@ export function load(hash) {
   set(values);
 }
 
-/** The address that holds the state; the address bar shows it from now on. */
-export function link() {
+/** What differs from the defaults, as `load` reads it. */
+export function written() {
   const differing = Object.entries(state).filter(([key, value]) => value !== FIELDS[key].value);
   const text = new URLSearchParams(differing.map(([k, v]) => [k, v === Infinity ? "inf" : v])).toString();
-  const hash = text ? "#" + text.replaceAll("%2C", ",") : "#";
-  if (hash !== (location.hash || "#")) history.replaceState(null, "", hash);
-  return location.href;
+  return text.replaceAll("%2C", ",");
 }
 
-/** Which parameter of a method a dial sets. As in notebook 5, GRPO keeps its dual clip off, and all share ε. */
+/** Which parameter of a method a dial sets. GRPO keeps its dual clip off, and all share ε. */
 const DIAL_OF = {
   el: "eps_low",
   eh: "eps_high",
@@ -126,8 +159,21 @@ const DIAL_OF = {
   c: "dual_clip",
   cap: "cap",
 };
-export const DIALS = [...Object.keys(DIAL_OF), "show"];
 const OWN = { grpo: ["c"], dppo: ["cap"], gspo: ["el", "eh"], gmpo: ["el", "eh"] }; // dials that these do not follow
+/** The dials of the reader's own methods: name → [method, parameter]. */
+export const OWN_DIALS = {};
+for (const [key, { own, label, params }] of Object.entries(METHODS)) {
+  for (const [name, { value, above, below }] of own ? Object.entries(params) : []) {
+    if (Object.values(DIAL_OF).includes(name)) continue;
+    const size = Math.abs(value) || 1,
+      min = Number.isFinite(above) ? above + size / 20 : value - 2 * size,
+      max = Number.isFinite(below) ? below - size / 20 : value + 3 * size;
+    OWN_DIALS[`${key}.${name}`] = [key, name];
+    FIELDS[`${key}.${name}`] = number(value, min, max, size / 20, `${name} of ${label}`, { method: key });
+  }
+}
+Object.assign(state, defaults());
+export const DIALS = [...Object.keys(DIAL_OF), ...Object.keys(OWN_DIALS), "show"];
 
 /** One method at the dials. */
 export function method(key) {
@@ -135,6 +181,8 @@ export function method(key) {
   for (const [dial, name] of Object.entries(DIAL_OF)) {
     if (name in METHODS[key].params && !(OWN[key] || []).includes(dial)) params[name] = state[dial];
   }
+  for (const [dial, [owner, name]] of Object.entries(OWN_DIALS))
+    if (owner === key) params[name] = state[dial];
   return make(key, params);
 }
 
@@ -142,6 +190,14 @@ export function method(key) {
 export function shown() {
   const chosen = state.show.split(",");
   const keys = Object.keys(METHODS).filter((key) => chosen.includes(key));
-  if (!keys.length) throw new Error("No method is chosen: choose one in act 2.");
+  if (!keys.length) throw new Error("No method is chosen: choose one above.");
   return keys.map(method);
+}
+
+/** Those of them whose weights need no answer from Python, for figures that compute step by step. */
+export function computed() {
+  const found = shown().filter(({ own }) => !own);
+  if (!found.length)
+    throw new Error("This figure computes in the browser: choose one of the suite’s methods.");
+  return found;
 }
