@@ -1,12 +1,13 @@
 """The methods: `get(key or "module:Class", **params)`, `names()`, `@register(key)`, and their base `Method`."""
 
-from dgpo.methods import clipping, neighbours
+from dgpo.methods import clipping, neighbours, probability, sequences
 from dgpo.methods.base import (
     DEFAULT_EPS,
     REGIONS,
     Method,
     Region,
     TrustRegion,
+    choice,
     get,
     get_class,
     names,
@@ -25,13 +26,16 @@ __all__ = [
     "Method",
     "Region",
     "TrustRegion",
+    "choice",
     "clipping",
     "get",
     "get_class",
     "names",
     "neighbours",
     "param",
+    "probability",
     "regions",
     "register",
     "sequence_mean",
+    "sequences",
 ]

@@ -8,7 +8,7 @@ On a token with ratio r = π/π_old and advantage A, every method here is define
 Unclipped importance sampling (`pg`) has w_log = r and w_prob = 1/π_old. The share of it that a method keeps
 is its gate, w_log / r = π_old · w_prob.
 
-Shapes: `[B, T]`, B sequences of T completion tokens. A method that looks at whole sequences (`gspo`, `gmpo`)
+Shapes: `[B, T]`, B sequences of T completion tokens. A method that looks at whole sequences (`needs`)
 reduces over the last axis, so independent points of a curve are drawn as `[N, 1]`.
 """
 
@@ -86,6 +86,11 @@ def param(default, *, above=-math.inf, below=math.inf, optional=False, infinite=
     return dataclasses.field(default=default, metadata=rule)
 
 
+def choice(*options: str):
+    """A hyper-parameter of a method that is one of these words; the first is its default."""
+    return dataclasses.field(default=options[0], metadata={"options": options})
+
+
 def _guarded(weight):
     @functools.wraps(weight)
     @torch.no_grad()
@@ -138,6 +143,7 @@ class Method:
     """
 
     key: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()  # "sequence": a token's weight depends on the others of its sequence
     aggregation: ClassVar[str] = "token-mean"  # the reduction that the method's own paper uses
 
     def __init_subclass__(cls, **kwargs):
@@ -294,6 +300,9 @@ def _hint(word, options) -> str:
 
 def _check_param(method: Method, f: dataclasses.Field):
     value, rule = getattr(method, f.name), f.metadata
+    if "options" in rule and value not in rule["options"]:
+        allowed = ", ".join(map(repr, rule["options"]))
+        raise ValueError(f"method {method.key or type(method).__name__!r}: {f.name}={value!r} must be one of {allowed}")
     if "above" not in rule and f.type in (int, float, "int", "float"):  # as text with `from __future__`
         rule = param(value, optional=f.default is None).metadata  # any finite number
     if "above" not in rule or (value is None and rule["optional"]):

@@ -23,7 +23,7 @@ def test_the_columns_are_one_weight_in_three_spaces(key):
 
 def test_points_of_a_curve_are_independent_for_sequence_methods():
     log_r = np.linspace(-2, 2, 41)
-    for key in ("gspo", "gmpo"):
+    for key in ("gspo", "gmpo", "vespo", "opsm"):
         alone = [float(weigh(get(key), x, -1.0)) for x in log_r]
         np.testing.assert_allclose(weigh(get(key), log_r, -1.0), alone)
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from analysis import bandit, flow, plots, stats
 from analysis.explorer import Dials, Explorer
 from analysis.landscape import landscape
-from dgpo.methods import PAPER, get, names
+from dgpo.methods import PAPER, get, get_class, names
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +106,14 @@ def test_explorer_has_a_slider_for_every_dial():
     assert next(i.value for i in images.children) != before[0]
 
 
-def test_a_method_s_colour_stands_for_nothing_else():
+def test_a_method_s_colour_stands_for_nothing_else_but_variants_told_by_their_dash():
     from analysis import evaluation_plots, style
 
-    methods = [style.colour(key).upper() for key in style.LABELS]
+    assert style.LABELS.keys() >= {key for key in names() if get_class(key).__module__.startswith("dgpo.")}
+    heads = [style.colour(key).upper() for key in style.LABELS if key not in style.VARIANT_OF]
     others = [*style.REGION_COLOURS.values(), style.POSITIVE, style.NEGATIVE]
     others += evaluation_plots.VERDICT_COLOURS.values()
-    assert len({*methods}) == len(methods)
-    assert not {*methods} & {colour.upper() for colour in others}
+    assert len({*heads}) == len(heads)
+    lines = [(style.colour(key), style.dash(key)) for key in style.LABELS]
+    assert len({*lines}) == len(lines)
+    assert not {*heads} & {colour.upper() for colour in others}

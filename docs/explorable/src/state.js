@@ -127,7 +127,15 @@ const DIAL_OF = {
   cap: "cap",
 };
 export const DIALS = [...Object.keys(DIAL_OF), "show"];
-const OWN = { grpo: ["c"], dppo: ["cap"], gspo: ["el", "eh"], gmpo: ["el", "eh"] }; // dials that these do not follow
+const OWN = {
+  grpo: ["c"],
+  opsm: ["c"],
+  dppo: ["cap"],
+  dcpo: ["el", "eh", "cap"],
+  gspo: ["el", "eh"],
+  luspo: ["el", "eh"],
+  gmpo: ["el", "eh"],
+}; // dials that these do not follow
 
 /** One method at the dials. */
 export function method(key) {
