@@ -49,6 +49,10 @@ DASHES = {
     "luspo": (0, (9, 1.5)),
     "vespo": (0, (1.5, 1.5)),
     "opsm": (0, (5, 1, 1, 1, 1, 1)),
+    "aspo_entropy": (0, (9, 1.5)),
+    "bapo": (0, (9, 1.5)),
+    "kl_cov": (0, (9, 1.5)),
+    "dro": (0, (9, 1.5)),
 }
 VARIANT_OF = {
     "dispo": "cispo",
@@ -60,6 +64,10 @@ VARIANT_OF = {
     "luspo": "gspo",
     "vespo": "gspo",
     "opsm": "gspo",
+    "aspo_entropy": "aspo",
+    "bapo": "grpo",
+    "kl_cov": "pg",
+    "dro": "reinforce",
 }
 LABELS = {
     "dgpo": "DGPO",
@@ -86,6 +94,10 @@ LABELS = {
     "luspo": "LUSPO",
     "vespo": "VESPO",
     "opsm": "OPSM",
+    "aspo_entropy": "ASPO (entropy)",
+    "bapo": "BAPO",
+    "kl_cov": "KL-Cov",
+    "dro": "DRO",
 }
 # slate: less likely than when sampled, sand: more likely; dark: where clips act, light: lagging
 REGION_COLOURS = {"LN": "#2F4858", "HP": "#7A5C2E", "LP": "#86A5B5", "HN": "#D8BE8A", "IN": "#DDDDDD"}

@@ -1,10 +1,11 @@
 """From rewards and log-probabilities to the one loss that every method shares.
 
-    loss = Σ_t c_t · ( − A_t · ρ_t · sg(w_log,t) · log π_t  +  β · KL_t  −  α · H_t )
+    loss = Σ_t c_t · ( ρ_t · sg(p_t − A_t · w_log,t) · log π_t  +  β · KL_t  −  α · H_t )
 
-c_t is the loss weight of a token. It is fixed for the whole optimizer batch before that is cut into micro-batches, so
-the gradient does not depend on how it is accumulated. Only the gradient of the first term means something, not its
-value: report rewards and weights instead. ρ_t is 1 unless the sampler's distance from the trainer is corrected.
+w_log is the method's weight, p its penalty (0 for most), c_t the loss weight of a token. That is fixed for the whole
+optimizer batch before it is cut into micro-batches, so the gradient does not depend on how it is accumulated. Only the
+gradient of the first term means something, not its value: report rewards and weights instead. ρ_t is 1 unless the
+sampler's distance from the trainer is corrected.
 
 Shapes: rewards `[P, n]`, P prompts of n completions; token quantities `[B, T]`.
 """
@@ -83,9 +84,13 @@ def loss_weights(mask: Tensor, how: str = "token-mean", length: int | None = Non
     raise ValueError(f"loss_aggregation={how!r} must be one of {', '.join(AGGREGATIONS)}")
 
 
-def surrogate(logp: Tensor, w_log: Tensor, advantage: Tensor, coefficient: Tensor) -> Tensor:
-    """Σ c · (−A · sg(w_log) · log π), a scalar. Tokens with c = 0 cost nothing, whatever their values."""
+def surrogate(
+    logp: Tensor, w_log: Tensor, advantage: Tensor, coefficient: Tensor, penalty: Tensor | None = None
+) -> Tensor:
+    """Σ c · sg(penalty − A · w_log) · log π, a scalar. Tokens with c = 0 cost nothing, whatever their values."""
     term = advantage.detach() * w_log.detach() * _live(logp, coefficient)
+    if penalty is not None:
+        term = term - penalty.detach() * _live(logp, coefficient)
     return -(coefficient * _live(term, coefficient)).sum()
 
 
@@ -154,16 +159,19 @@ def objective(
 ) -> tuple[Tensor, Tensor]:
     """The loss of one micro-batch and the weights it used, (scalar, w_log `[B, T]`).
 
-    `batch` has ref_logp when kl_coef is not 0. w_log is the method's own, without the importance weight. The losses of
-    the micro-batches of an optimizer batch, over all ranks, add up to its loss.
+    `batch` has ref_logp when kl_coef is not 0, and w_log and penalty when the method needs the whole batch. The w_log
+    returned is the method's own, without the importance weight. The losses of the micro-batches of an optimizer batch,
+    over all ranks, add up to its loss.
     """
-    w_log = method.weight(logp, batch.old_logp, batch.advantage, batch.mask)
+    w_log, penalty = batch.w_log, batch.penalty
+    if w_log is None:
+        w_log, penalty = method.coefficients(logp, batch.old_logp, batch.advantage, batch.mask, batch.entropy)
     weight = batch.loss_weight if batch.importance_weight is None else batch.loss_weight * batch.importance_weight
-    loss = surrogate(logp, w_log, batch.advantage, weight)
+    loss = surrogate(logp, w_log, batch.advantage, weight, penalty)
     if kl_coef:
         assert batch.ref_logp is not None
-        penalty = kl_penalty(_live(logp, batch.mask), _live(batch.ref_logp, batch.mask), kl)
-        loss = loss + kl_coef * (batch.loss_weight * penalty).sum()
+        divergence = kl_penalty(_live(logp, batch.mask), _live(batch.ref_logp, batch.mask), kl)
+        loss = loss + kl_coef * (batch.loss_weight * divergence).sum()
     if entropy_coef:
         assert entropy is not None
         loss = loss - entropy_coef * (batch.loss_weight * _live(entropy, batch.mask)).sum()

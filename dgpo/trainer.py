@@ -236,6 +236,10 @@ class Trainer:
         with self.seconds.phase("update"):
             for i, mini in enumerate(batch.minibatches(config.num_minibatches, config.epochs, generator)):
                 mini = mini.weighted(loss_weights(mini.mask, config.loss_aggregation, config.max_new_tokens))
+                if "batch" in self.method.needs:
+                    given = (self.engine.logp(mini)[0], mini.old_logp, mini.advantage, mini.mask, mini.entropy)
+                    w_log, penalty = self.method.coefficients(*given)
+                    mini = mini.replace(w_log=w_log, penalty=penalty)
                 try:
                     reports.append(self.engine.update(mini, partial(self._loss, i, telemetry)))
                 except NonFiniteError as error:

@@ -191,6 +191,46 @@ def opsm_sequence(lp, old, A, eps_low, eps_high, dual_clip, delta):
     return (ppo_clip(lp, old, A[:, None], eps_low, eps_high, dual_clip) * keep[:, None]).mean(-1)
 
 
+def archer(lp, old, A, sure, eps, eps_uncertain, c):
+    """Archer2.0's compute_policy_loss_archer: one-sided clips, 1/r for A > 0, tokens that are `sure` clipped closer."""
+    r = (lp - old).exp()
+    low, high = (torch.where(sure, 1 - eps, 1 - eps_uncertain), torch.where(sure, 1 + eps, 1 + eps_uncertain))
+    bad, good = torch.maximum(r, low), torch.minimum(r, high)
+    negative = torch.where(bad > c, -A * c * lp, -A * bad)
+    positive = torch.where(1 / good > c, -A * c * lp, -A * (good / good.detach()) / good.detach())
+    return torch.where(A < 0, negative, positive)
+
+
+def bapo(lp, old, A, starts, ends, step, target, c):
+    """WooooDyy/BAPO's search for the bounds, then PPO's clip and dual clip with them."""
+    r = (lp - old).exp()
+    low, high = starts
+
+    def balance():
+        effective = torch.where(A >= 0, r.clamp(max=high), r.clamp(min=low)) * A
+        return effective.clamp(min=0).sum() / (-effective.clamp(max=0).sum() + 1e-8)
+
+    while balance() < target and low < ends[0]:
+        low = min(low + step, ends[0])
+    while balance() < target and high < ends[1]:
+        high = min(high + step, ends[1])
+    loss = torch.maximum(-A * r, -A * r.clamp(low, high))
+    return torch.where(A < 0, torch.minimum(-A * c, loss), loss)
+
+
+def kl_cov(lp, old, A, share, coef):
+    """verl's compute_policy_loss_kl_cov."""
+    covariance = ((A - A.mean()) * (lp - lp.mean())).detach().flatten()
+    chosen = torch.zeros_like(covariance)
+    chosen[covariance.topk(max(1, int(len(covariance) * share))).indices] = 1
+    return -A * (lp - old).exp() + chosen.view_as(lp) * coef * (lp - old).abs()
+
+
+def dro(lp, old, A, beta):
+    """verl's compute_policy_loss_dro."""
+    return -(lp * A - 0.5 * beta * (lp - old).square())
+
+
 def closed_form(method, params, pi_old, advantage, r):
     """w_log of one token by the table of formulas, region by region, in plain Python."""
     low, high = 1 - params.get("eps_low", 0.2), 1 + params.get("eps_high", 0.2)

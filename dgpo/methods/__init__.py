@@ -1,21 +1,20 @@
 """The methods: `get(key or "module:Class", **params)`, `names()`, `@register(key)`, and their base `Method`."""
 
-from dgpo.methods import clipping, neighbours, probability, sequences
+from dgpo.methods import clipping, neighbours, probability, sequences, surroundings
 from dgpo.methods.base import (
     DEFAULT_EPS,
     REGIONS,
     Method,
     Region,
     TrustRegion,
-    choice,
     get,
     get_class,
     names,
-    param,
     regions,
     register,
     sequence_mean,
 )
+from dgpo.methods.parameters import choice, param
 
 PAPER = ("grpo", "cispo", "gppo", "ce_gppo", "aspo", "dgpo")
 
@@ -38,4 +37,5 @@ __all__ = [
     "register",
     "sequence_mean",
     "sequences",
+    "surroundings",
 ]

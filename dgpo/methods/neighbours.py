@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dgpo.methods.base import Method, Region, param, regions, register
+from dgpo.methods.base import Method, Region, regions, register
+from dgpo.methods.parameters import param
 
 
 @register("pg")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgpo.methods.base import Method, choice, param, register
+from dgpo.methods.base import Method, register
+from dgpo.methods.parameters import choice, param
 
 
 def probability(logp: Tensor) -> Tensor:

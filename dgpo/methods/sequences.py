@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from dgpo.methods.base import Method, TrustRegion, param, register, sequence_mean
+from dgpo.methods.base import Method, TrustRegion, register, sequence_mean
 from dgpo.methods.clipping import GRPO
+from dgpo.methods.parameters import param
 
 
 @register("gspo")

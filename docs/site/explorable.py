@@ -19,7 +19,11 @@ sys.path[:0] = [str(ROOT)]
 from analysis import style  # noqa: E402
 from dgpo import methods  # noqa: E402
 
-BUILT_IN = [key for key in methods.names() if methods.get_class(key).__module__.startswith("dgpo.")]
+BUILT_IN = [
+    key
+    for key, method in ((key, methods.get_class(key)) for key in methods.names())
+    if method.__module__.startswith("dgpo.") and method.has_curve()
+]
 FOLDER = ROOT / "docs" / "explorable"
 ENTRY = "main.js"
 LIGHT, DARK = "#FFFFFF", "#16181D"  # backgrounds; style.css names them --paper

@@ -220,7 +220,7 @@ def test_finite_in_float32_up_to_80_nats_forward_and_backward(key):
         for advantage in (-1.0, 1.0):
             old = torch.full_like(grid, old_value)
             logp = (old + grid).requires_grad_()
-            w = methods.get(key).weight(logp, old, advantage)
+            w = methods.get(key).weight(logp, old, advantage, None, torch.ones_like(grid))
             loss = surrogate(logp, w, torch.full_like(grid, advantage), torch.ones_like(grid))
             loss.backward()
             assert w.isfinite().all(), (key, old_value, advantage, w)
@@ -237,10 +237,11 @@ def test_masked_garbage_reaches_neither_weights_nor_gradients(key, garbage):
     advantage = torch.tensor([[1.0], [-1.0], [0.5], [-2.0]]).expand(4, 6).clone()
     mask = torch.rand(4, 6, generator=generator) < 0.6
     mask[3] = False
-    clean = methods.get(key).weight(logp, old, advantage, mask)
+    entropy = torch.rand(4, 6, generator=generator)
+    clean = methods.get(key).weight(logp, old, advantage, mask, entropy)
     dirty = [torch.where(mask, x, garbage) for x in (logp, old, advantage)]
     dirty[0].requires_grad_()
-    w = methods.get(key).weight(*dirty, mask)
+    w = methods.get(key).weight(*dirty, mask, torch.where(mask, entropy, garbage))
     assert torch.equal(w, clean)
     assert (w[~mask] == 0).all()
     coefficient = loss_weights(mask)
@@ -265,7 +266,7 @@ def test_weights_carry_no_gradient_and_keep_dtype_and_shape(key):
     for dtype in (torch.float32, F64):
         logp = torch.full((2, 3), -1.0, dtype=dtype, requires_grad=True)
         w = methods.get(key).weight(
-            logp, torch.full((2, 3), -1.5, dtype=dtype), torch.tensor([[1.0], [-1.0]], dtype=dtype)
+            logp, torch.full((2, 3), -1.5, dtype=dtype), torch.tensor([[1.0], [-1.0]], dtype=dtype), None, logp
         )
         assert not w.requires_grad
         assert (w.dtype, w.shape) == (dtype, (2, 3))
@@ -281,7 +282,7 @@ def test_token_methods_do_not_look_at_neighbours(key):
     torch.testing.assert_close(whole.reshape(-1, 1), single, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("key", [key for key in methods.names() if "sequence" in methods.get_class(key).needs])
+@pytest.mark.parametrize("key", [key for key in methods.names() if methods.get_class(key).needs == ("sequence",)])
 def test_sequence_methods_look_at_neighbours_and_not_at_padding(key):
     old, delta = torch.zeros(2, 5) - 1, torch.tensor([[0.1, -0.2, 0.05, 0.0, 0.0], [1e-4, 2e-4, -1e-4, 0.0, 0.0]])
     mask = torch.tensor([[1, 1, 1, 0, 0]] * 2).bool()
