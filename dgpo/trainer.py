@@ -203,6 +203,9 @@ class Trainer:
             logp, entropy = self.engine.logp(batch)
             reference = self.reference and self.engine.logp(batch, self.reference)[0]
         live = batch.mask
+        rollout_logp, lost = mismatch.fill(batch.rollout_logp, logp, live)
+        if lost:  # by an engine that overflowed, say: not worth the run, but worth a number
+            batch = batch.replace(rollout_logp=rollout_logp)
         distance = mismatch.compare(logp, batch.rollout_logp, live)
         factor = importance_weights(
             logp,
@@ -221,6 +224,8 @@ class Trainer:
         )
         metrics: Metrics = {"entropy": float(entropy[live].mean())}
         metrics |= {f"mismatch/{k}": v for k, v in distance.items()}
+        if lost:
+            metrics["mismatch/nan"] = lost
         if factor is not None:
             metrics["importance_weight/mean"] = float(factor[live].mean())
         if reference is not None:
