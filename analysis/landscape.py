@@ -30,13 +30,18 @@ BOUNDARY_STEP = 1e-9  # log-ratio distance at which a boundary is sampled from b
 def resolve(method):
     """A key, a Method class, a Method or a bare `weight(logp, old_logp, advantage, mask)` as an object with `.weight`.
 
-    Raises ValueError for an unknown key (with the known ones), TypeError for anything else without a weight.
+    Raises ValueError for an unknown key (with the known ones) and a method without a curve, TypeError for anything else
+    that has no weight.
     """
     if isinstance(method, str):
-        return registry.get(method)
+        method = registry.get(method)
     if isinstance(method, type):
         method = method()
     if callable(getattr(method, "weight", None)):
+        if not getattr(method, "has_curve", lambda: True)():
+            raise ValueError(
+                f"{key_of(method)} has no curve: its gradient depends on entropies, the whole batch or a penalty"
+            )
         return method
     if isinstance(method, Callable):
         return _Function(method)

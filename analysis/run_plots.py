@@ -162,6 +162,8 @@ def weight_scatter(tokens: pd.DataFrame, method: Method, publication: bool = Fal
 
 def _theory(ax, ratios: pd.Series, method: Method) -> None:
     """The curve that `method.weight` draws, for A > 0 and A < 0, where it depends on the token's ratio alone."""
+    if not method.has_curve():
+        return
     log_ratio = torch.linspace(math.log(ratios.min()), math.log(ratios.max()), 400, dtype=torch.float64)[:, None]
     for advantage, colour, name in ((1.0, style.POSITIVE, "A > 0"), (-1.0, style.NEGATIVE, "A < 0")):
         sign = torch.tensor(advantage, dtype=torch.float64)

@@ -110,6 +110,7 @@ def policy_loss(
     method: "str | methods.Method" = "dgpo",
     loss_aggregation: str = "method",
     length: int | None = None,
+    entropy: Tensor | None = None,
     **params: Any,
 ) -> Tensor:
     """The loss of one optimizer batch, for a training loop of your own: −Σ c_t · A_t · sg(w_log,t) · log π_t.
@@ -119,8 +120,10 @@ def policy_loss(
     mask               [B, T], 1 on completion tokens
     loss_aggregation   one of objective.AGGREGATIONS, or "method" for the one of the method's paper
     length             of loss_aggregation="constant"
+    entropy            [B, T] of the policy that sampled, in nats, for a method that needs it
 
-    The value says nothing; its gradient does. Raises ValueError for shapes that do not match.
+    A method with a penalty has that as a second term. The value says nothing; the gradient does. Raises ValueError for
+    shapes that do not match.
     """
     made = _method(method, params)
     if unused := params.keys() - made.params().keys():
@@ -128,8 +131,8 @@ def policy_loss(
     advantage = advantage[:, None] if advantage.ndim == 1 else advantage
     mask = mask.bool()
     how = made.aggregation if loss_aggregation == "method" else loss_aggregation
-    w_log = made.weight(logp.detach(), old_logp.detach(), advantage, mask)
-    return surrogate(logp, w_log, advantage, loss_weights(mask, how, length).to(logp.dtype))
+    w_log, penalty = made.coefficients(logp.detach(), old_logp.detach(), advantage, mask, entropy)
+    return surrogate(logp, w_log, advantage, loss_weights(mask, how, length).to(logp.dtype), penalty)
 
 
 def _method(method: "str | methods.Method", params: dict[str, Any]) -> methods.Method:

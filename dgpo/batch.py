@@ -8,7 +8,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-_PER_TOKEN = ("mask", "rollout_logp", "old_logp", "entropy", "ref_logp", "importance_weight", "loss_weight")
+_PER_TOKEN = (
+    "mask",
+    "rollout_logp",
+    "old_logp",
+    "entropy",
+    "ref_logp",
+    "importance_weight",
+    "loss_weight",
+    "w_log",
+    "penalty",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +142,12 @@ class Weighted(Scored):
     """An optimizer batch, or a part of one.
 
     loss_weight       [B, T] float32, a token's weight in the loss of the whole optimizer batch (objective.loss_weights)
+    w_log, penalty    [B, T] float32, of a method that needs the whole optimizer batch; None: computed as it is cut
     """
 
     loss_weight: Tensor
+    w_log: Tensor | None = None
+    penalty: Tensor | None = None
 
     def dummy(self) -> Self:
         one = super().dummy()

@@ -146,8 +146,9 @@ class Config(PolicySettings):
 
     method: str = _method("dgpo", description="a method's key (python -m dgpo methods), or module:Class")
     method_params: dict[str, Any] = _method({}, description="its parameters; each may also be given by its own name")
-    advantage: Literal["grpo", "mean", "rloo", "none"] = _method(
-        "grpo", description="of a reward: (R − mean) / std, R − mean, leave-one-out, or R itself"
+    advantage: Literal["grpo", "mean", "rloo", "maxrl", "batch-mean", "none"] = _method(
+        "grpo",
+        description="(R − mean) / std, R − mean, leave-one-out, (R − mean) / mean, R − mean of the whole step, or R",
     )
     filter_groups: Literal["none", "drop", "resample"] = _method(
         "none", description="groups of equal rewards: kept, dropped, or others sampled in their place (DAPO)"
@@ -156,7 +157,9 @@ class Config(PolicySettings):
     loss_aggregation: Literal["method", "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant"] = (
         _method("method", description="mean over tokens and sequences; `method` takes the one of the method's paper")
     )
-    kl: Literal["k1", "k2", "k3"] = _method("k3", description="estimator of the KL penalty")
+    kl: Literal["unbiased", "k1", "k2", "k3"] = _method(
+        "unbiased", description="estimator of the KL penalty: r · k3, or k1, k2, k3 as written"
+    )
     kl_coef: From0 = _method(0.0, description="weight of the KL to the initial policy")
     entropy_coef: AnyNumber = _method(0.0, description="weight of the entropy bonus")
 
@@ -191,11 +194,14 @@ class Config(PolicySettings):
     max_mismatch: Above0 | None = _rollout(
         None, description="stop above this mean |log π_trainer − log π_sampler|", unit="nats"
     )
-    importance_correction: Literal["none", "tis-token", "tis-sequence", "mask"] = _rollout(
-        "none", description="weigh the gradient by π_trainer / π_sampler: capped by token or sequence, or as a mask"
+    importance_correction: Literal["none", "tis-token", "tis-sequence", "mask", "sequence-mask", "geometric-gate"] = (
+        _rollout(
+            "none",
+            description="weigh the gradient by π_trainer / π_sampler of token or sequence: capped, or 0 out of bounds",
+        )
     )
     importance_cap: Above0 = _rollout(2.0, description="cap of tis-token and tis-sequence")
-    importance_bounds: tuple[From0, Above0] = _rollout((0.5, 5.0), description="ratios that `mask` keeps")
+    importance_bounds: tuple[From0, Above0] = _rollout((0.5, 5.0), description="ratios that masks and the gate keep")
 
     epochs: Positive = _updates(1, description="passes over a step's batch")
     num_minibatches: Positive = _updates(8, description="optimizer steps of each pass")

@@ -1,10 +1,11 @@
 """From rewards and log-probabilities to the one loss that every method shares.
 
-    loss = Σ_t c_t · ( − A_t · ρ_t · sg(w_log,t) · log π_t  +  β · KL_t  −  α · H_t )
+    loss = Σ_t c_t · ( ρ_t · sg(p_t − A_t · w_log,t) · log π_t  +  β · KL_t  −  α · H_t )
 
-c_t is the loss weight of a token. It is fixed for the whole optimizer batch before that is cut into micro-batches, so
-the gradient does not depend on how it is accumulated. Only the gradient of the first term means something, not its
-value: report rewards and weights instead. ρ_t is 1 unless the sampler's distance from the trainer is corrected.
+w_log is the method's weight, p its penalty (0 for most), c_t the loss weight of a token. That is fixed for the whole
+optimizer batch before it is cut into micro-batches, so the gradient does not depend on how it is accumulated. Only the
+gradient of the first term means something, not its value: report rewards and weights instead. ρ_t is 1 unless the
+sampler's distance from the trainer is corrected.
 
 Shapes: rewards `[P, n]`, P prompts of n completions; token quantities `[B, T]`.
 """
@@ -15,19 +16,21 @@ from torch import Tensor
 from dgpo.batch import Weighted
 from dgpo.methods import Method
 
-ADVANTAGES = ("grpo", "mean", "rloo", "none")
+ADVANTAGES = ("grpo", "mean", "rloo", "maxrl", "batch-mean", "none")
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant")
-KL_KINDS = ("k1", "k2", "k3")
-CORRECTIONS = ("none", "tis-token", "tis-sequence", "mask")
+KL_KINDS = ("unbiased", "k1", "k2", "k3")
+CORRECTIONS = ("none", "tis-token", "tis-sequence", "mask", "sequence-mask", "geometric-gate")
 
 
 def group_advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
     """Advantages of n completions of each of P prompts, `[P, n]` → `[P, n]`.
 
-        grpo   (R − mean) / (std + 1e-6), sample std; a group of one has mean 0 and std 1. arXiv 2402.03300
-        mean   R − mean. Dr.GRPO, arXiv 2503.20783
-        rloo   R − mean of the others; a group of one has baseline 0. arXiv 2402.14740
-        none   R
+        grpo         (R − mean) / (std + 1e-6), sample std; a group of one has mean 0 and std 1. arXiv 2402.03300
+        mean         R − mean. Dr.GRPO, arXiv 2503.20783
+        rloo         R − mean of the others; a group of one has baseline 0. arXiv 2402.14740
+        maxrl        (R − mean) / mean, for rewards of 0 and more; 0 where the mean is 0 or less. arXiv 2602.02710
+        batch-mean   R − mean of all P·n rewards (FlashREINFORCE): a group of equal rewards still teaches
+        none         R
 
     Raises ValueError for another kind or another rank.
     """
@@ -45,6 +48,11 @@ def group_advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
             return centred
         case "rloo":
             return centred * n / (n - 1) if n > 1 else rewards
+        case "maxrl":
+            mean = rewards.mean(1, keepdim=True)
+            return torch.where(mean > 0, centred / mean, 0)
+        case "batch-mean":
+            return (rewards - rewards.mean()) * float(rewards.amax() != rewards.amin())
         case "none":
             return rewards
     raise ValueError(f"advantage={kind!r} must be one of {', '.join(ADVANTAGES)}")
@@ -83,23 +91,34 @@ def loss_weights(mask: Tensor, how: str = "token-mean", length: int | None = Non
     raise ValueError(f"loss_aggregation={how!r} must be one of {', '.join(AGGREGATIONS)}")
 
 
-def surrogate(logp: Tensor, w_log: Tensor, advantage: Tensor, coefficient: Tensor) -> Tensor:
-    """Σ c · (−A · sg(w_log) · log π), a scalar. Tokens with c = 0 cost nothing, whatever their values."""
+def surrogate(
+    logp: Tensor, w_log: Tensor, advantage: Tensor, coefficient: Tensor, penalty: Tensor | None = None
+) -> Tensor:
+    """Σ c · sg(penalty − A · w_log) · log π, a scalar. Tokens with c = 0 cost nothing, whatever their values."""
     term = advantage.detach() * w_log.detach() * _live(logp, coefficient)
+    if penalty is not None:
+        term = term - penalty.detach() * _live(logp, coefficient)
     return -(coefficient * _live(term, coefficient)).sum()
 
 
-def kl_penalty(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
-    """Per-token estimate of KL(π ‖ reference) on tokens sampled from π, with d = log ref − log π.
+def kl_penalty(logp: Tensor, ref_logp: Tensor, kind: str = "k3", old_logp: Tensor | None = None) -> Tensor:
+    """Per-token estimate of KL(π ‖ reference) with d = log ref − log π; as a loss term it is differentiated.
 
-        k1   −d              unbiased; as a loss term its expected gradient is zero
-        k2   d² / 2          biased; as a loss term its gradient is that of the KL
-        k3   e^d − 1 − d     unbiased and never negative; its gradient is that of the reverse direction
+        unbiased   r · (e^d − 1 − d), r = π/π_old    value and gradient are those of the KL, on tokens from π_old
+        k1         −d                                on tokens from π: unbiased; its expected gradient is zero
+        k2         d² / 2                            biased; its gradient is that of the KL
+        k3         e^d − 1 − d                       unbiased and never negative; its gradient is that of KL(ref ‖ π)
 
-    Source: Schulman, "Approximating KL divergence" (2020). Raises ValueError for another kind.
+    What is said of k1, k2 and k3 holds on the first update alone, where π = π_old. `unbiased` needs old_logp. Source:
+    Schulman, "Approximating KL divergence" (2020); unbiased: DeepSeek-V3.2, arXiv 2512.02556, as TRL has it. Raises
+    ValueError for another kind.
     """
     d = ref_logp - logp
     match kind:
+        case "unbiased":
+            if old_logp is None:
+                raise ValueError("kl='unbiased' needs old_logp")
+            return (logp - old_logp).exp() * (torch.expm1(d) - d)
         case "k1":
             return -d
         case "k2":
@@ -116,9 +135,11 @@ def importance_weights(
 
     With r_t = π_trainer/π_sampler of a token at rollout time,
 
-        tis-token      min(r_t, C)                       C = cap
-        tis-sequence   min(Π_t r_t, C)                   one weight for all tokens of a completion
-        mask           r_t if low ≤ r_t ≤ high, else 0   (low, high) = bounds
+        tis-token        min(r_t, C)                       C = cap
+        tis-sequence     min(Π_t r_t, C)                   one weight for all tokens of a completion
+        mask             r_t if low ≤ r_t ≤ high, else 0   (low, high) = bounds
+        sequence-mask    Π_t r_t if that is within the bounds, else 0
+        geometric-gate   1 if the geometric mean of r_t is within the bounds, else 0
 
     The tokens drawn are the sampler's, the gradient is meant for the trainer's policy; the truncation bounds the
     variance at the price of a bias. What a token counts for is not changed: a masked one stays in the normaliser.
@@ -126,7 +147,8 @@ def importance_weights(
 
     Source: truncated importance sampling, token by token: Yao et al. 2025, "Your efficient RL framework secretly brings
     you off-policy RL training"; on whole sequences: Liu et al. 2025, "When speed kills stability"; mask: IcePop, Ling
-    team 2025, "Small leak can sink a great ship", whose defaults are 0.5 and 5. As read, not as run.
+    team 2025, "Small leak can sink a great ship", whose defaults are 0.5 and 5. sequence-mask is TRL's default (high 3,
+    no low); geometric-gate is verl's rejection by the geometric mean, for bounds close to 1. As read, not as run.
     """
     d = torch.where(mask, logp - rollout_logp, 0).detach()
     match kind:
@@ -137,9 +159,19 @@ def importance_weights(
         case "tis-sequence":
             return d.sum(1, keepdim=True).exp().clamp(max=cap).expand_as(d).contiguous()
         case "mask":
-            ratio, (low, high) = d.exp(), bounds
-            return torch.where((ratio >= low) & (ratio <= high), ratio, 0)
+            return _within(d.exp(), d.exp(), bounds)
+        case "sequence-mask":
+            ratio = d.sum(1, keepdim=True).exp()
+            return _within(ratio, ratio, bounds).expand_as(d).contiguous()
+        case "geometric-gate":
+            mean = (d.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)).exp()
+            return _within(mean, torch.ones_like(mean), bounds).expand_as(d).contiguous()
     raise ValueError(f"importance_correction={kind!r} must be one of {', '.join(CORRECTIONS)}")
+
+
+def _within(ratio: Tensor, factor: Tensor, bounds: tuple) -> Tensor:
+    """`factor` where low ≤ ratio ≤ high, else 0."""
+    return torch.where((ratio >= bounds[0]) & (ratio <= bounds[1]), factor, 0)
 
 
 def objective(
@@ -148,22 +180,26 @@ def objective(
     batch: Weighted,
     method: Method,
     *,
-    kl: str = "k3",
+    kl: str = "unbiased",
     kl_coef: float = 0.0,
     entropy_coef: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The loss of one micro-batch and the weights it used, (scalar, w_log `[B, T]`).
 
-    `batch` has ref_logp when kl_coef is not 0. w_log is the method's own, without the importance weight. The losses of
-    the micro-batches of an optimizer batch, over all ranks, add up to its loss.
+    `batch` has ref_logp when kl_coef is not 0, and w_log and penalty when the method needs the whole batch. The w_log
+    returned is the method's own, without the importance weight. The losses of the micro-batches of an optimizer batch,
+    over all ranks, add up to its loss.
     """
-    w_log = method.weight(logp, batch.old_logp, batch.advantage, batch.mask)
+    w_log, penalty = batch.w_log, batch.penalty
+    if w_log is None:
+        w_log, penalty = method.coefficients(logp, batch.old_logp, batch.advantage, batch.mask, batch.entropy)
     weight = batch.loss_weight if batch.importance_weight is None else batch.loss_weight * batch.importance_weight
-    loss = surrogate(logp, w_log, batch.advantage, weight)
+    loss = surrogate(logp, w_log, batch.advantage, weight, penalty)
     if kl_coef:
         assert batch.ref_logp is not None
-        penalty = kl_penalty(_live(logp, batch.mask), _live(batch.ref_logp, batch.mask), kl)
-        loss = loss + kl_coef * (batch.loss_weight * penalty).sum()
+        now, reference, old = (_live(x, batch.mask) for x in (logp, batch.ref_logp, batch.old_logp))
+        divergence = kl_penalty(now, reference, kl, old)
+        loss = loss + kl_coef * (batch.loss_weight * divergence).sum()
     if entropy_coef:
         assert entropy is not None
         loss = loss - entropy_coef * (batch.loss_weight * _live(entropy, batch.mask)).sum()

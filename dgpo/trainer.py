@@ -205,6 +205,9 @@ class Trainer:
             logp, entropy = self.engine.logp(batch)
             reference = self.reference and self.engine.logp(batch, self.reference)[0]
         live = batch.mask
+        rollout_logp, lost = mismatch.fill(batch.rollout_logp, logp, live)
+        if lost:  # by an engine that overflowed, say: not worth the run, but worth a number
+            batch = batch.replace(rollout_logp=rollout_logp)
         distance = mismatch.compare(logp, batch.rollout_logp, live)
         factor = importance_weights(
             logp,
@@ -223,6 +226,8 @@ class Trainer:
         )
         metrics: Metrics = {"entropy": float(entropy[live].mean())}
         metrics |= {f"mismatch/{k}": v for k, v in distance.items()}
+        if lost:
+            metrics["mismatch/nan"] = lost
         if factor is not None:
             metrics["importance_weight/mean"] = float(factor[live].mean())
         if reference is not None:
@@ -238,6 +243,10 @@ class Trainer:
         with self.seconds.phase("update"):
             for i, mini in enumerate(batch.minibatches(config.num_minibatches, config.epochs, generator)):
                 mini = mini.weighted(loss_weights(mini.mask, config.loss_aggregation, config.max_new_tokens))
+                if "batch" in self.method.needs:
+                    given = (self.engine.logp(mini)[0], mini.old_logp, mini.advantage, mini.mask, mini.entropy)
+                    w_log, penalty = self.method.coefficients(*given)
+                    mini = mini.replace(w_log=w_log, penalty=penalty)
                 try:
                     reports.append(self.engine.update(mini, partial(self._loss, i, telemetry)))
                 except NonFiniteError as error:

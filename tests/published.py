@@ -74,16 +74,63 @@ def maspo(lp, old, A):
     return -A * gate.detach() * r
 
 
-def dppo(lp, old, A, delta, cap):
-    change = (lp.exp() - old.exp()).detach()
-    keep = ~((A > 0) & (change > delta) | (A < 0) & (change < -delta))
-    return -A * keep * (lp - old).exp().clamp(max=cap).detach() * lp
+def dppo(lp, old, A, delta, cap, divergence):
+    """verl's dppo_tv and dppo_kl: what is valid is kept, min(r, cap) stopped."""
+    p, q = lp.exp(), old.exp()
+    kl = q * (old - lp) + (1 - q) * torch.log((1 - q + 1e-8) / (1 - p + 1e-8))
+    if divergence == "tv":
+        valid_positive, valid_negative = p - q <= delta, p - q >= -delta
+    else:
+        valid_positive, valid_negative = (kl <= delta) | (p <= q), (kl <= delta) | (p >= q)
+    valid = torch.where(A > 0, valid_positive, valid_negative)
+    return -A * (lp - old).exp().clamp(max=cap).detach() * lp * valid.detach()
 
 
 def drpo(lp, old, A, eps):
     """−(A/π_old) [Δπ − sign(A) Δπ²/2ε], Δπ = π − π_old: a quadratic penalty on the probability difference."""
     change = lp.exp() - old.exp()
     return -A / old.exp() * (change - A.sign() * change**2 / (2 * eps))
+
+
+def ipo(lp, old, A, eps):
+    """prime-rl's ipo_loss_fn with kl_tau = 0."""
+    masked = torch.abs(lp.exp() - old.exp()) > eps
+    return -(~masked * A * (lp - old).exp())
+
+
+def kpop(lp, old, A, phi):
+    def bernoulli_kl(p, q):
+        return p * torch.log(p / q) + (1 - p) * torch.log((1 - p) / (1 - q))
+
+    p, q = lp.exp().detach(), old.exp()
+    kept = (bernoulli_kl(p, q) <= phi) & (bernoulli_kl(q, p) <= phi)
+    return -A * kept * (lp - old).exp()
+
+
+def icepop(lp, old, A, low, high):
+    r = (lp - old).exp()
+    return -A * torch.where((r >= low) & (r <= high), r, 0.0)
+
+
+def dispo(lp, old, A, eps_low_pos, eps_high_pos, eps_low_neg, eps_high_neg):
+    r = (lp - old).exp()
+    good, bad = r.clamp(1 - eps_low_pos, 1 + eps_high_pos), r.clamp(1 - eps_low_neg, 1 + eps_high_neg)
+    return -A * torch.where(A > 0, good, bad).detach() * lp
+
+
+def ripo(lp, old, A, delta, low, high):
+    """The ratio truncated to [low, high], then PPO's clip with ε = √(delta/π_old)."""
+    r, eps = (lp - old).exp().clamp(low, high), (delta / old.exp()).sqrt()
+    return torch.maximum(-A * r, -A * torch.clamp(r, 1 - eps, 1 + eps))
+
+
+def dcpo(lp, old, A, eps_low, eps_high, cap):
+    """DCPO's get_clip_low_high, and PPO's clip with it."""
+    r, q = (lp - old).exp(), old.exp()
+    low_c = 1 - 4 * eps_low / q
+    low = (1 + torch.sqrt(low_c * (low_c >= 0))) / 2
+    high = torch.clamp((1 + torch.sqrt(1 + 4 * eps_high / q)) / 2, 0, cap)
+    return torch.maximum(-A * r, -A * torch.clamp(r, low, high))
 
 
 LOSSES = {
@@ -100,6 +147,12 @@ LOSSES = {
     "maspo": maspo,
     "dppo": dppo,
     "drpo": drpo,
+    "ipo": ipo,
+    "kpop": kpop,
+    "icepop": icepop,
+    "dispo": dispo,
+    "ripo": ripo,
+    "dcpo": dcpo,
 }
 
 
@@ -114,6 +167,68 @@ def gmpo_sequence(lp, old, A, eps_low, eps_high):
     delta, sign = lp - old, A.sign()[:, None]
     clipped = sign * torch.minimum(sign * delta, sign * delta.clamp(-eps_low, eps_high))
     return -A * clipped.mean(-1).exp()
+
+
+def luspo_sequence(lp, old, A, eps_low, eps_high):
+    """TRL's luspo: the loss of a sequence, which is one number, times its length."""
+    return gspo_sequence(lp, old, A, eps_low, eps_high) * lp.shape[-1]
+
+
+def vespo_sequence(lp, old, A, k_pos, lambda_pos, k_neg, lambda_neg):
+    """TRL's get_gamma_weights, with its clamps, on −φ·A·log π."""
+    with torch.no_grad():
+        log_w = (lp - old).clamp(-20, 20).sum(-1).clamp(math.log(1e-8), 20)
+        k, lam = (
+            torch.where(A >= 0, torch.tensor(x), torch.tensor(y)) for x, y in ((k_pos, k_neg), (lambda_pos, lambda_neg))
+        )
+        phi = torch.exp(lam + k * log_w - lam * log_w.exp())
+    return (-(phi * A)[:, None] * lp).mean(-1)
+
+
+def opsm_sequence(lp, old, A, eps_low, eps_high, dual_clip, delta):
+    """TRL's get_off_policy_mask times the PPO clip."""
+    keep = (A >= 0) | ((old - lp.detach()).mean(-1) <= delta)
+    return (ppo_clip(lp, old, A[:, None], eps_low, eps_high, dual_clip) * keep[:, None]).mean(-1)
+
+
+def archer(lp, old, A, sure, eps, eps_uncertain, c):
+    """Archer2.0's compute_policy_loss_archer: one-sided clips, 1/r for A > 0, tokens that are `sure` clipped closer."""
+    r = (lp - old).exp()
+    low, high = (torch.where(sure, 1 - eps, 1 - eps_uncertain), torch.where(sure, 1 + eps, 1 + eps_uncertain))
+    bad, good = torch.maximum(r, low), torch.minimum(r, high)
+    negative = torch.where(bad > c, -A * c * lp, -A * bad)
+    positive = torch.where(1 / good > c, -A * c * lp, -A * (good / good.detach()) / good.detach())
+    return torch.where(A < 0, negative, positive)
+
+
+def bapo(lp, old, A, starts, ends, step, target, c):
+    """WooooDyy/BAPO's search for the bounds, then PPO's clip and dual clip with them."""
+    r = (lp - old).exp()
+    low, high = starts
+
+    def balance():
+        effective = torch.where(A >= 0, r.clamp(max=high), r.clamp(min=low)) * A
+        return effective.clamp(min=0).sum() / (-effective.clamp(max=0).sum() + 1e-8)
+
+    while balance() < target and low < ends[0]:
+        low = min(low + step, ends[0])
+    while balance() < target and high < ends[1]:
+        high = min(high + step, ends[1])
+    loss = torch.maximum(-A * r, -A * r.clamp(low, high))
+    return torch.where(A < 0, torch.minimum(-A * c, loss), loss)
+
+
+def kl_cov(lp, old, A, share, coef):
+    """verl's compute_policy_loss_kl_cov."""
+    covariance = ((A - A.mean()) * (lp - lp.mean())).detach().flatten()
+    chosen = torch.zeros_like(covariance)
+    chosen[covariance.topk(max(1, int(len(covariance) * share))).indices] = 1
+    return -A * (lp - old).exp() + chosen.view_as(lp) * coef * (lp - old).abs()
+
+
+def dro(lp, old, A, beta):
+    """verl's compute_policy_loss_dro."""
+    return -(lp * A - 0.5 * beta * (lp - old).square())
 
 
 def closed_form(method, params, pi_old, advantage, r):

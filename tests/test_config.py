@@ -62,7 +62,7 @@ def test_a_resolved_config_survives_writing_and_reading(tmp_path):
         ({"method_params": {"k": 1}}, ["'k'", "eps_low, eps_high, n, m"]),
         ({"task": "sudoku"}, ["task='sudoku'", "one of 'chain', 'countdown', 'words', 'math', or module:Class"]),
         ({"rollout": "sglang"}, ["rollout='sglang'", "'transformers'"]),
-        ({"importance_correction": "tis"}, ["importance_correction='tis'", "'tis-sequence' or 'mask'"]),
+        ({"importance_correction": "tis"}, ["importance_correction='tis'", "'sequence-mask' or 'geometric-gate'"]),
         ({"importance_bounds": [2, 0.5]}, ["importance_bounds=[2.0, 0.5]", "first must be below the second"]),
         ({"max_mismatch": 0}, ["max_mismatch=0", "greater than 0"]),
         ({"loss_aggregation": "mean"}, ["loss_aggregation='mean'", "token-mean"]),

@@ -14,6 +14,7 @@ from dgpo.model.loading import load_lm
 from dgpo.model.policy import Policy
 from dgpo.objective import (
     AGGREGATIONS,
+    KL_KINDS,
     group_advantages,
     kl_penalty,
     loss_weights,
@@ -32,12 +33,18 @@ def test_group_advantages_by_hand():
     assert group_advantages(rewards, "mean")[0].tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25])
     assert group_advantages(rewards, "rloo")[0].tolist() == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
     assert torch.equal(group_advantages(rewards, "none"), rewards)
+    assert group_advantages(rewards, "maxrl")[0].tolist() == pytest.approx([3.0, -1.0, -1.0, -1.0])
+    assert group_advantages(rewards, "maxrl")[1].tolist() == [0.0] * 4
+    assert group_advantages(torch.tensor([[0.0] * 4, [-3.0, 1.0, 0.0, 0.0]]), "maxrl").tolist() == [[0.0] * 4] * 2
+    assert group_advantages(rewards, "batch-mean").flatten().tolist() == pytest.approx(
+        [0.625, -0.375, -0.375, -0.375, 0.125, 0.125, 0.125, 0.125]
+    )
 
 
 @given(st.floats(-10, 10, width=32), st.integers(2, 16))
 def test_equal_rewards_have_exactly_no_advantage(reward, n):
     """A float32 mean of equal numbers can be one ulp off, which std + 1e-6 would blow up to something."""
-    for kind in ("grpo", "mean", "rloo"):
+    for kind in ("grpo", "mean", "rloo", "maxrl", "batch-mean"):
         assert (group_advantages(torch.full((3, n), reward), kind) == 0).all()
 
 
@@ -49,7 +56,7 @@ def test_a_group_of_one_has_mean_0_and_std_1():
 
 
 def test_unknown_kinds_list_the_known_ones():
-    with pytest.raises(ValueError, match=r"advantage='gae' must be one of grpo, mean, rloo, none"):
+    with pytest.raises(ValueError, match=r"advantage='gae' must be one of grpo, mean, rloo, maxrl, batch-mean, none"):
         group_advantages(torch.zeros(1, 2), "gae")
     with pytest.raises(ValueError, match=r"shape \(3,\); expected \[prompts, completions\]"):
         group_advantages(torch.zeros(3))
@@ -57,7 +64,7 @@ def test_unknown_kinds_list_the_known_ones():
         loss_weights(torch.ones(1, 2), "mean")
     with pytest.raises(ValueError, match="needs a positive length"):
         loss_weights(torch.ones(1, 2), "constant")
-    with pytest.raises(ValueError, match="kl='k4' must be one of k1, k2, k3"):
+    with pytest.raises(ValueError, match="kl='k4' must be one of unbiased, k1, k2, k3"):
         kl_penalty(torch.zeros(1), torch.zeros(1), "k4")
 
 
@@ -121,6 +128,33 @@ def test_gradients_of_the_kl_estimators_are_what_the_docstring_says():
     torch.testing.assert_close(estimated["k1"], torch.zeros(6, dtype=torch.float64))
     torch.testing.assert_close(estimated["k2"], gradient(lambda lp: (lp.exp() * (lp - reference)).sum()))
     torch.testing.assert_close(estimated["k3"], gradient(lambda lp: (reference.exp() * (reference - lp)).sum()))
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.5, 2.0])
+def test_only_the_unbiased_kind_has_the_gradient_of_the_kl_off_policy_too(distance):
+    """Exact sums over 12 tokens drawn from π_old, against autograd of KL(π ‖ ref) itself."""
+    generator = torch.Generator().manual_seed(1)
+    z, reference, step = (torch.randn(12, generator=generator, dtype=torch.float64) for _ in range(3))
+    old, reference = (z - distance * step).log_softmax(0), reference.log_softmax(0)
+
+    def gradient(f):
+        logits = z.clone().requires_grad_()
+        return torch.autograd.grad(f(logits.log_softmax(0)), logits)[0]
+
+    true = gradient(lambda lp: (lp.exp() * (lp - reference)).sum())
+    error = {
+        kind: (gradient(lambda lp, k=kind: (old.exp() * kl_penalty(lp, reference, k, old)).sum()) - true).norm()
+        / true.norm()
+        for kind in KL_KINDS
+    }
+    now = z.log_softmax(0)
+    value = (old.exp() * kl_penalty(now, reference, "unbiased", old)).sum()
+    torch.testing.assert_close(value, (now.exp() * (now - reference)).sum())
+    assert error["unbiased"] < 1e-12
+    assert min(error["k1"], error["k3"]) > 0.1
+    assert (error["k2"] < 1e-12) == (distance == 0)
+    with pytest.raises(ValueError, match="kl='unbiased' needs old_logp"):
+        kl_penalty(now, reference, "unbiased")
 
 
 @pytest.fixture(scope="module")

@@ -78,8 +78,10 @@ def test_every_method_trains(small, key):
 
 
 @pytest.mark.parametrize("cut", [{"micro_batch_size": 1}, {"max_tokens_per_micro_batch": 78}])
-def test_cutting_the_updates_into_micro_batches_changes_nothing(small, checkpoint, monkeypatch, tmp_path, cut):
+@pytest.mark.parametrize("key", ["dgpo", "bapo", "kl_cov"])
+def test_cutting_the_updates_into_micro_batches_changes_nothing(small, checkpoint, monkeypatch, tmp_path, key, cut):
     steady_draws(monkeypatch.setattr)
+    small |= {"method": key} | ({} if key == "dgpo" else {"steps": 2})
     assert_alike(run(small), run(small, **cut, run_dir=str(tmp_path / "cut")), checkpoint)
 
 

@@ -27,7 +27,7 @@ _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w.]+)";$', re.M)
 
 def built_in() -> list[str]:
     """The keys of the suite's own methods, whose formulas are in src/weights.js too."""
-    return [key for key in methods.names() if methods.get_class(key).__module__.startswith("dgpo.")]
+    return [key for key in names().values() if methods.get_class(key).__module__.startswith("dgpo.")]
 
 
 def script(entry: str, data: str) -> str:
@@ -67,8 +67,8 @@ def widget(entry: str, run: dict | None, hues: dict[str, str]) -> str:
 
 
 def names() -> dict[str, str]:
-    """The key of every registered method by its name in CSS and in a state."""
-    return {name(key): key for key in methods.names()}
+    """The key of every registered method that has a curve, by its name in CSS and in a state."""
+    return {name(key): key for key in methods.names() if methods.get_class(key).has_curve()}
 
 
 def name(key: str) -> str:

@@ -48,13 +48,25 @@ def moved(package: str, tested: str, what: str) -> HookMoved:
     return HookMoved(f"{package} {installed}: {what}; dgpo's adapter is tested with {package} {tested}")
 
 
+def supported() -> list[str]:
+    """The methods that other trainers can have: those that get along without entropies, whole batch and penalty."""
+    return [key for key in methods.names() if methods.get_class(key).has_curve()]
+
+
 def make_method(method: str | Method, params: Mapping[str, Any] | None = None) -> Method:
-    """`method` itself, or the one of that key with `params`. Raises ValueError as `methods.get` does."""
-    if isinstance(method, str):
-        return methods.get(method, **(params or {}))
-    if params:
+    """`method` itself, or the one of that key with `params`.
+
+    Raises ValueError as `methods.get` does, ConfigError for a method that other trainers cannot have.
+    """
+    if params and not isinstance(method, str):
         raise ValueError(f"method_params={dict(params)!r} go with a method's name; {method} has its parameters already")
-    return method
+    made = methods.get(method, **(params or {})) if isinstance(method, str) else method
+    if not made.has_curve():
+        raise ConfigError(
+            f"method={made.key!r} needs entropies, the whole optimizer batch or a penalty, which this trainer's hook "
+            "has no place for: train with dgpo, or use dgpo.policy_loss"
+        )
+    return made
 
 
 def refuse_unused(settings: Any, defaults: Mapping[str, Any], on: str) -> None:

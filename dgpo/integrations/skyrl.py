@@ -3,7 +3,7 @@
     python -m skyrl.train.entrypoints.main_base trainer.override_entrypoint=dgpo.integrations.skyrl \\
         trainer.algorithm.policy_loss_type=dgpo trainer.algorithm.method_params='{n: 2}' ...
 
-Every method is `dgpo:KEY`, and also KEY where SkyRL has no loss of that name. SkyRL puts the aggregation
+Every method with a curve is `dgpo:KEY`, and also KEY where SkyRL has no loss of that name. SkyRL puts the aggregation
 (`loss_reduction`) into the advantages, so a method must not look at their size: maspo is refused.
 """
 
@@ -14,9 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dgpo import methods
 from dgpo.errors import ConfigError
-from dgpo.integrations.common import hook, make_method, token_loss
+from dgpo.integrations.common import hook, make_method, supported, token_loss
 
 TESTED = "0.3.0"
 _UTILS = "skyrl.backends.skyrl_train.utils.ppo_utils"
@@ -53,7 +52,7 @@ def policy_loss(
     return _reduce(loss, mask), {"w_log_max": w_log.abs().max().item(), **metrics}
 
 
-for _key in methods.names():
+for _key in supported():
     for _name in (f"dgpo:{_key}", *({_key} - set(_registry.list_available()))):
         _registry.register(_name, functools.partial(policy_loss, _key))
 

@@ -3,7 +3,7 @@
     actor_rollout_ref.model.external_lib=dgpo.integrations.verl
     actor_rollout_ref.actor.policy_loss.loss_mode=dgpo
 
-Every method is `dgpo:KEY`, and also KEY where verl has no loss of that name. verl aggregates (`loss_agg_mode`).
+Every method with a curve is `dgpo:KEY`, and KEY where verl has no loss of that name. verl aggregates (`loss_agg_mode`).
 Parameters and token records need this module's PolicyLossConfig as the `_target_` of policy_loss.
 """
 
@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dgpo import methods
-from dgpo.integrations.common import hook, make_method, refuse_unused, token_loss
+from dgpo.integrations.common import hook, make_method, refuse_unused, supported, token_loss
 from dgpo.integrations.records import TokenRecords
 from dgpo.methods import Method
 
@@ -74,6 +73,6 @@ def policy_loss(
     return total, {"actor/w_log_max": w_log.abs().max().item()}
 
 
-for _key in methods.names():
+for _key in supported():
     for _name in (f"dgpo:{_key}", *({_key} - _losses.keys())):
         _register(_name)(functools.partial(policy_loss, _key))

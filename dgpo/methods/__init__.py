@@ -1,6 +1,6 @@
 """The methods: `get(key or "module:Class", **params)`, `names()`, `@register(key)`, and their base `Method`."""
 
-from dgpo.methods import clipping, neighbours
+from dgpo.methods import clipping, neighbours, probability, sequences, surroundings
 from dgpo.methods.base import (
     DEFAULT_EPS,
     REGIONS,
@@ -10,11 +10,11 @@ from dgpo.methods.base import (
     get,
     get_class,
     names,
-    param,
     regions,
     register,
     sequence_mean,
 )
+from dgpo.methods.parameters import choice, param
 
 PAPER = ("grpo", "cispo", "gppo", "ce_gppo", "aspo", "dgpo")
 
@@ -25,13 +25,17 @@ __all__ = [
     "Method",
     "Region",
     "TrustRegion",
+    "choice",
     "clipping",
     "get",
     "get_class",
     "names",
     "neighbours",
     "param",
+    "probability",
     "regions",
     "register",
     "sequence_mean",
+    "sequences",
+    "surroundings",
 ]

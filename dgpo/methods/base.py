@@ -8,7 +8,7 @@ On a token with ratio r = π/π_old and advantage A, every method here is define
 Unclipped importance sampling (`pg`) has w_log = r and w_prob = 1/π_old. The share of it that a method keeps
 is its gate, w_log / r = π_old · w_prob.
 
-Shapes: `[B, T]`, B sequences of T completion tokens. A method that looks at whole sequences (`gspo`, `gmpo`)
+Shapes: `[B, T]`, B sequences of T completion tokens. A method that looks at whole sequences (`needs`)
 reduces over the last axis, so independent points of a curve are drawn as `[N, 1]`.
 """
 
@@ -18,12 +18,13 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from dgpo.errors import Explained
+from dgpo.methods.parameters import check, param
 from dgpo.plain import locate, plain
 
 REGIONS = ("LN", "HP", "LP", "HN", "IN")
@@ -77,22 +78,18 @@ def regions(
     return Region(below & negative, above & positive, below & positive, above & negative, positive)
 
 
-def param(default, *, above=-math.inf, below=math.inf, optional=False, infinite=False):
-    """A hyper-parameter of a method: a dataclass field whose value must lie in the open interval (above, below).
-
-    With `optional`, None turns it off; with `infinite`, math.inf is a value too. Checked whenever a method is made.
-    """
-    rule = {"above": above, "below": below, "optional": optional, "infinite": infinite}
-    return dataclasses.field(default=default, metadata=rule)
+NEEDS = ("sequence", "entropy", "batch")
 
 
-def _guarded(weight):
-    @functools.wraps(weight)
+def _guarded(function):
+    """`weight` or `penalty` as callers have it: without gradients, its inputs of one shape and cleaned by the mask."""
+
+    @functools.wraps(function)
     @torch.no_grad()
-    def wrapped(self, logp, old_logp, advantage, mask=None):
-        name = type(self).__name__
+    def wrapped(self, logp, old_logp, advantage, mask=None, entropy=None):
+        name = f"{type(self).__name__}.{function.__name__}"
         if logp.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name}.weight: logp is {logp.dtype}; probabilities must be float32 or float64")
+            raise ValueError(f"{name}: logp is {logp.dtype}; probabilities must be float32 or float64")
         advantage = torch.as_tensor(advantage, dtype=logp.dtype, device=logp.device)
         mask = (
             torch.ones_like(logp, dtype=torch.bool)
@@ -100,22 +97,24 @@ def _guarded(weight):
             else torch.as_tensor(mask, device=logp.device).bool()
         )
         inputs = {"old_logp": old_logp, "advantage": advantage, "mask": mask}
+        if "entropy" in self.needs:
+            if entropy is None:
+                raise ValueError(f"{name} needs entropy=, of the policy that sampled, [B, T] in nats")
+            inputs["entropy"] = entropy
         for field, x in inputs.items():
             try:
                 inputs[field] = x.expand(logp.shape)
             except RuntimeError:
                 raise ValueError(
-                    f"{name}.weight: {field} has shape {tuple(x.shape)}, which does not broadcast to "
+                    f"{name}: {field} has shape {tuple(x.shape)}, which does not broadcast to "
                     f"logp's {tuple(logp.shape)}"
                 ) from None
-        live = inputs["mask"]
-        logp, old_logp, advantage = (
-            torch.where(live, x.to(logp.dtype), 0) for x in (logp, inputs["old_logp"], inputs["advantage"])
-        )
-        w = weight(self, logp, old_logp, advantage, live)
+        live = inputs.pop("mask")
+        logp, old_logp, advantage, *rest = (torch.where(live, x.to(logp.dtype), 0) for x in (logp, *inputs.values()))
+        w = function(self, logp, old_logp, advantage, live, *rest)
         if not isinstance(w, Tensor) or w.shape != logp.shape or w.dtype != logp.dtype:
             got = f"{w.dtype} {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
-            raise MethodError(f"{name}.weight returned {got}; expected {logp.dtype} {tuple(logp.shape)}")
+            raise MethodError(f"{name} returned {got}; expected {logp.dtype} {tuple(logp.shape)}")
         return torch.where(live, w, 0)
 
     return wrapped
@@ -135,28 +134,59 @@ class Method:
     Whatever a subclass's `weight` does, callers can rely on this (it is wrapped on definition): gradients are off;
     values at masked places, NaN and ±inf included, cannot reach it and come back as 0; the result has the shape and
     dtype of `logp`, which is float32 or float64; inside `weight`, `mask` is always a boolean tensor.
+
+    A subclass says in `needs` what its weight depends on beyond the token itself:
+
+        sequence   the other tokens of the completion, which the trainer never separates
+        entropy    the entropies of the policy that sampled, which `weight` gets as a fifth argument, [B, T] in nats
+        batch      the other sequences of the optimizer batch: the trainer then weighs the whole batch, by one more
+                   forward pass, before it cuts it into micro-batches
     """
 
     key: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
     aggregation: ClassVar[str] = "token-mean"  # the reduction that the method's own paper uses
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if "weight" in cls.__dict__:
-            cls.weight = _guarded(cls.weight)
+        if not isinstance(cls.needs, tuple) or {*cls.needs} - {*NEEDS}:
+            raise TypeError(f"{cls.__name__}.needs={cls.needs!r} must be a tuple of some of {', '.join(NEEDS)}")
+        for name in {"weight", "penalty"} & cls.__dict__.keys():
+            setattr(cls, name, _guarded(cls.__dict__[name]))
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, plain(getattr(self, f.name)))
-            _check_param(self, f)
+            check(self.key or type(self).__name__, f, getattr(self, f.name))
 
     def weight(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor:
         """w_log of every token, without gradient. `advantage` and `mask` broadcast to `logp`, `[B, T]`.
 
-        `mask` is 1 on live tokens; None means all are.
+        `mask` is 1 on live tokens; None means all are. A method that needs entropies takes them as `entropy`, `[B, T]`.
         Raises ValueError for shapes that do not broadcast or a dtype other than float32 and float64.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define weight(logp, old_logp, advantage, mask=None)")
+
+    def penalty(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """What the coefficient −A·w_log of ∇log π gets added that is no multiple of A; None: nothing.
+
+        Arguments as for `weight`; without gradient.
+        """
+        return None
+
+    def coefficients(
+        self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, entropy: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(weight, penalty); entropies go to a method that needs them."""
+        extra: dict = {"entropy": entropy} if "entropy" in self.needs else {}
+        given = (logp, old_logp, advantage, mask)
+        without = type(self).penalty is Method.penalty
+        return self.weight(*given, **extra), None if without else self.penalty(*given, **extra)
+
+    @classmethod
+    def has_curve(cls) -> bool:
+        """Whether r, A and π_old of a token that is alone in its sequence decide its gradient."""
+        return not {"entropy", "batch"} & {*cls.needs} and cls.penalty is Method.penalty
 
     @property
     def trust_region(self) -> tuple[float, float]:
@@ -228,13 +258,16 @@ def sequence_mean(x: Tensor, mask: Tensor | None) -> Tensor:
 _REGISTRY: dict[str, type[Method]] = {}
 
 
-def register(key: str) -> Callable[[type[Method]], type[Method]]:
+Kind = TypeVar("Kind", bound=type[Method])
+
+
+def register(key: str) -> Callable[[Kind], Kind]:
     """Make a Method known as `key`, and a frozen dataclass if it is none yet.
 
     Running the same definition again, as a notebook cell does, replaces it. Raises TypeError for another class.
     """
 
-    def add(cls):
+    def add(cls: Any) -> Any:
         if not (isinstance(cls, type) and issubclass(cls, Method)):
             raise TypeError(f"method {key!r}: {cls!r} must be a subclass of dgpo.Method")
         if "__dataclass_params__" not in cls.__dict__:
@@ -290,19 +323,3 @@ def _required(f: dataclasses.Field) -> bool:
 def _hint(word, options) -> str:
     close = difflib.get_close_matches(str(word), options, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _check_param(method: Method, f: dataclasses.Field):
-    value, rule = getattr(method, f.name), f.metadata
-    if "above" not in rule and f.type in (int, float, "int", "float"):  # as text with `from __future__`
-        rule = param(value, optional=f.default is None).metadata  # any finite number
-    if "above" not in rule or (value is None and rule["optional"]):
-        return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and (rule["above"] < value < rule["below"] or (rule["infinite"] and value == math.inf))):
-        end = "]" if rule["infinite"] else ")"
-        off = ", or None to turn it off" if rule["optional"] else ""
-        raise ValueError(
-            f"method {method.key or type(method).__name__!r}: {f.name}={value!r} must be "
-            f"a number in ({rule['above']:g}, {rule['below']:g}{end}{off}"
-        )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dgpo.methods.base import TrustRegion, param, register
+from dgpo.methods.base import TrustRegion, register
+from dgpo.methods.parameters import param
 
 
 def _dual(log_ratio, dual_clip):

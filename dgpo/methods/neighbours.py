@@ -1,6 +1,7 @@
-"""Controls and competitors: what the six methods of the paper are measured against.
+"""Controls and competitors that gate the ratio: what the six methods of the paper are measured against.
 
-All formulas are w_log, the weight on ∇log π; r = π/π_old, Δ = log r, π_old is the policy that sampled.
+All formulas are w_log, the weight on ∇log π; r = π/π_old, Δ = log r, π_old is the policy that sampled. Those that look
+at probabilities are in `probability`, those that look at whole sequences in `sequences`.
 """
 
 import math
@@ -8,14 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dgpo.methods.base import Method, TrustRegion, param, register, sequence_mean
-
-_SEQUENCE = "seq-mean-token-mean"
-
-
-def _probability(logp):
-    """π; a log-probability above 0 can only be rounding (or a test of extremes) and must not overflow."""
-    return logp.clamp(max=0).exp()
+from dgpo.methods.base import Method, Region, regions, register
+from dgpo.methods.parameters import param
 
 
 @register("pg")
@@ -60,7 +55,7 @@ class SAPO(Method):
 
     tau_pos: float = param(1.0, above=0)
     tau_neg: float = param(1.05, above=0)
-    aggregation = _SEQUENCE
+    aggregation = "seq-mean-token-mean"
 
     def weight(self, logp, old_logp, advantage, mask=None):
         log_ratio = logp - old_logp
@@ -79,7 +74,7 @@ class MASPO(Method):
         A < 0, r < 1   the same with            σ = σm / (1 − 0.03 A)
         else           r                        σm = clamp(π_old^(−0.3), 1, 10)
 
-    As read from the paper; not checked against code.
+    Source: the team's MASPO-RL code, with which it agrees (gradient by autograd, 7e-16).
     """
 
     def weight(self, logp, old_logp, advantage, mask=None):
@@ -90,83 +85,63 @@ class MASPO(Method):
         return torch.exp(log_ratio - torch.where(gated, (torch.expm1(log_ratio) / sigma).square() / 2, 0))
 
 
-@register("dppo")
+@register("dispo")
 @dataclass(frozen=True)
-class DPPO(Method):
-    """A trust region on the probability difference (binary total variation) instead of the ratio.
+class DISPO(Method):
+    """CISPO with a bound of its own for each side of the ratio and each sign of A: the four regions.
 
-        A > 0, π − π_old > δ     0
-        A < 0, π − π_old < −δ    0
-        else                     min(r, cap)
+        LN     1 − eps_low_neg         HP     1 + eps_high_pos
+        LP     1 − eps_low_pos         HN     1 + eps_high_neg
+        else   r
 
-    Source: arXiv 2602.04879 (δ = 0.2, cap = 10).
+    Like CISPO's, its w_prob = w_log/π diverges as a token vanishes. A tight eps_low_neg keeps pushing bad tokens down.
+    Source: arXiv 2602.00983 (AISTATS 2026), as read in secondary sources; not checked against code. Its own values were
+    not found: with the default of 0.2 four times it is `cispo`.
     """
 
-    delta: float = param(0.2, above=0, below=1)
-    cap: float = param(10.0, above=0)
-
-    def weight(self, logp, old_logp, advantage, mask=None):
-        change = _probability(logp) - _probability(old_logp)
-        outside = torch.where(advantage > 0, change > self.delta, (advantage < 0) & (change < -self.delta))
-        return torch.where(outside, 0, (logp - old_logp).clamp(max=math.log(self.cap)).exp())
-
-
-@register("drpo")
-@dataclass(frozen=True)
-class DRPO(Method):
-    """A quadratic penalty on the probability difference: w_log = r (1 − sign(A) (π − π_old)/ε).
-
-    Negative where a good token has already gained more than ε: it is pulled back. Source: arXiv 2606.09821 (ε = 12.5).
-    """
-
-    eps: float = param(12.5, above=0)
-
-    def weight(self, logp, old_logp, advantage, mask=None):
-        change = _probability(logp) - _probability(old_logp)
-        return (logp - old_logp).exp() * (1 - advantage.sign() * change / self.eps)
-
-
-@register("gspo")
-@dataclass(frozen=True)
-class GSPO(TrustRegion):
-    """One ratio for the sequence, s = exp(mean Δ) over its live tokens, and the hard clip on it.
-
-        0 on all tokens where s is outside [1−εl, 1+εh] in the direction of A, else s
-
-    Regions are the sequence's. Source: arXiv 2507.18071 (ε 3e-4 and 4e-4, sequence-mean of token-mean).
-    """
-
-    eps_low: float = param(3e-4, above=0, below=1)
-    eps_high: float = param(4e-4, above=0, below=1)
-    aggregation = _SEQUENCE
-
-    def log_ratio(self, logp, old_logp, mask=None):
-        return sequence_mean(logp - old_logp, mask).expand_as(logp)
-
-    def log_weight(self, log_ratio, region):
-        return region.select(log_ratio, LN=-math.inf, HP=-math.inf)
-
-
-@register("gmpo")
-@dataclass(frozen=True)
-class GMPO(Method):
-    """The geometric mean of clipped token ratios weighs the sequence's tokens; clipped tokens drop out.
-
-        s̄ · 1[token not clipped],   s̄ = exp(mean Δ'),   Δ' = min(Δ, eps_high) if A > 0, max(Δ, −eps_low) if A < 0
-
-    eps_low and eps_high are in units of log r. Source: arXiv 2507.20673 (±0.4, sequence-mean of token-mean).
-    """
-
-    eps_low: float = param(0.4, above=0, below=10)
-    eps_high: float = param(0.4, above=0, below=10)
-    aggregation = _SEQUENCE
+    eps_low_pos: float = param(0.2, above=0, below=1)
+    eps_high_pos: float = param(0.2, above=0)
+    eps_low_neg: float = param(0.2, above=0, below=1)
+    eps_high_neg: float = param(0.2, above=0)
 
     @property
     def trust_region(self):
-        return -math.expm1(-self.eps_low), math.expm1(self.eps_high)
+        return self.eps_low_neg, self.eps_high_pos
+
+    def regions(self, logp, old_logp, advantage, mask=None):
+        log_ratio = logp - old_logp
+        good = regions(log_ratio, advantage, self.eps_low_pos, self.eps_high_pos)
+        bad = regions(log_ratio, advantage, self.eps_low_neg, self.eps_high_neg)
+        return Region(bad.LN, good.HP, good.LP, bad.HN, good.positive)
+
+    def weight(self, logp, old_logp, advantage, mask=None):
+        return self.regions(logp, old_logp, advantage).select(
+            (logp - old_logp).exp(),
+            LN=1 - self.eps_low_neg,
+            HP=1 + self.eps_high_pos,
+            LP=1 - self.eps_low_pos,
+            HN=1 + self.eps_high_neg,
+        )
+
+
+@register("icepop")
+@dataclass(frozen=True)
+class IcePop(Method):
+    """A mask on the ratio, whatever the sign of A: w_log = r on [low, high], else 0.
+
+    Its authors mask the ratio of trainer to sampler at rollout time, which here is `importance_correction=mask`. As a
+    method, with π_old the sampler, it also masks what the updates moved: a lagging token loses its gradient too.
+    Source: arXiv 2510.18855 (0.5 and 5); prime-rl's loss of this name has 0.2 and 5. Not checked against code.
+    """
+
+    low: float = param(0.5, above=0, below=1)
+    high: float = param(5.0, above=1)
+
+    @property
+    def trust_region(self):
+        return 1 - self.low, self.high - 1
 
     def weight(self, logp, old_logp, advantage, mask=None):
         log_ratio = logp - old_logp
-        region = self.regions(logp, old_logp, advantage, mask)
-        clipped = region.select(log_ratio, LN=-self.eps_low, HP=self.eps_high)
-        return torch.where(region.LN | region.HP, 0, sequence_mean(clipped, mask).exp().expand_as(logp))
+        outside = (log_ratio < math.log(self.low)) | (log_ratio > math.log(self.high))
+        return torch.where(outside, 0, log_ratio.exp())

@@ -17,6 +17,12 @@ class MismatchError(CommonError):
     """The sampler and the trainer are further apart than `max_mismatch` allows."""
 
 
+def fill(rollout_logp: Tensor, logp: Tensor, mask: Tensor) -> tuple[Tensor, int]:
+    """The sampler's log-probabilities with the trainer's, a ratio of 1, for NaN on live tokens; how many those are."""
+    lost = mask & rollout_logp.isnan()
+    return torch.where(lost, logp, rollout_logp), int(lost.sum())
+
+
 def compare(logp: Tensor, rollout_logp: Tensor, mask: Tensor) -> dict[str, float]:
     """The MEASURES over the live tokens of `[B, T]`.
 

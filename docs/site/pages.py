@@ -19,22 +19,26 @@ CARD = """# {label}
 {rest}
 ```
 
-![The weight of {label} on ∇log π and on ∇π against the ratio]({key}.svg)
-
-Dashed grey: unclipped importance sampling. Upper row: good tokens; lower row: bad ones. π_old = 0.05.
+{curve}
 
 ## Parameters
 
 {parameters}
 
-## Properties, derived from the weight alone
-
-```text
 {properties}
-```
 
 Code: `{where}`. Where a library's default differs, [conventions](../conventions.md) says so.
 """
+
+CURVE = """![The weight of {label} on ∇log π and on ∇π against the ratio]({key}.svg)
+
+Dashed grey: unclipped importance sampling. Upper row: good tokens; lower row: bad ones. π_old = 0.05."""
+NO_CURVE = "It has no curve: its gradient depends on more than the ratio, probability and advantage of a token."
+PROPERTIES = """## Properties, derived from the weight alone
+
+```text
+{text}
+```"""
 
 
 def write(folder: Path) -> None:
@@ -57,7 +61,11 @@ def _cards(folder: Path) -> None:
     for key in methods.names():
         method = methods.get(key)
         first, _, rest = inspect.getdoc(type(method)).partition("\n")
-        plots.method_curves([method]).savefig(folder / f"{key}.svg")
+        curve, derived = NO_CURVE, ""
+        if method.has_curve():
+            plots.method_curves([method]).savefig(folder / f"{key}.svg")
+            curve = CURVE.format(label=style.label(key), key=key)
+            derived = PROPERTIES.format(text=properties.render(properties.describe(method)))
         rows = [f"| `{f.name}` | `{getattr(method, f.name)}` |" for f in dataclasses.fields(method)]
         (folder / f"{key}.md").write_text(
             CARD.format(
@@ -66,7 +74,8 @@ def _cards(folder: Path) -> None:
                 first=first,
                 rest=rest.strip() or first,
                 parameters="\n".join(["| parameter | default |", "|---|---|", *rows]) if rows else "None.",
-                properties=properties.render(properties.describe(method)),
+                curve=curve,
+                properties=derived,
                 where=f"{type(method).__module__}.{type(method).__qualname__}",
             )
         )

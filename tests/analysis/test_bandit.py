@@ -11,7 +11,7 @@ from analysis import bandit
 from analysis.bandit import METRICS, Setting, run, variants
 from analysis.bandit_problem import Draws
 from analysis.policies import make
-from dgpo.methods import PAPER, Method, get, names
+from dgpo.methods import PAPER, Method, get, get_class, names
 
 _spec = importlib.util.spec_from_file_location("bandits", Path(__file__).parents[2] / "benchmarks" / "bandits.py")
 bandits = importlib.util.module_from_spec(_spec)
@@ -133,7 +133,8 @@ def test_settings_of_different_shape_run_together():
 
 
 def test_every_method_runs():
-    assert np.isfinite(run(names(), Setting(arms=4), seeds=2, steps=3).data["regret"]).all()
+    curves = [key for key in names() if get_class(key).has_curve()]
+    assert np.isfinite(run(curves, Setting(arms=4), seeds=2, steps=3).data["regret"]).all()
 
 
 def test_far_faster_than_a_plain_loop():

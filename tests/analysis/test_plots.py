@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis import bandit, flow, plots, stats
 from analysis.landscape import landscape
-from dgpo.methods import PAPER, get, names
+from dgpo.methods import PAPER, get, get_class, names
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_landscapes(publication):
 
 
 def test_method_curves_of_every_method_and_of_variants():
-    check(plots.method_curves(names()))
+    check(plots.method_curves([key for key in names() if get_class(key).has_curve()]))
     figure = check(plots.method_curves([get("dgpo"), get("dgpo", n=3.0)]))
     labels = [t.get_text() for t in figure.legends[0].get_texts()]
     assert len(labels) == 3
@@ -82,11 +82,14 @@ def test_bad_inputs(runs):
         plots.intervals(stats.summary({"a": [[1], [2]]}, np.random.default_rng(0)))
 
 
-def test_a_method_s_colour_stands_for_nothing_else():
+def test_a_method_s_colour_stands_for_nothing_else_but_variants_told_by_their_dash():
     from analysis import evaluation_plots, style
 
-    methods = [style.colour(key).upper() for key in style.LABELS]
+    assert style.LABELS.keys() >= {key for key in names() if get_class(key).__module__.startswith("dgpo.")}
+    heads = [style.colour(key).upper() for key in style.LABELS if key not in style.VARIANT_OF]
     others = [*style.REGION_COLOURS.values(), style.POSITIVE, style.NEGATIVE]
     others += evaluation_plots.VERDICT_COLOURS.values()
-    assert len({*methods}) == len(methods)
-    assert not {*methods} & {colour.upper() for colour in others}
+    assert len({*heads}) == len(heads)
+    lines = [(style.colour(key), style.dash(key)) for key in style.LABELS]
+    assert len({*lines}) == len(lines)
+    assert not {*heads} & {colour.upper() for colour in others}

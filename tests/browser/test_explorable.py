@@ -19,8 +19,14 @@ OWN = {  # parameters beside the defaults
     "ce_gppo": {"beta_low": 0.5, "beta_high": 1.3, "dual_clip": 4.0},
     "aspo": {"dual_clip": 2.0},
     "gppo": {"dual_clip": None},
+    "dppo": {"divergence": "kl", "delta": 0.05},
+    "dispo": {"eps_low_pos": 0.1, "eps_high_pos": 2.0, "eps_low_neg": 0.5, "eps_high_neg": 1.0},
 }
-KEYS = [key for key in methods.names() if methods.get_class(key).__module__.startswith("dgpo.")]
+KEYS = [
+    key
+    for key, method in ((key, methods.get_class(key)) for key in methods.names())
+    if method.__module__.startswith("dgpo.") and method.has_curve()
+]
 
 
 @pytest.fixture

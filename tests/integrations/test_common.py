@@ -25,7 +25,7 @@ def ours(logp, *rest, key):
     return logp.grad
 
 
-@pytest.mark.parametrize("key", dgpo.methods.names())
+@pytest.mark.parametrize("key", common.supported())
 def test_both_forms_of_a_loss_have_the_gradient_of_policy_loss(batch, key):
     logp, old_logp, advantage, mask = batch
     method = dgpo.methods.get(key)

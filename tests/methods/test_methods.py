@@ -37,10 +37,21 @@ def test_recorded_values_follow_from_the_formula_and_the_code(row):
 
 
 @pytest.mark.parametrize("advantage", [2.0, -0.7])
-@pytest.mark.parametrize("key", published.LOSSES)
-def test_surrogate_gradient_is_that_of_the_published_loss(key, advantage):
+@pytest.mark.parametrize(
+    ("key", "params"),
+    [(key, {}) for key in published.LOSSES]
+    + [
+        ("grpo", {"dual_clip": 3.0}),
+        ("dppo", {"divergence": "kl", "delta": 0.05}),
+        ("ipo", {"eps": 0.02}),
+        ("kpop", {"phi": 0.01}),
+        ("ripo", {"delta": 0.001}),
+        ("dispo", {"eps_low_pos": 0.3, "eps_high_pos": 4.0, "eps_low_neg": 0.1, "eps_high_neg": 1.0}),
+    ],
+)
+def test_surrogate_gradient_is_that_of_the_published_loss(key, params, advantage):
     """Logits of a softmax policy over 40 tokens, one row a ratio: autograd of ours against autograd of theirs."""
-    method = methods.get(key, **({"dual_clip": 3.0} if key == "grpo" else {}))
+    method = methods.get(key, **params)
     probability = 0.04 * RATIOS  # of token 0, up to 0.8
     logits = torch.cat([probability[:, None], ((1 - probability) / 39)[:, None].expand(-1, 39)], 1).log()
     old = torch.full((len(RATIOS),), math.log(0.04), dtype=F64)
@@ -62,9 +73,18 @@ def test_surrogate_gradient_is_that_of_the_published_loss(key, advantage):
     torch.testing.assert_close(gradient(ours), closed, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize(("key", "loss"), [("gspo", published.gspo_sequence), ("gmpo", published.gmpo_sequence)])
-def test_sequence_methods_have_the_gradient_of_their_sequence_loss(key, loss):
-    method = methods.get(key, eps_low=0.1, eps_high=0.15)
+@pytest.mark.parametrize(
+    ("key", "params", "loss", "drops"),
+    [
+        ("gspo", {"eps_low": 0.1, "eps_high": 0.15}, published.gspo_sequence, True),
+        ("gmpo", {"eps_low": 0.1, "eps_high": 0.15}, published.gmpo_sequence, True),
+        ("luspo", {"eps_low": 0.1, "eps_high": 0.15}, published.luspo_sequence, True),
+        ("vespo", {}, published.vespo_sequence, False),
+        ("opsm", {"delta": 0.1}, published.opsm_sequence, True),
+    ],
+)
+def test_sequence_methods_have_the_gradient_of_their_sequence_loss(key, params, loss, drops):
+    method = methods.get(key, **params)
     generator = torch.Generator().manual_seed(0)
     old = -3 * torch.rand(12, 7, generator=generator, dtype=F64)
     delta = 0.3 * torch.randn(12, 7, generator=generator, dtype=F64) + torch.linspace(-0.3, 0.3, 12, dtype=F64)[:, None]
@@ -75,8 +95,54 @@ def test_sequence_methods_have_the_gradient_of_their_sequence_loss(key, loss):
     surrogate(ours, w, A[:, None], coefficient).backward()
     loss(theirs, old, A, **method.params()).mean().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)  # coefficients are float32
-    assert (w == 0).any()
-    assert (w != 0).any()
+    assert (w == 0).any() == drops
+    assert w.unique().numel() > 2
+
+
+def test_opsm_drops_whole_bad_sequences_and_no_good_one():
+    old = torch.full((4, 3), -2.0)
+    delta = torch.tensor([[-0.3, 0.1, -0.1], [-0.3, 0.1, -0.1], [0.1, 0.0, 0.0], [-0.3, 0.0, 0.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 1], [0, 1, 1]]).bool()
+    w = methods.get("opsm", delta=0.09).weight(old + delta, old, torch.tensor([[-1.0], [1.0], [-1.0], [-1.0]]), mask)
+    assert (w[0] == 0).all()
+    torch.testing.assert_close(w[1:], torch.where(mask, delta.exp(), 0)[1:])
+
+
+def test_vespo_weighs_the_product_of_the_ratios_is_1_on_policy_and_largest_at_k_over_lambda():
+    delta = torch.tensor([[0.0, 0.0], [0.3, -0.3]], dtype=F64)
+    for advantage, peak in ((1.0, 2 / 3), (-1.0, 3 / 2)):
+        torch.testing.assert_close(
+            methods.get("vespo").weight(delta - 3, delta * 0 - 3, advantage), torch.ones_like(delta)
+        )
+        ratio = torch.linspace(0.05, 5, 1000, dtype=F64)
+        w = weigh(methods.get("vespo"), ratio, advantage)
+        assert ratio[w.argmax()].item() == pytest.approx(peak, abs=0.005)
+        assert (w.diff().sign().diff() != 0).sum() == 1  # it rises, then falls
+    extreme = torch.tensor([[200.0, 300.0], [-200.0, -300.0]])
+    assert methods.get("vespo").weight(extreme, torch.zeros(2, 2), 1.0).tolist() == [[0, 0], [0, 0]]
+
+
+def test_ripo_has_the_bounds_and_gradients_of_the_fork_s_tests():
+    """π_old 0.8: the upper bound is 1 + √(0.02/0.8) = 1.158; π_old 0.01: 2.414. Outside [0.5, 10] nothing."""
+    method = methods.get("ripo", delta=0.02)
+    bound = 1 + math.sqrt(0.02 / 0.8)
+    assert weigh(method, [bound - 1e-9, bound + 1e-9], 1.0, 0.8).tolist() == pytest.approx([bound, 0], abs=1e-8)
+    assert weigh(method, [2.0, 2.42], 1.0, 0.01).tolist() == pytest.approx([2, 0])
+    wide = methods.get("ripo", delta=100)
+    for advantage in (1.0, -1.0):
+        assert weigh(wide, [0.1, 0.6, 9.0, 20.0], advantage, 0.1).tolist() == pytest.approx([0, 0.6, 9, 0])
+
+
+def test_dispo_has_a_bound_for_each_region_and_sorts_by_it():
+    method = methods.get("dispo", eps_low_pos=0.1, eps_high_pos=2.0, eps_low_neg=0.5, eps_high_neg=1.0)
+    ratio = torch.tensor([0.3, 0.8, 1.0, 1.5, 2.5, 4.0], dtype=F64)
+    assert weigh(method, ratio, 1.0).tolist() == pytest.approx([0.9, 0.9, 1, 1.5, 2.5, 3])
+    assert weigh(method, ratio, -1.0).tolist() == pytest.approx([0.5, 0.8, 1, 1.5, 2, 2])
+    zero = torch.zeros_like(ratio)
+    for advantage, names in ((1.0, "LP LP IN IN IN HP"), (-1.0, "LN IN IN IN HN HN")):
+        region = method.regions(ratio.log(), zero, torch.full_like(zero, advantage))
+        assert [methods.REGIONS[i] for i in region.code] == names.split()
+    torch.testing.assert_close(weigh(methods.get("dispo"), ratio, 1.0), weigh(methods.get("cispo"), ratio, 1.0))
 
 
 positive = st.floats(0.05, 20)
@@ -154,7 +220,7 @@ def test_finite_in_float32_up_to_80_nats_forward_and_backward(key):
         for advantage in (-1.0, 1.0):
             old = torch.full_like(grid, old_value)
             logp = (old + grid).requires_grad_()
-            w = methods.get(key).weight(logp, old, advantage)
+            w = methods.get(key).weight(logp, old, advantage, None, torch.ones_like(grid))
             loss = surrogate(logp, w, torch.full_like(grid, advantage), torch.ones_like(grid))
             loss.backward()
             assert w.isfinite().all(), (key, old_value, advantage, w)
@@ -171,10 +237,11 @@ def test_masked_garbage_reaches_neither_weights_nor_gradients(key, garbage):
     advantage = torch.tensor([[1.0], [-1.0], [0.5], [-2.0]]).expand(4, 6).clone()
     mask = torch.rand(4, 6, generator=generator) < 0.6
     mask[3] = False
-    clean = methods.get(key).weight(logp, old, advantage, mask)
+    entropy = torch.rand(4, 6, generator=generator)
+    clean = methods.get(key).weight(logp, old, advantage, mask, entropy)
     dirty = [torch.where(mask, x, garbage) for x in (logp, old, advantage)]
     dirty[0].requires_grad_()
-    w = methods.get(key).weight(*dirty, mask)
+    w = methods.get(key).weight(*dirty, mask, torch.where(mask, entropy, garbage))
     assert torch.equal(w, clean)
     assert (w[~mask] == 0).all()
     coefficient = loss_weights(mask)
@@ -199,13 +266,13 @@ def test_weights_carry_no_gradient_and_keep_dtype_and_shape(key):
     for dtype in (torch.float32, F64):
         logp = torch.full((2, 3), -1.0, dtype=dtype, requires_grad=True)
         w = methods.get(key).weight(
-            logp, torch.full((2, 3), -1.5, dtype=dtype), torch.tensor([[1.0], [-1.0]], dtype=dtype)
+            logp, torch.full((2, 3), -1.5, dtype=dtype), torch.tensor([[1.0], [-1.0]], dtype=dtype), None, logp
         )
         assert not w.requires_grad
         assert (w.dtype, w.shape) == (dtype, (2, 3))
 
 
-@pytest.mark.parametrize("key", [k for k in methods.names() if k not in ("gspo", "gmpo")])
+@pytest.mark.parametrize("key", [key for key in methods.names() if not methods.get_class(key).needs])
 def test_token_methods_do_not_look_at_neighbours(key):
     generator = torch.Generator().manual_seed(2)
     old = -torch.rand(5, 4, generator=generator, dtype=F64) * 3
@@ -215,13 +282,17 @@ def test_token_methods_do_not_look_at_neighbours(key):
     torch.testing.assert_close(whole.reshape(-1, 1), single, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("key", ["gspo", "gmpo"])
-def test_sequence_methods_ignore_padding(key):
+@pytest.mark.parametrize("key", [key for key in methods.names() if methods.get_class(key).needs == ("sequence",)])
+def test_sequence_methods_look_at_neighbours_and_not_at_padding(key):
     old, delta = torch.zeros(2, 5) - 1, torch.tensor([[0.1, -0.2, 0.05, 0.0, 0.0], [1e-4, 2e-4, -1e-4, 0.0, 0.0]])
     mask = torch.tensor([[1, 1, 1, 0, 0]] * 2).bool()
     padded = methods.get(key).weight(old + delta, old, torch.tensor([[1.0], [-1.0]]), mask)
     short = methods.get(key).weight((old + delta)[:, :3], old[:, :3], torch.tensor([[1.0], [-1.0]]))
     torch.testing.assert_close(padded[:, :3], short)
+    alone = methods.get(key).weight(
+        *(x[:, :3].reshape(-1, 1) for x in (old + delta, old)), torch.tensor([[1.0], [-1.0]]).repeat_interleave(3, 0)
+    )
+    assert not torch.allclose(short.reshape(-1, 1), alone)
 
 
 def test_drpo_pulls_back_a_good_token_that_gained_too_much():
@@ -245,6 +316,8 @@ def test_drpo_pulls_back_a_good_token_that_gained_too_much():
         ("cispo_cap", {"cap": 0}, ["cap=0"]),
         ("sapo", {"tau_neg": math.inf}, ["tau_neg=inf"]),
         ("drpo", {"eps": 0}, ["eps=0"]),
+        ("dppo", {"divergence": "js"}, ["divergence='js'", "'tv', 'kl'"]),
+        ("icepop", {"low": 1.0}, ["low=1.0", "(0, 1)"]),
     ],
 )
 def test_bad_keys_and_values_are_named_with_what_is_allowed(key, params, words):

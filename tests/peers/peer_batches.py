@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import dgpo
-from dgpo import methods
+from dgpo.integrations import common
 from dgpo.methods import Method
 
-KEYS = methods.names()
+KEYS = common.supported()
 
 
 @pytest.fixture

@@ -62,6 +62,8 @@ def test_corrections_by_hand():
         "tis-token": [[2.0, 1.5, 0.25], [0.4, 0.5, 1.0]],
         "tis-sequence": [[1.5] * 3, [0.2] * 3],
         "mask": [[4.0, 1.5, 0.0], [0.0, 0.5, 1.0]],
+        "sequence-mask": [[1.5] * 3, [0.0] * 3],  # 4 · 1.5 · 0.25 and 0.4 · 0.5
+        "geometric-gate": [[1.0] * 3, [0.0] * 3],  # 1.5^(1/3) and 0.2^(1/2) = 0.447
     }
     for kind, expected in ratios.items():
         got = objective.importance_weights(logp, rollout, mask, kind, cap=2.0, bounds=(0.45, 5.0))
@@ -71,9 +73,35 @@ def test_corrections_by_hand():
     long = torch.full((1, 5000), 0.5)  # e^2500 is no float32
     assert objective.importance_weights(long, 0 * long, long > 0, "tis-sequence").unique().tolist() == [2.0]
     with pytest.raises(
-        ValueError, match="importance_correction='tis' must be one of none, tis-token, tis-sequence, mask"
+        ValueError, match="importance_correction='tis' must be one of none, tis-token, tis-sequence, mask, "
     ):
         objective.importance_weights(logp, rollout, mask, "tis")
+
+
+def test_a_nan_of_the_sampler_is_a_ratio_of_1_and_counted():
+    rollout = torch.tensor([[-1.0, math.nan, -2.0, math.nan]])
+    logp, mask = torch.full((1, 4), -1.5), torch.tensor([[True, True, True, False]])
+    filled, lost = mismatch.fill(rollout, logp, mask)
+    assert lost == 1
+    assert filled[0, :3].tolist() == [-1.0, -1.5, -2.0]
+    for kind in objective.CORRECTIONS[1:]:
+        assert objective.importance_weights(logp, filled, mask, kind).isfinite().all()
+    assert mismatch.compare(logp, filled, mask)["mean_abs"] == pytest.approx(1 / 3)
+
+
+def test_a_run_whose_sampler_loses_a_log_probability_goes_on_and_says_so(monkeypatch, small):
+    true = TransformersSampler.generate
+
+    def generate(self, *args):
+        batch = true(self, *args)
+        first = torch.zeros_like(batch.mask)
+        first[0, 0] = bool(len(batch))
+        return batch.replace(rollout_logp=torch.where(first, math.nan, batch.rollout_logp))
+
+    monkeypatch.setattr(TransformersSampler, "generate", generate)
+    rows = run(small, self_check="warn", importance_correction="tis-token", steps=1)
+    assert rows[1]["mismatch/nan"] == 1
+    assert math.isfinite(rows[1]["mismatch/mean_abs"])
 
 
 def test_the_correction_scales_the_policy_gradient_and_nothing_else():
@@ -99,7 +127,7 @@ def test_the_correction_scales_the_policy_gradient_and_nothing_else():
     def gradient(**changes):
         x = logp.clone().requires_grad_()
         changed = batch.replace(**{k: v(x) if callable(v) else v for k, v in changes.items()})
-        loss, w_log = objective.objective(x, None, changed, methods.get("dgpo"), kl_coef=kl_coef)
+        loss, w_log = objective.objective(x, None, changed, methods.get("dgpo"), kl="k3", kl_coef=kl_coef)
         loss.backward()
         return x.grad, w_log
 

@@ -159,7 +159,15 @@ const DIAL_OF = {
   c: "dual_clip",
   cap: "cap",
 };
-const OWN = { grpo: ["c"], dppo: ["cap"], gspo: ["el", "eh"], gmpo: ["el", "eh"] }; // dials that these do not follow
+const OWN = {
+  grpo: ["c"],
+  opsm: ["c"],
+  dppo: ["cap"],
+  dcpo: ["el", "eh", "cap"],
+  gspo: ["el", "eh"],
+  luspo: ["el", "eh"],
+  gmpo: ["el", "eh"],
+}; // dials that these do not follow
 /** The dials of the reader's own methods: name → [method, parameter]. */
 export const OWN_DIALS = {};
 for (const [key, { own, label, params }] of Object.entries(METHODS)) {

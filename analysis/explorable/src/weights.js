@@ -17,6 +17,14 @@ export function region(d, A, low, high) {
 }
 
 const dual = (d, c) => (c !== null && d > Math.log(c) ? EXTINCT : d);
+const outside = (d, low, high) => d < Math.log(low) || d > Math.log(high);
+/** log(1 − π), π kept 1e-8 away from 1. */
+const rest = (logp) => Math.log(-Math.expm1(Math.min(logp, -1e-8)));
+/** KL of two Bernoulli variables, from their log-probabilities. */
+const binaryKL = (p, q) => Math.exp(Math.min(p, 0)) * (p - q) + Math.exp(rest(p)) * (rest(p) - rest(q));
+/** r, and 0 where PPO's clip with these bounds leaves no gradient. */
+const hardClip = (d, A, low, high) =>
+  (A > 0 && Math.exp(d) > high) || (A < 0 && Math.exp(d) < low) ? 0 : Math.exp(d);
 const sum = (xs) => xs.reduce((a, b) => a + b, 0);
 
 /** log w_log by region, for the methods that are written so; `d` wherever a region is not named. */
@@ -59,26 +67,58 @@ const DIRECT = {
     const sigma = A > 0 ? wide * (1 + 0.03 * A) : wide / (1 + 0.03 * Math.abs(A));
     return Math.exp(d - (Math.expm1(d) / sigma) ** 2 / 2);
   },
+  dispo(d, A, old, p) {
+    const [low, high] = A > 0 ? [p.eps_low_pos, p.eps_high_pos] : [p.eps_low_neg, p.eps_high_neg];
+    if (A === 0) return Math.exp(d);
+    return Math.min(Math.max(Math.exp(d), 1 - low), 1 + high);
+  },
+  icepop: (d, A, old, p) => (outside(d, p.low, p.high) ? 0 : Math.exp(d)),
   dppo(d, A, old, p) {
     const change = Math.min(old * Math.exp(d), 1) - old;
-    if ((A > 0 && change > p.delta) || (A < 0 && change < -p.delta)) return 0;
+    const size = p.divergence === "tv" ? Math.abs(change) : binaryKL(Math.log(old), Math.log(old) + d);
+    if (A * change > 0 && size > p.delta) return 0;
     return Math.exp(Math.min(d, Math.log(p.cap)));
   },
   drpo(d, A, old, p) {
     const change = Math.min(old * Math.exp(d), 1) - old;
     return Math.exp(d) * (1 - (Math.sign(A) * change) / p.eps);
   },
+  ipo: (d, A, old, p) => (Math.abs(Math.min(old * Math.exp(d), 1) - old) > p.eps ? 0 : Math.exp(d)),
+  kpop(d, A, old, p) {
+    const was = Math.log(old);
+    return Math.max(binaryKL(was + d, was), binaryKL(was, was + d)) <= p.phi ? Math.exp(d) : 0;
+  },
+  ripo(d, A, old, p) {
+    const eps = Math.sqrt(p.delta / old);
+    return outside(d, p.low, p.high) ? 0 : hardClip(d, A, 1 - eps, 1 + eps);
+  },
+  dcpo(d, A, old, p) {
+    const low = (1 + Math.sqrt(Math.max(1 - (4 * p.eps_low) / old, 0))) / 2,
+      high = Math.min((1 + Math.sqrt(1 + (4 * p.eps_high) / old)) / 2, p.cap);
+    return hardClip(d, A, low, high);
+  },
 };
 
+const gspo = (ds, A, p) => {
+  const mean = sum(ds) / ds.length,
+    where = region(mean, A, p.eps_low, p.eps_high);
+  return ds.map(() => (where === "LN" || where === "HP" ? 0 : Math.exp(mean)));
+};
 /**
  * The methods that weigh a sequence: w_log of all its tokens from their Δ. On one token this is their token
  * form.
  */
 const OF_SEQUENCE = {
-  gspo(ds, A, p) {
-    const mean = sum(ds) / ds.length,
-      where = region(mean, A, p.eps_low, p.eps_high);
-    return ds.map(() => (where === "LN" || where === "HP" ? 0 : Math.exp(mean)));
+  gspo,
+  luspo: gspo,
+  vespo(ds, A, p) {
+    const logW = sum(ds),
+      [k, rate] = A >= 0 ? [p.k_pos, p.lambda_pos] : [p.k_neg, p.lambda_neg];
+    return ds.map(() => Math.exp(k * logW - rate * Math.expm1(logW)));
+  },
+  opsm(ds, A, p) {
+    if (A < 0 && -sum(ds) / ds.length > p.delta) return ds.map(() => 0);
+    return ds.map((d) => RULES.grpo(d, A, null, p));
   },
   gmpo(ds, A, p) {
     const low = -Math.expm1(-p.eps_low),
@@ -107,7 +147,11 @@ export function make(key, given = {}) {
   for (const [name, rule] of Object.entries(known.params)) {
     const value = name in given ? given[name] : rule.value;
     const off = value === null && rule.optional;
-    if (!off && !((value > rule.above && value < rule.below) || (rule.infinite && value === Infinity))) {
+    if (rule.options && !rule.options.includes(value)) {
+      throw new Error(`${known.label}: ${name} = ${value} must be one of ${rule.options.join(", ")}`);
+    }
+    const inRange = (value > rule.above && value < rule.below) || (rule.infinite && value === Infinity);
+    if (!rule.options && !off && !inRange) {
       const end = rule.infinite ? "]" : ")",
         show = (x) => (Math.abs(x) === Infinity ? (x < 0 ? "−∞" : "∞") : x);
       throw new Error(
