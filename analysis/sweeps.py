@@ -167,6 +167,8 @@ def read(folder: str | Path, seeds: Sequence[int] | None = None) -> Results:
     """What has ended of the sweep in a folder; of an unfinished one `seeds` chooses those that have."""
     sweep = table.read(folder)
     frame = table.collect(sweep)
+    if frame.empty:  # and without columns
+        raise SweepError(f"{folder}: no run of this sweep has ended with a result yet; --report says what happened")
     if seeds is not None:
         if absent := [seed for seed in seeds if seed not in sweep.seeds]:
             raise SweepError(f"{folder} has no seed {absent[0]}; its seeds: {', '.join(map(str, sweep.seeds))}")

@@ -218,6 +218,15 @@ def test_the_notebook_runs_a_sweep(executed):
     assert {"main.csv", "rough.csv", "runs.csv", "findings.md", "learning.png", "weights.png"} <= found
 
 
+def test_a_sweep_without_any_result_says_so(tmp_path):
+    """All of its runs may have failed: the table then has no column."""
+    factors = {"method": {"grpo": LEVELS["grpo"]}}
+    sweep = definition.make({"name": "failed", "folder": str(tmp_path), "factors": factors, "seeds": [0, 1]})
+    definition.dump(sweep, tmp_path / "sweep.yaml")
+    with pytest.raises(sweeps.SweepError, match=r"no run of this sweep has ended with a result yet; --report says"):
+        sweeps.read(tmp_path, seeds=[0])
+
+
 def test_a_finished_sweep_is_read(executed, tmp_path):
     results = sweeps.read(executed / "small")
     assert sweeps.main_table(results, "cispo")["method"].tolist() == ["CISPO", "DGPO"]
