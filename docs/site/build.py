@@ -22,8 +22,8 @@ COPIED = ("docs", "benchmarks", "notebooks", "examples", "dgpo", "analysis", "te
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff")
 CONTENTS = {
     "Guide": [
-        "docs/explorable/README", "docs/training", "docs/methods", "docs/your_own", "docs/sweeps", "docs/runs",
-        "docs/data", "docs/verifier",
+        "docs/story", "docs/explorable/README", "docs/training", "docs/methods", "docs/your_own", "docs/sweeps",
+        "docs/runs", "docs/data", "docs/verifier",
     ],
     "Clusters": ["docs/cluster", "docs/vllm"],
     "Other trainers": [
