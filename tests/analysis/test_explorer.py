@@ -21,10 +21,16 @@ def folder(tmp_path_factory):
     return running.run(SMALL, run_dir=str(tmp_path_factory.mktemp("runs") / "a"))
 
 
+@pytest.fixture(autouse=True)
+def suite(monkeypatch):
+    """The suite's own methods alone: other tests of this process may have registered more."""
+    known = {k: kind for k, kind in methods.base._REGISTRY.items() if kind.__module__.startswith("dgpo.")}
+    monkeypatch.setattr(methods.base, "_REGISTRY", known)
+
+
 @pytest.fixture
-def own(monkeypatch):
+def own(suite):
     """A method "my own" that is registered for one test."""
-    monkeypatch.setattr(methods.base, "_REGISTRY", dict(methods.base._REGISTRY))
 
     @methods.register("my own")
     class Own(methods.Method):

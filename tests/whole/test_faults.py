@@ -47,7 +47,7 @@ def test_after_kill_9_and_a_hang_of_one_of_two_ranks_the_run_goes_on_as_if_undis
     said = interrupted("step 3, update", hang={"call": "Engine.update", "rank": 1, "step": 3})
     assert "Timed out waiting 1000ms" in said
     assert "Traceback" in said
-    assert "in step 3, update: stopped by SIGTERM (SIGTERM)" in said  # the one that hung
+    assert "in step 3, update: stopped by SIGTERM" in said  # the one that hung
 
     undisturbed = {**run, "run_dir": str(tmp_path / "undisturbed")}
     result = torchrun([run, undisturbed], tmp_path)
