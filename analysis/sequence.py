@@ -2,8 +2,8 @@
 
     π(a | x, t, p) = softmax(φ(x, t, p) · Θ)      x prompt, t position, p the token before;  φ random, of length 1
 
-A teacher of the same form has one right token everywhere, so a prompt has one right answer y and the policy's chance of
-it is a product, q(x) = Π π(y_t | x, t, y_t−1). With it pass@k = mean over held-out x of 1 − (1 − q)^k: no sampling noise.
+A teacher of the same form has one right token everywhere. A prompt then has one right answer y, of probability
+q(x) = Π π(y_t | x, t, y_t−1), and pass@k = mean over held-out x of 1 − (1 − q)^k, without sampling noise.
 Each seed is a world of its own (features, teacher, start) with one generator: all contestants see the same draws.
 Shapes: C contestants, S seeds, P prompts × G answers a step of T tokens, V tokens, D features.
 """
@@ -61,8 +61,8 @@ class World:
 def run(contestants, world: World | None = None, *, seeds: Sequence[int], steps=60, every=20, k=32, block=4):
     """Learn with every contestant (method, learning rate) on every seed; a tidy frame of what the policies can do.
 
-    Columns: method, name, lr, seed, step, pass@1, pass@k, entropy (nats a token, along the right answers). `block` seeds
-    at a time. Raises ValueError for a step count below 1, and where a method's weights turn NaN.
+    Columns: method, name, lr, seed, step, pass@1, pass@k, entropy (nats a token, along the right answers). `block`
+    seeds at a time. Raises ValueError for a step count below 1, and where a method's weights turn NaN.
     """
     world = world or World()
     if steps < 1 or every < 1:

@@ -1,4 +1,7 @@
-"""The tables of this folder: pass@1 and pass@32 against the learning rate, then each method's best and a hot rate on fresh seeds."""
+"""The tables of this folder: scores against the learning rate; each method at its best and at a hot one, fresh seeds.
+
+python docs/results/sequence/make.py FOLDER
+"""
 
 import sys
 import time
