@@ -12,6 +12,7 @@ SMALL = {
     "05_explorer": {"state": "n=2&show=dgpo,mine"},
     "06_your_own_method": {"seeds": 3, "steps": 20},
     "08_bias_and_variance": {"policies": 10, "tokens": 16, "points": 6},
+    "10_a_language_model": {"shown": 2},
 }
 
 
