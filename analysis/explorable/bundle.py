@@ -80,13 +80,17 @@ def _module(name: str) -> str:
 
 
 def described(key: str) -> dict:
-    """What a figure needs to know of a method: its label, its dashes, its numeric parameters with their ranges."""
-    fields = dataclasses.fields(methods.get_class(key))
+    """What a figure needs to know of a method: its label, its dashes, its parameters with their ranges.
+
+    Of a method of one's own they are the numeric ones: each gets a dial.
+    """
+    kind = methods.get_class(key)
+    fields = [f for f in dataclasses.fields(kind) if _numeric(f.default) or kind.__module__.startswith("dgpo.")]
     return {
         "label": style.label(key),
         "paper": key in methods.PAPER,
         "dash": _dash(key),
-        "params": {f.name: _rule(f) for f in fields if _numeric(f.default)},
+        "params": {f.name: _rule(f) for f in fields},
     }
 
 
