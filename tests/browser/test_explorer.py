@@ -18,6 +18,7 @@ import pytest
 from running import SMALL, run
 
 from analysis import run_words, runs
+from analysis.explorable import bundle
 from analysis.landscape import weigh
 from dgpo import methods
 
@@ -196,7 +197,7 @@ def test_a_method_of_the_notebook_is_drawn_with_its_own_weight(explorer):
 
 def test_the_methods_of_the_suite_have_the_weights_of_python(explorer):
     log_r = np.linspace(-5, 2.9, 30)
-    for key in (k for k in methods.names() if methods.get_class(k).__module__.startswith("dgpo.")):
+    for key in bundle.built_in():
         for sign in (-1, 1):
             script = "return arguments[1].map((d) => x.weigh(x.make(arguments[0]), d, arguments[2], 0.05))"
             found = ask(explorer, script, key, log_r.tolist(), sign)
