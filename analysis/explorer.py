@@ -31,7 +31,7 @@ _ORDER = ["step", "sequence", "update", "position"]  # so that the next row is t
 class Explorer(anywidget.AnyWidget):
     """A widget. `state` is what its dials hold, as text; it follows them, and they follow it.
 
-    run       the folder of a run, or a Run, whose token records are a view of their own. What is wrong with it is said
+    run       the folder of a run, or a Run: a view of its own shows its token records. What is wrong with it is said
               in that view
     state     "NAME=VALUE&...", with the names of the explorable's address
     """
@@ -77,7 +77,7 @@ class Explorer(anywidget.AnyWidget):
         given = {name: math.inf if value == "inf" else value for name, value in params.items()}  # JSON has no infinity
         try:
             weights = weigh(methods.get(self._keys[key], **given), points, A, old)
-        except Exception as error:  # noqa: BLE001  whatever a reader's own function does is said in the figure
+        except Exception as error:  # noqa: BLE001  an error of the reader's own function is shown in the figure
             return asked | {"error": f"{self._keys[key]}: {type(error).__name__}: {error}"}
         return asked | {"points": points, "weights": [w if math.isfinite(w) else "Infinity" for w in weights.tolist()]}
 

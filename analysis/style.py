@@ -2,7 +2,7 @@
 
 The paper's six take the colours of Okabe and Ito (2008), their neighbours those of Tol (2021); the dashes keep them
 apart in grey-scale and for colour-blind readers. No eye tells more than these fifteen apart: a further method has the
-colour of the one that it varies, `VARIANT_OF`, with a dash of its own, and is told by dash and label.
+colour of the one that it varies, `VARIANT_OF`, with its own dash and label.
 """
 
 import zlib

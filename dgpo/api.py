@@ -25,8 +25,8 @@ def train(recipe: str | PathLike = "tiny", **settings: Any) -> "Run":
     """Train by a recipe with settings and method parameters; the Run in `run_dir`, whose metrics and figures it has.
 
     A folder that holds a run is refused, unless resume=True continues it or overwrite=True replaces it. ranks=8 starts
-    ranks as child processes (settings: dgpo.launch.settings.Launch), and called again goes on with their run. Raises
-    ConfigError for what no run can be made of, and LaunchError with the error of the rank that failed.
+    ranks as child processes (settings: dgpo.launch.settings.Launch); the same call again resumes their run. Raises
+    ConfigError for settings that are not allowed, and LaunchError with the error of the rank that failed.
     """
     from dgpo.launch import settings as launch
     from dgpo.launch import start

@@ -109,7 +109,7 @@ def kl_penalty(logp: Tensor, ref_logp: Tensor, kind: str = "k3", old_logp: Tenso
         k2         d² / 2                            biased; its gradient is that of the KL
         k3         e^d − 1 − d                       unbiased and never negative; its gradient is that of KL(ref ‖ π)
 
-    What is said of k1, k2 and k3 holds on the first update alone, where π = π_old. `unbiased` needs old_logp. Source:
+    The statements on k1, k2 and k3 hold for the first update only, where π = π_old. `unbiased` needs old_logp. Source:
     Schulman, "Approximating KL divergence" (2020); unbiased: DeepSeek-V3.2, arXiv 2512.02556, as TRL has it. Raises
     ValueError for another kind.
     """

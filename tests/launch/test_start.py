@@ -80,7 +80,7 @@ def test_ctrl_c_ends_the_ranks(steady):
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A folder on PATH with the commands of a SLURM of one machine, and what they were told."""
+    """A folder on PATH with stubs of SLURM's commands for one machine, and a record of their arguments."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in STUBS.items():
