@@ -136,7 +136,7 @@ def settle(browser):
     """Until what came into view is drawn, Python has answered, and the answer is drawn."""
     frames = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
     browser.execute_async_script(frames)
-    for _ in range(100):
+    for _ in range(1000):
         browser.execute_async_script(frames)
         if not ask(browser, "return x.waiting()"):
             break
@@ -235,7 +235,7 @@ def test_presets_reset_and_a_state_that_python_has_too(explorer, lab):
         assert {k: state[k] for k in preset} == preset
         text = ask(explorer, "return x.written()")
         assert f'state="{text}"' in ask(explorer, "return root.querySelector('.state').value")
-        for _ in range(100):
+        for _ in range(1000):
             if (lab[0] / "state.txt").exists() and (lab[0] / "state.txt").read_text() == text:
                 break
             time.sleep(0.1)
@@ -292,7 +292,7 @@ def test_a_token_that_is_pointed_at_tells_its_word_context_and_numbers(explorer,
         for name in ("w_log", "w_prob", "prob"):
             assert np.isclose(row[name], told[name], rtol=1e-12).any()
         expected = [run_words.context(records, one, words) for one in row.itertuples()]
-        for _ in range(50):
+        for _ in range(1000):
             spans = ask(explorer, "return ['.before', '.after'].map((p) => root.querySelector(p).textContent)")
             if spans in expected:
                 break
