@@ -4,7 +4,7 @@
 
 A teacher of the same form has one right token everywhere. A prompt then has one right answer y, of probability
 q(x) = Π π(y_t | x, t, y_t−1), and pass@k = mean over held-out x of 1 − (1 − q)^k, without sampling noise.
-Each seed is a world of its own (features, teacher, start) with one generator: all contestants see the same draws.
+Each seed is its own world (features, teacher, start) with one generator, so all contestants see the same draws.
 Shapes: C contestants, S seeds, P prompts × G answers a step of T tokens, V tokens, D features.
 """
 
@@ -25,10 +25,10 @@ _AT_LEAST = {"length": 1, "vocabulary": 2, "prompts": 1, "group": 2, "epochs": 1
 
 @dataclass(frozen=True)
 class World:
-    """What is learned, and how.
+    """The task and how it is learned.
 
     length, vocabulary, features   T, V, D
-    held_out             prompts to train on, and as many others to be tested on
+    held_out             prompts to train on, and as many others to test on
     prompts, group       P and G of a step; epochs, minibatches: the updates on its samples, by Adam
     behind               steps by which the sampler lags; 0 samples from the newest policy
     teacher, start, noise          scales of the teacher, of its part in the start, and of the start's noise
@@ -59,10 +59,10 @@ class World:
 
 @torch.no_grad()
 def run(contestants, world: World | None = None, *, seeds: Sequence[int], steps=60, every=20, k=32, block=4):
-    """Learn with every contestant (method, learning rate) on every seed; a tidy frame of what the policies can do.
+    """Train every contestant (method, learning rate) on every seed; a tidy frame of the policies' scores.
 
     Columns: method, name, lr, seed, step, pass@1, pass@k, entropy (nats a token, along the right answers). `block`
-    seeds at a time. Raises ValueError for a step count below 1, and where a method's weights turn NaN.
+    seeds run at a time. Raises ValueError for a step count below 1, and if a method's weights turn NaN.
     """
     world = world or World()
     if steps < 1 or every < 1:
@@ -78,7 +78,7 @@ def grid(methods, rates) -> list:
 
 
 class _Prompts:
-    """Features and right tokens of all (prompt, position, token before) of S seeds, and the draws of each seed."""
+    """Features and right tokens of every (prompt, position, token before) of S seeds, and the draws of each seed."""
 
     def __init__(self, world, seeds):
         self.world, self.generators = world, [torch.Generator().manual_seed(int(s)) for s in seeds]
@@ -181,7 +181,7 @@ def _gradient(theta, contestants, phi, token, old, advantage):
 
 
 def _weights(contestants, logp, old, advantage):
-    """w_log of all contestants, `[C, S, n, T]`; those of one method in a row by one call."""
+    """w_log of all contestants, `[C, S, n, T]`; consecutive contestants of one method take one call."""
     found, i = [], 0
     for method, same in itertools.groupby(contestants, key=lambda pair: pair[0]):
         part = slice(i, i := i + len(list(same)))
@@ -203,7 +203,7 @@ class _Adam:
 
 
 def _evaluate(theta, prompts, k):
-    """pass@1, pass@k and entropy, `[C, S]` each: over all held-out prompts, from the chance of the right answer."""
+    """pass@1, pass@k and entropy, `[C, S]` each, over all held-out prompts, from the right answer's probability."""
     rows, token = prompts.answers()
     logp = (prompts.phi[rows].flatten(1, 2) @ theta).log_softmax(-1)
     q = (
