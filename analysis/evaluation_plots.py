@@ -22,7 +22,7 @@ _SHOWN_TICKS = 60  # problems; with more, names are left out
 
 
 def pass_curves(evaluations: Evaluations, publication: bool = False):
-    """pass@k over all k ≤ n: a panel for each benchmark, and their mean. Bands: dark over samples, pale over problems."""
+    """pass@k for all k ≤ n: a panel for each benchmark and their mean. Bands: dark over samples, pale over problems."""
     names = list(dict.fromkeys(samples.benchmark for group in evaluations.values() for samples in group))
     if not names:
         return blank("no benchmark was evaluated", publication)

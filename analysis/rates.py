@@ -60,7 +60,7 @@ def table(results: Results, metric: str = "avg") -> pd.DataFrame:
 
 
 def figure(results: Results, metric: str = "avg", publication: bool = False):
-    """A plot for each line: every run (dot; cross if collapsed), the mean over seeds, and in grey the other lines' means."""
+    """A plot for each line: every run (dot; cross if collapsed), the mean, and in grey the other lines' means."""
     found = by_rate(results, metric)
     rate = {panel: results.configs[results.cell(results.lines[0], panel)].lr for panel in results.panels}
     lines = results.lines
