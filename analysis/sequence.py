@@ -31,6 +31,7 @@ class World:
     held_out             prompts to train on, and as many others to test on
     prompts, group       P and G of a step; epochs, minibatches: the updates on its samples, by Adam
     behind               steps by which the sampler lags; 0 samples from the newest policy
+    reward               "answer": 1 for the right answer, else 0; "share": the share of right tokens
     teacher, start, noise          scales of the teacher, of its part in the start, and of the start's noise
     """
 
@@ -46,10 +47,13 @@ class World:
     teacher: float = 2.5
     start: float = 0.55
     noise: float = 1.8
+    reward: str = "answer"
 
     def __post_init__(self):
+        if self.reward not in ("answer", "share"):
+            raise ValueError(f"reward={self.reward!r} must be 'answer' or 'share'")
         for f in fields(self):
-            if (value := getattr(self, f.name)) < _AT_LEAST.get(f.name, 0):
+            if f.type in (int, float) and (value := getattr(self, f.name)) < _AT_LEAST.get(f.name, 0):
                 raise ValueError(f"{f.name}={value!r} must be at least {_AT_LEAST.get(f.name, 0)}")
         if self.prompts > self.held_out:
             raise ValueError(f"prompts={self.prompts} must be at most held_out={self.held_out}: none is drawn twice")
@@ -155,7 +159,7 @@ def _sample(theta, prompts, x, u):
     """Answers to x: features `[C, S, N, T, D]`, tokens, log-probabilities and advantages `[C, S, N, T]`."""
     world, c = prompts.world, len(theta)
     x = x.expand(c, *x.shape)
-    before, fine, kept = torch.full_like(x, world.vocabulary), torch.ones_like(x, dtype=torch.bool), []
+    before, right, kept = torch.full_like(x, world.vocabulary), torch.zeros_like(x), []
     for t in range(world.length):
         row = prompts.row(x, t, before)
         phi = prompts.phi[row]
@@ -163,9 +167,10 @@ def _sample(theta, prompts, x, u):
         cdf = logp.exp().cumsum(-1)
         before = torch.searchsorted(cdf, (u[..., t] * cdf[..., -1])[..., None], right=True)[..., 0]
         before = before.clamp_(max=world.vocabulary - 1)
-        fine &= before == prompts.right[row]
+        right += before == prompts.right[row]
         kept.append((phi, before, logp.gather(-1, before[..., None])[..., 0]))
-    advantage = group_advantages(fine.float().view(-1, world.group)).view(x.shape)
+    reward = right / world.length if world.reward == "share" else (right == world.length).float()
+    advantage = group_advantages(reward.view(-1, world.group)).view(x.shape)
     phi, token, old = (torch.stack(values, 3) for values in zip(*kept, strict=True))
     return phi, token, old, advantage[..., None].expand_as(old)
 
