@@ -80,6 +80,16 @@ class VLLM(Settings):
     sleep: bool = _rollout(True, description="give that memory back during updates (no effect on a CPU)")
 
 
+class Lora(Settings):
+    """Low-rank additions to the policy's linear layers, which alone are trained (PEFT)."""
+
+    r: Count = _policy(0, description="rank of the additions; 0: all weights are trained")
+    alpha: Positive = _policy(32, description="the additions are scaled by alpha / r")
+    target_modules: list[str] = _policy(
+        [], description="names of the layers, such as q_proj; none: all but the output layer"
+    )
+
+
 class PolicySettings(Settings):
     """What a run and an evaluation share: the policy, the fields of problem files, the sampler."""
 
@@ -163,6 +173,7 @@ class Config(PolicySettings):
     kl_coef: From0 = _method(0.0, description="weight of the KL to the initial policy")
     entropy_coef: AnyNumber = _method(0.0, description="weight of the entropy bonus")
 
+    lora: Lora = _policy(Lora(), description="train low-rank additions alone: lora.r, lora.alpha, …")
     gradient_checkpointing: bool = _policy(
         False, description="recompute layers in the backward pass: less memory, a third more time", resume="rounding"
     )

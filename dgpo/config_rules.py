@@ -89,6 +89,8 @@ def _check_asynchronous(config: "Config") -> None:
 def _check_rest(config: "Config") -> None:
     if config.importance_bounds[0] >= config.importance_bounds[1]:
         raise ConfigError(f"importance_bounds={list(config.importance_bounds)}: the first must be below the second")
+    if config.lora.r and config.zero_stage == 3:
+        raise ConfigError("lora.r above 0 needs zero_stage=1 or 2: the frozen weights are whole on every rank")
     if config.offload == "optimizer+params" and config.zero_stage != 3:
         raise ConfigError(f"offload='optimizer+params' needs zero_stage=3, not zero_stage={config.zero_stage}")
     if config.tiny.hidden % (2 * config.tiny.heads):
@@ -113,5 +115,7 @@ def check_machine(config: "PolicySettings") -> None:
         raise ConfigError("liger=True: Liger's kernels need a CUDA device")
     if liger and importlib.util.find_spec("liger_kernel") is None:
         raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
+    if getattr(getattr(config, "lora", None), "r", 0) and importlib.util.find_spec("peft") is None:
+        raise ConfigError("lora.r above 0 needs the package peft: pip install 'dgpo[lora]'")
     if getattr(config, "tensorboard", False) and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")

@@ -15,6 +15,7 @@ from torch import Tensor
 from dgpo.batch import Rollout
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import process_group
+from dgpo.model import lora
 from dgpo.model.policy import Policy
 from dgpo.run import zero_state
 
@@ -66,7 +67,7 @@ class Engine:
             "steps_per_print": None,
         }
         optimizer = torch.optim.AdamW(
-            policy.parameters(),
+            [p for p in policy.parameters() if p.requires_grad],
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -136,11 +137,11 @@ class Engine:
         return {"grad_norm": float(self.deepspeed.get_global_grad_norm()), "lr": lr}
 
     def named_full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """(name as in the checkpoint, full tensor) of every parameter of the policy.
+        """(name as in the checkpoint, full tensor) of every parameter of the policy, with LoRA's additions.
 
         Under ZeRO-3 all ranks gather each tensor together, so each rank must iterate to the end.
         """
-        for name, parameter in self.policy.lm.named_parameters():
+        for name, parameter in lora.merged(self.policy.lm):
             if self.config.zero_stage == 3:
                 with load_deepspeed().zero.GatheredParameters([parameter]):
                     yield name, parameter.data

@@ -7,10 +7,12 @@ architecture, and times are FLOPs or bytes over what the hardware reaches. What 
 Units: bytes, FLOPs and seconds, of one GPU.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from dgpo.config import Config, ConfigError
@@ -71,14 +73,17 @@ class Shape:
     heads: int
     queries: int  # heads × their size
     keys: int  # key-value heads × their size
+    lora_width: int = 0  # inputs and outputs of all linear layers that LoRA would change
 
     @classmethod
-    def of(cls, config, trust_remote_code: bool = False) -> "Shape":
-        """Of a transformers config; the parameters are counted, on the meta device."""
+    def of(cls, config, trust_remote_code: bool = False, targets: Sequence[str] = ()) -> "Shape":
+        """Of a transformers config, its parameters counted on the meta device; `targets` are lora.target_modules."""
         with torch.device("meta"):
             lm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         embedding, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
         outside = embedding.numel() + (0 if embedding is head else head.numel())
+        named = ((n.rpartition(".")[2], m) for n, m in lm.named_modules() if isinstance(m, nn.Linear))
+        linear = [m for name, m in named if m.weight is not head and (name in targets or not targets)]
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(
@@ -91,6 +96,7 @@ class Shape:
             heads=heads,
             queries=heads * size,
             keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
+            lora_width=sum(m.in_features + m.out_features for m in linear),
         )
 
     def forward_flops(self, tokens: float, pairs: float, outputs: float) -> float:
@@ -111,10 +117,12 @@ class Shape:
 def shape_of(config: Config) -> Shape:
     """The shape of a config's model: its folder, one of KNOWN, or a hub name. Raises ConfigError."""
     if config.model == "tiny":
-        return Shape.of(tiny.shape(config.tiny, tiny.task_of(config).tokenizer()))
-    if not Path(config.model).is_dir() and Path(config.model).name in KNOWN:
-        return Shape.of(known(config.model))
-    return Shape.of(load_shape(config.model, config.trust_remote_code), config.trust_remote_code)
+        shape = tiny.shape(config.tiny, tiny.task_of(config).tokenizer())
+    elif not Path(config.model).is_dir() and Path(config.model).name in KNOWN:
+        shape = known(config.model)
+    else:
+        shape = load_shape(config.model, config.trust_remote_code)
+    return Shape.of(shape, config.trust_remote_code, config.lora.target_modules)
 
 
 def known(name: str) -> Qwen2Config:
@@ -212,6 +220,7 @@ class Work:
         self.updates = config.num_minibatches * config.epochs
         self.micros = max(1.0, self.tokens / config.num_minibatches / self.micro) * self.updates
         self.weight_bytes = shape.parameters * self.width
+        self.trained = config.lora.r * shape.lora_width if config.lora.r else shape.parameters
         self.engine = config.rollout == "vllm"
         self.spread = config.vllm.tensor_parallel if self.engine else 1  # GPUs that share a sampler, and its sequences
         self.live_rows = min(self.rows * self.spread, config.generation_batch_size)  # at once in the sampler
@@ -236,7 +245,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
     own_copy = config.rollout == "transformers" and (work.stage == 3 or config.asynchronous)
     states = {
         "weights": 0 if work.offload == "optimizer+params" else split,
-        "optimizer": 0 if on_host else 12 * shape.parameters / gpus,  # float32 weights and both moments, ZeRO-1 to 3
+        "optimizer": 0 if on_host else 12 * work.trained / gpus,  # float32 weights and both moments, ZeRO-1 to 3
         "reference": split if config.log_reference_kl or config.kl_coef else 0,
         # the embedded sampler has whole weights under ZeRO-3 and in a process of its own; else it shares the trained
         "sampler's copy": work.weight_bytes if own_copy else 0,
@@ -244,14 +253,14 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
     gathered = min(shape.parameters, _DEEPSPEED_LIVE) * width if work.stage == 3 else 0
     layer = shape.kept_bytes(width)
     kept = shape.layers * width * shape.hidden + layer if config.gradient_checkpointing else shape.layers * layer
-    head = shape.words * shape.hidden
+    head = 0 if config.lora.r else shape.words * shape.hidden  # a frozen one has no gradient
     forward = {
         "gathered": gathered,
         "activations": work.micro * (layer + width * shape.hidden),
         "logits": 3 * CHUNK_BYTES[work.device],
     }
     # between micro-batches: from stage 2 on each rank adds up its part, in float32
-    gradients = 4 * shape.parameters / gpus if work.stage >= 2 else work.weight_bytes
+    gradients = 4 * work.trained / gpus if work.stage >= 2 else work.trained * width
     update = {
         "gradients": 0 if on_host and work.stage >= 2 else gradients,
         "buckets": _DEEPSPEED_BUCKET * width,  # made whole, however small the model; ZeRO-3 keeps it
@@ -272,7 +281,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
     step = {
         "gradients": 0 if on_host else gradients / (1 if work.stage >= 2 else gpus),
         "buckets": _DEEPSPEED_BUCKET * width if work.stage == 3 else 0,
-        "step": 0 if on_host else 8 * shape.parameters / gpus,
+        "step": 0 if on_host else 8 * work.trained / gpus,
     }
     phases = {"rollout": rollout, "old_logp": forward, "update": update, "optimizer step": step}
     return {phase: {part: b for part, b in {**states, **parts}.items() if b} for phase, parts in phases.items()}
@@ -283,7 +292,7 @@ def _host(work: Work) -> float:
     if work.offload == "none":
         return 0.0
     params = work.weight_bytes if work.offload == "optimizer+params" else 0
-    return (16 * work.shape.parameters + params) / work.gpus  # float32 weights, moments and gradients
+    return (16 * work.trained + params) / work.gpus  # float32 weights, moments and gradients
 
 
 def _seconds(work: Work) -> dict[str, float]:
@@ -295,6 +304,7 @@ def _seconds(work: Work) -> dict[str, float]:
     forward = shape.forward_flops(work.tokens, work.pairs, outputs)
     again = shape.forward_flops(work.tokens, work.pairs, 0) if config.gradient_checkpointing else 0
     head_again = 2 * shape.words * shape.hidden * outputs
+    passes = 2 if config.lora.r else 3  # forward, and backward to the inputs of layers; to the weights of trained ones
 
     if work.engine:  # a sequence that ends makes place for the next; the last one runs alone
         context = work.prompt + work.length / 2
@@ -309,8 +319,8 @@ def _seconds(work: Work) -> dict[str, float]:
         decoded = work.live_rows * steps
         decode_flops, host = shape.forward_flops(decoded, decoded * context, decoded), steps * shape.layers * _LAUNCH
     prefill = shape.forward_flops(work.rows * work.prompt, work.rows * work.prompt**2 / 2, work.rows)
-    states = 30 * shape.parameters / gpus  # what AdamW reads and writes of weights, moments and gradients
-    ring = (gpus - 1) / gpus * work.weight_bytes
+    states = 30 * work.trained / gpus  # what AdamW reads and writes of weights, moments and gradients
+    ring = (gpus - 1) / gpus * work.trained * work.width
     # weights and gradients: once an update; gradients every micro-batch; weights twice, gradients once there too
     moved = {
         1: 2 * work.updates * ring,
@@ -321,7 +331,7 @@ def _seconds(work: Work) -> dict[str, float]:
         "prefill": prefill / compute,
         "decode": max(read / stream, decode_flops / compute, host),
         "old_logp": forward * (2 if "reference" in memory(work)["update"] else 1) / compute,
-        "update": config.epochs * (3 * forward + again + head_again) / compute,
+        "update": config.epochs * (passes * forward + again + head_again) / compute,
         "optimizer step": work.updates * states / stream,
         "communication": moved / (hardware.link * hardware.streaming) if gpus > 1 else 0.0,
     }

@@ -29,7 +29,7 @@ from dgpo.engine import Engine, NonFiniteError
 from dgpo.errors import DIVERGED, ConfigError
 from dgpo.evaluation.heldout import decode, encode, evaluate
 from dgpo.memory import out_of_memory
-from dgpo.model import tiny
+from dgpo.model import lora, tiny
 from dgpo.model.policy import Policy, apply_liger, pick_device, recompute_layers
 from dgpo.objective import (
     group_advantages,
@@ -363,6 +363,8 @@ def _means(parts: list[dict[str, tuple[float, int]]]) -> Metrics:
 def _load(config: Config):
     """(policy, tokenizer, the checkpoint they were read from)."""
     lm, tokenizer, source = tiny.load_policy(config)
+    if config.lora.r:
+        lora.add(lm, config.lora, config.seed)
     if config.gradient_checkpointing:
         recompute_layers(lm)
     if config.liger:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
 from dgpo.batch import Rollout, concatenate
+from dgpo.model import lora
 from dgpo.rollout.base import Sampler, Sampling
 
 
@@ -30,6 +31,8 @@ class TransformersSampler(Sampler):
 
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        if lora.is_adapted(self.lm):  # the trainer's own model, whose additions it computes with
+            return
         own = dict(self.lm.named_parameters())
         for name, tensor in weights:
             if own[name].data_ptr() != tensor.data_ptr():

@@ -51,6 +51,8 @@ def pieces(model: nn.Module, zero) -> Iterator[Piece]:
     """The pieces that this rank holds under DeepSpeed's ZeRO optimizer, of stage 1, 2 or 3."""
     for name, parameter in model.named_parameters():
         own: Any = parameter  # with the attributes that ZeRO adds
+        if not parameter.requires_grad:  # frozen: it is as the start policy has it
+            continue
         if hasattr(parameter, "ds_id"):  # stage 3 partitions every parameter evenly and pads the last part
             group, offset, even = zero.grad_position[zero.get_param_id(parameter)]
             start = process_group.rank() * even

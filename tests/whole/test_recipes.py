@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
-from dgpo.plan import KNOWN, predict
+from dgpo.plan import KNOWN, hardware_of, predict
 from dgpo.run.rows import read_rows
 from dgpo.trainer import train
 
@@ -72,3 +72,10 @@ def model(problems, tmp_path_factory):
     folder = random_model(tmp_path_factory.mktemp("model"), problems, TEMPLATE, **size)
     assert AutoConfig.from_pretrained(folder).model_type == "qwen2"
     return folder
+
+
+def test_the_lora_recipe_fits_one_card_of_24_gb_and_whole_weights_do_not():
+    card = hardware_of("h100", memory=24e9)
+    config = configs.load("r1-distill-1.5b-lora")
+    assert predict(config, 1, card).fits
+    assert not predict(configs.load("r1-distill-1.5b-lora", lora={"r": 0}), 1, card).fits
