@@ -57,7 +57,7 @@ class Explorer(anywidget.AnyWidget):
             records = run.tokens()
             self._says = run_words.words(run, records["token"])
         except ValueError as error:
-            return {"problem": str(error), "folder": str(run)}, b""
+            return {"problem": str(error), "folder": str(run.path if isinstance(run, runs.Run) else run)}, b""
         self._records = records
         acting = records[records["advantage"] != 0]
         self._shown = some(acting).sort_values(_ORDER).reset_index(drop=True)

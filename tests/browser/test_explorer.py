@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import contrast
 import nbformat
 import numpy as np
 import pytest
@@ -263,6 +264,21 @@ def test_bad_input_is_named_in_the_figures_place(explorer, state, said):
     assert said in says(explorer)
     ask(explorer, "x.reset()")
     assert says(explorer) == ""
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
+def test_it_is_dark_where_jupyterlab_is_and_every_word_stands_out(explorer, theme):
+    wanted = theme.split()[1].lower()
+    change = "window.jupyterapp.commands.execute('apputils:change-theme', {theme: arguments[0]})"
+    explorer.execute_script(change, theme)
+    wait_for(explorer, f"{HOSTS}[0].dataset.theme === '{wanted}'", 60)
+    for view in ("weight", "race", "error", "learn", "run"):
+        ask(explorer, "x.set({view: arguments[0]})", view)
+        settle(explorer)
+        paper = ask(explorer, "return getComputedStyle(root.querySelector('.explorer')).backgroundColor")
+        assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 29)"}[wanted]
+        assert contrast.pale(explorer, f"{HOSTS}[0].shadowRoot") == []
+        picture(explorer, f"{wanted}-{view}")
 
 
 def test_a_run_without_token_records_says_so_in_the_figures_place(explorer):
