@@ -4,8 +4,9 @@
     Explorer(run="runs/first")                    and a run's tokens: point at one, read it
     Explorer(state="n=2&show=dgpo,mine&r=0.3")    as a state that was copied from it, or from the explorable's address
 
-It lives wherever anywidget does: JupyterLab, VS Code, marimo. The suite's own methods are drawn by the functions of the
-explorable; the weights of a method that you registered come from its own `weight`, in Python.
+Tests run it in JupyterLab. It was tried in marimo 0.25, as `mo.ui.anywidget(Explorer())`, whose `.value["state"]` other
+cells follow; VS Code shows anywidgets too, but it was not tried there. The suite's own methods are drawn by the
+functions of the explorable; the weights of a method that you registered come from its own `weight`, in Python.
 """
 
 import math

@@ -27,13 +27,13 @@ return words;
 """
 
 
-def words(browser, root: str = "document.body", before: str = "") -> list[tuple[str, float]]:
-    """Each visible text below `root`, with the contrast to what lies behind it; `before` is JavaScript that runs first."""
-    return browser.execute_script(before + _SCRIPT.replace("ROOT", root))
+def words(browser, root: str = "document.body") -> list[tuple[str, float]]:
+    """Each visible text below `root`, an expression of JavaScript, with the contrast to what lies behind it."""
+    return browser.execute_script(_SCRIPT.replace("ROOT", root))
 
 
-def pale(browser, root: str = "document.body", before: str = "") -> list[tuple[str, float]]:
+def pale(browser, root: str = "document.body") -> list[tuple[str, float]]:
     """The texts whose contrast is below `LEAST`."""
-    found = words(browser, root, before)
+    found = words(browser, root)
     assert len(found) > 20
     return [(text, ratio) for text, ratio in found if ratio < LEAST]

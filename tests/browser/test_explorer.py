@@ -281,6 +281,16 @@ def test_it_is_dark_where_jupyterlab_is_and_every_word_stands_out(explorer, them
         picture(explorer, f"{wanted}-{view}")
 
 
+def test_a_background_may_be_written_in_any_way(explorer):
+    """marimo writes color(srgb 1 1 1)."""
+    shades = {"color(srgb 0.1 0.1 0.1)": "dark", "color(srgb 1 1 1)": "light", "oklch(0.2 0 0)": "dark"}
+    for colour, wanted in shades.items():
+        ask(explorer, "host.parentElement.style.backgroundColor = arguments[0]", colour)
+        ask(explorer, "document.body.toggleAttribute('data-looked-at')")  # the notebook's theme is asked for again
+        wait_for(explorer, f"{HOSTS}[0].dataset.theme === '{wanted}'", 30)
+    ask(explorer, "host.parentElement.style.backgroundColor = ''; document.body.toggleAttribute('data-looked-at')")
+
+
 def test_a_run_without_token_records_says_so_in_the_figures_place(explorer):
     assert "has no token records: it ran with token_records=0" in says(explorer, widget=1, view="run")
 
