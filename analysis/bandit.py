@@ -2,10 +2,9 @@
 
     per step:  a ~ π_old, groups of rewards → advantages;  epochs × minibatches ascents on  mean A · w_log · log π(a)
 
-which is the trainer's loop with one-token answers. A seed has the same problems and the same random numbers under every
-method and in every setting, so that differences are paired over seeds, and a result does not depend on what else runs
-in the call. Shapes: M methods, B = settings × seeds, K arms,
-N = groups · group samples a step; logits `[M, B, K]`, float64 unless asked otherwise.
+which is the trainer's loop with one-token answers. A seed has the same problems and random numbers under every method
+and setting, so differences are paired over seeds, and no result depends on what else runs in the call. Shapes: M
+methods, B = settings × seeds, K arms, N = groups · group samples a step; logits `[M, B, K]`, float64 by default.
 """
 
 import functools
@@ -31,7 +30,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Runs:
-    """What a call recorded: `data[metric]` is `[methods, settings, seeds, points]`, at the steps `step`.
+    """The records of a call: `data[metric]` is `[methods, settings, seeds, points]`, at the steps `step`.
 
     regret             best mean − expected mean reward of the policy, before the step's updates
     cumulative_regret  its sum over all steps so far, this one included
@@ -49,7 +48,7 @@ class Runs:
     data: dict[str, np.ndarray] = field(repr=False)
 
     def pick(self, *settings: str) -> "Runs":
-        """The runs of some settings alone; ValueError for a name that is not among them."""
+        """The runs of some settings only; ValueError for an unknown setting."""
         if unknown := [s for s in settings if s not in self.settings]:
             raise ValueError(f"no setting {unknown[0]!r}; there are: {', '.join(self.settings)}")
         where = [self.settings.index(s) for s in settings]
@@ -87,11 +86,12 @@ def run(
     dtype=torch.float64,
     block: int = 2048,
 ) -> Runs:
-    """Learn every setting with every method from `seeds` seeds; record at `points` evenly spaced steps.
+    """Run every method on every setting with `seeds` seeds; record at `points` evenly spaced steps.
 
-    Settings that differ in numbers alone run as one tensor program; those that differ in shape (arms, samples, policy)
-    one after the other. `block` bandits at a time, which keeps the logits in the cache: about 5·M·block·K numbers of
-    memory, and the records. Raises ValueError for counts below 1, and for a method whose weights turn NaN.
+    Settings that differ only in numbers run as one tensor program; those that differ in shape (arms, samples, policy)
+    run one after the other. `block` bandits run at a time, which keeps the logits in the cache: about 5·M·block·K
+    numbers of memory besides the records. Raises ValueError for counts below 1, and for a method whose weights turn
+    NaN.
     """
     chosen, settings = resolve_all(methods), as_list(settings)
     for key, value in {"seeds": seeds, "steps": steps, "points": points, "block": block}.items():
@@ -121,7 +121,7 @@ def _simulate(methods, settings, draws, steps, record, device, dtype):
     wanted, cumulative, kept = set(record.tolist()), torch.zeros(m, bandits, device=device, dtype=dtype), []
     e, cdf, rate = torch.empty_like(policy.z), torch.empty_like(policy.z), problem.lr * s.minibatches / samples
 
-    def exponentials():  # in place: fresh memory would cost as much as the exponentials do
+    def exponentials():  # in place: fresh memory would cost as much as the exponentials
         torch.sub(policy.z, policy.z.amax(-1, keepdim=True), out=e).exp_()
         return e.sum(-1, keepdim=True)
 
@@ -164,8 +164,8 @@ def _simulate(methods, settings, draws, steps, record, device, dtype):
 class _Weights:
     """w_log `[M, B, n]` of all methods, each sample a sequence of one token.
 
-    `Method.weight` checks and masks its inputs, which here would cost more than the weight: it is called once through
-    that guard, on the first minibatch, and without it from then on.
+    `Method.weight` checks and masks its inputs, which would cost more than the weight here: only the first minibatch
+    goes through that guard.
     """
 
     def __init__(self, methods, bandits, size, like):

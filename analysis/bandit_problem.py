@@ -1,6 +1,6 @@
-"""Bandit problems: what is paid for which arm, and how a setting of them becomes tensors for many at once.
+"""Bandit problems: what each arm pays, and how a setting becomes tensors for many bandits at once.
 
-Shapes: B bandits, K arms, N samples a step; M methods, which see the same problems and the same random numbers.
+Shapes: B bandits, K arms, N samples a step; M methods, which see the same problems and random numbers.
 """
 
 import math
@@ -19,16 +19,17 @@ _CHUNK = 64  # steps whose random numbers are drawn at once
 
 @dataclass(frozen=True)
 class Setting:
-    """One bandit problem and how it is learned.
+    """A bandit problem and how it is learned.
 
     arms, optimal      K, and how many of them have the mean reward `best`
-    best, others       mean reward of an optimal arm; those of the rest are uniform on [0, others]
+    best, others       mean reward of an optimal arm; the other means are uniform on [0, others]
     p_best             starting probability of each optimal arm; None starts uniform
     reward             "bernoulli", or "graded": the mean plus Gaussian noise of standard deviation `noise`
-    flip               share of rewards that come out wrong: r becomes 1 − r
+    flip               share of wrong rewards: r becomes 1 − r
     wrong              bad arms that the verifier pays like optimal ones (regret knows better)
-    change_at          step from which the optimal arms are others; None never
-    groups, group      samples a step, in groups whose rewards are compared; `advantage` as in dgpo.objective
+    change_at          step at which the optimal arms change; None for never
+    groups, group      samples a step are groups × group; rewards are compared within a group, `advantage` as in
+    dgpo.objective
     epochs, minibatches, lr    the updates on each step's samples; minibatch means, plain ascent
     policy             "tabular", "linear" or "mlp" (`features` per arm, `hidden` units)
     support            an arm counts as supported above this probability
@@ -91,13 +92,13 @@ class Setting:
 
 
 def variants(setting: Setting, **values) -> list[Setting]:
-    """The setting with one field varied: `variants(s, lr=[0.5, 1])`, each named after its value."""
+    """The setting with one field varied, `variants(s, lr=[0.5, 1])`; each is named after its value."""
     ((key, options),) = values.items()
     return [replace(setting, name=f"{key}={v}", **{key: v}) for v in options]
 
 
 def as_list(settings) -> list[Setting]:
-    """One setting, several or None (the default one) as a list; ValueError for none or two of one name."""
+    """One setting, several or None (the default) as a list; ValueError for an empty list or a repeated name."""
     settings = [Setting()] if settings is None else [settings] if isinstance(settings, Setting) else list(settings)
     if not settings:
         raise ValueError("no setting given")
@@ -107,7 +108,7 @@ def as_list(settings) -> list[Setting]:
 
 
 def by_shape(settings):
-    """Groups of indices whose settings differ in numbers alone, so that they fit into one tensor."""
+    """Groups of indices whose settings differ only in numbers, so that each group fits into one tensor."""
     groups = {}
     for i, s in enumerate(settings):
         groups.setdefault(tuple(getattr(s, f.name) for f in fields(s) if f.name in _SHAPE), []).append(i)
@@ -115,10 +116,11 @@ def by_shape(settings):
 
 
 class Draws:
-    """The random numbers of B bandits, a stream for each seed: a bandit's depend on nothing that runs beside it.
+    """The random numbers of B bandits, a stream for each seed: a bandit's numbers depend on nothing that runs beside
+    it.
 
-    numbers    which of the seeds each bandit has, `[B]`; bandits of one seed share their numbers, and so are paired
-    seed       of the whole call
+    numbers    the seed of each bandit, `[B]`; bandits with one seed share their numbers, and so are paired
+    seed       the seed of the whole call
     """
 
     def __init__(self, numbers: Sequence[int], seed: int, device, dtype):
@@ -136,9 +138,9 @@ class Draws:
         return self._each(torch.randn, shape)[self.row]
 
     def steps(self, count: int, samples: int, normal: bool) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Of each step the numbers that choose the arms, the rewards and the flips, `[B, samples]` each.
+        """For each step, the numbers that choose the arms, the rewards and the flips, `[B, samples]` each.
 
-        All are uniform, but those of the rewards where `normal`. Every step has all three, used or not.
+        All are uniform, except those of the rewards if `normal`. Every step has all three, used or not.
         """
         for start in range(0, count, _CHUNK):
             size = min(_CHUNK, count - start)
@@ -152,7 +154,7 @@ class Draws:
 
 
 class Problem:
-    """B bandits as tensors: true and paid means `[B, K]`, which arms are optimal, before and after the change."""
+    """B bandits as tensors: true and paid means `[B, K]` and the optimal arms, before and after the change."""
 
     def __init__(self, settings, draws: Draws, device, dtype):
         def column(values):
@@ -168,7 +170,7 @@ class Problem:
         low = low * column([s.others for s in settings])
         optimal = column([s.optimal for s in settings])
         self.phases = []
-        for shift in (0, settings[0].arms // 2):  # the change moves the good arms half way round
+        for shift in (0, settings[0].arms // 2):  # the change moves the good arms by half of the arms
             good = (rank + shift) % arms < optimal
             fooled = ~good & ((rank + shift) % arms < optimal + column([s.wrong for s in settings]))
             mean = torch.where(good, self.best, low)
@@ -184,20 +186,20 @@ class Problem:
         return tuple(torch.where(after, b, a) for a, b in zip(*self.phases, strict=True))
 
     def pay(self, mean, noise, flip):
-        """Rewards of arms whose paid means are `[M, B, N]`, from the numbers of a step (`Draws.steps`), `[B, N]`."""
+        """Rewards of arms with paid means `[M, B, N]`, from the numbers `[B, N]` of a step (`Draws.steps`)."""
         reward = mean + self.noise * noise if self.graded else (noise < mean).to(mean.dtype)
         return torch.where(flip < self.flip, 1 - reward, reward) if (self.flip > 0).any() else reward
 
 
 class Advantages:
-    """`dgpo.objective.group_advantages` of rewards `[M, B, N]`. Those of 0 and 1 are looked up by the group's sum."""
+    """`dgpo.objective.group_advantages` of rewards `[M, B, N]`; rewards of 0 and 1 are looked up by the group's sum."""
 
     def __init__(self, setting, like):
         self.group, self.kind, self.table = setting.group, setting.advantage, None
         if setting.reward == "bernoulli":
             ones = torch.arange(setting.group + 1, device=like.device)[:, None]
             rewards = (torch.arange(setting.group, device=like.device) < ones).to(like.dtype)
-            found = group_advantages(rewards, self.kind)  # row s: a group of sum s, its ones first
+            found = group_advantages(rewards, self.kind)  # row s: a group with sum s, ones first
             self.table = torch.stack([found[:, -1], found[:, 0]], 1).flatten()
 
     def __call__(self, reward):

@@ -1,4 +1,4 @@
-"""Bias and variance of a method's gradient, exactly: the claim of a clip and its price.
+"""Bias and variance of a method's gradient, exactly: what a clip claims and what it costs.
 
 One sample is a token a ~ π_old = softmax(z_old); its gradient on the logits z of π is
 
@@ -41,8 +41,8 @@ class Moments:
 def exact(method, logits_old, logits, advantage) -> Moments:
     """The moments of a method's gradient for P policies over K tokens; all inputs `[P, K]`, float64 throughout.
 
-    NaN where the true gradient is 0: advantages all equal, or a policy that has saturated. Raises ValueError for other
-    shapes.
+    NaN where the true gradient is 0: all advantages are equal, or the policy has saturated. Raises ValueError for
+    other shapes.
     """
     logits_old, logits, advantage = (np.asarray(x, np.float64) for x in (logits_old, logits, advantage))
     if logits_old.ndim != 2 or not logits_old.shape == logits.shape == advantage.shape:
@@ -71,20 +71,21 @@ def _mean(c: np.ndarray, pi: np.ndarray) -> np.ndarray:
 def crossing(a: Moments, b: Moments) -> np.ndarray:
     """The number of samples from which the less biased of two methods has the smaller error, `[P]`.
 
-    MSE_a = MSE_b at N = (variance_a − variance_b) / (bias_b − bias_a): below it the method of less variance is closer,
-    above it that of less bias. 0 or below: one method is closer at every N. NaN where their biases are equal.
+    MSE_a = MSE_b at N = (variance_a − variance_b) / (bias_b − bias_a): below it the method with less variance is
+    closer, above it the one with less bias. At 0 or below, one method is closer at every N; NaN where the biases are
+    equal.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(a.bias == b.bias, np.nan, (a.variance - b.variance) / (b.bias - a.bias))
 
 
 def best_gate(pi_old, samples):
-    """The gate w_log / r of least error for a token: N π_old / (N π_old + 1 − π_old), with scores taken as orthogonal.
+    """The gate w_log / r with the least error for a token, N π_old / (N π_old + 1 − π_old), if scores are orthogonal.
 
-    A gate g leaves of the token's part π A of the gradient the bias π A (1 − g) and, over N samples, the variance
-    (π A g)² (1/π_old − 1) / N. Their sum (1 − g)² + g² (1/π_old − 1)/N is least at g = 1 / (1 + (1/π_old − 1)/N).
-    It depends on how often the token is expected, N π_old, and neither on r nor on A: a clip by r spends bias where it
-    saves no variance, unless r tells how rare the token was.
+    A token contributes π A to the gradient. A gate g leaves the bias π A (1 − g) and, over N samples, the variance (π
+    A g)² (1/π_old − 1) / N. Their sum (1 − g)² + g² (1/π_old − 1)/N is least at g = 1 / (1 + (1/π_old − 1)/N).
+    It depends on how often the token is expected, N π_old, and not on r or A: a clip by r pays bias where it saves no
+    variance, unless r tells how rare the token was.
     """
     odds = (1 / np.asarray(pi_old, np.float64) - 1) / np.asarray(samples, np.float64)
     return 1 / (1 + odds)

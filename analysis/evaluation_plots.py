@@ -18,11 +18,11 @@ VERDICT_COLOURS = {
     "unparsed": "#E7D4E8",
     "timeout": "#40004B",
 }
-_SHOWN_TICKS = 60  # problems; with more, their names are left out
+_SHOWN_TICKS = 60  # problems; with more, names are left out
 
 
 def pass_curves(evaluations: Evaluations, publication: bool = False):
-    """pass@k over all k ≤ n: a panel a benchmark, and their mean. Dark band over samples, pale band over problems."""
+    """pass@k for all k ≤ n: a panel for each benchmark and their mean. Bands: dark over samples, pale over problems."""
     names = list(dict.fromkeys(samples.benchmark for group in evaluations.values() for samples in group))
     if not names:
         return blank("no benchmark was evaluated", publication)
@@ -42,7 +42,7 @@ def pass_curves(evaluations: Evaluations, publication: bool = False):
                 if not chosen:
                     continue
                 curve, look = pass_curve(chosen), style.line(name)
-                inner = curve["pass"].between(1e-9, 1 - 1e-9)  # at the edge an interval of another kind would jump
+                inner = curve["pass"].between(1e-9, 1 - 1e-9)  # at the edge another kind of interval would make a jump
                 handles += ax.plot(curve["k"], curve["pass"], **look)
                 for kind, alpha in (("problems", 0.1), ("samples", 0.3)):
                     band = curve[f"{kind}_low"], curve[f"{kind}_high"]
@@ -58,7 +58,7 @@ def pass_curves(evaluations: Evaluations, publication: bool = False):
 
 
 def problem_map(evaluations: Evaluations, benchmark: str, publication: bool = False):
-    """Share of right answers to each problem (columns, hardest first) by each policy (rows)."""
+    """Share of right answers to each problem (columns, hardest first) of each policy (rows)."""
     frame = problems(evaluations, benchmark)
     with style.figure_style(publication) as plt:
         size = (5.5, 1.2 + 0.3 * len(frame.columns)) if publication else (11, 1.7 + 0.4 * len(frame.columns))
@@ -74,7 +74,7 @@ def problem_map(evaluations: Evaluations, benchmark: str, publication: bool = Fa
 
 
 def lengths(evaluations: Evaluations, publication: bool = False):
-    """Left: lengths of right and of other completions. Right: what became of them, the truncated share written out."""
+    """Left: lengths of right and of other completions. Right: their verdicts, with the truncated share as a number."""
     rows = [(name, samples) for name, group in evaluations.items() for samples in group][::-1]
     several = len({samples.benchmark for _, samples in rows}) > 1
     if not rows:

@@ -1,10 +1,10 @@
-"""Read evaluations and tabulate them, each score with two intervals.
+"""Read evaluations and tabulate them; each score has two intervals.
 
     evaluations = read({"start": "runs/eval-start", "dgpo": "runs/eval-dgpo"})
     main_table(evaluations)
 
-An interval in square brackets is over samples (these problems, other completions), one in round brackets over problems
-(other problems like these). All statistics are `dgpo.evaluation.scores`.
+An interval in square brackets is over samples (these problems, other completions), one in parentheses over problems
+(other problems like these). All statistics come from `dgpo.evaluation.scores`.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,8 @@ Evaluations = Mapping[str, list[Samples]]
 
 
 def read(folders: Mapping[str, str | Path]) -> dict[str, list[Samples]]:
-    """The judged completions of each evaluation, a Samples a benchmark. Raises EvaluationError, also for unequal n."""
+    """The judged completions of each evaluation, one Samples for each benchmark. Raises EvaluationError, also for
+    unequal n."""
     out = {name: [*run.read(path)] for name, path in folders.items()}
     sizes = {name: samples[0].n for name, samples in out.items()}
     if len(set(sizes.values())) > 1:
@@ -31,7 +32,8 @@ def read(folders: Mapping[str, str | Path]) -> dict[str, list[Samples]]:
 
 
 def main_table(evaluations: Evaluations) -> pd.DataFrame:
-    """A row an evaluation, a column a benchmark (avg@n with both intervals, in per cent), and means of avg and pass."""
+    """A row for each evaluation, a column for each benchmark (avg@n with both intervals, in per cent), and the means
+    of avg and pass."""
     rows = []
     for name, group in evaluations.items():
         n = group[0].n
@@ -58,10 +60,10 @@ def pass_table(evaluations: Evaluations, ks=None) -> pd.DataFrame:
 
 
 def differences(evaluations: Evaluations, reference: str, k: int = 1) -> pd.DataFrame:
-    """Each evaluation minus `reference` on every benchmark both have, in points, with intervals and p-values.
+    """Each evaluation minus `reference` on every benchmark that both have, in points, with intervals and p-values.
 
-    Where two were sampled with other settings a last column says so: they differ in more than the policy.
-    Raises ValueError for an unknown reference, and where the problems differ.
+    If two were sampled with different settings, a last column says so: they differ in more than the policy. Raises
+    ValueError for an unknown reference and for different problems.
     """
     if reference not in evaluations:
         raise ValueError(f"reference={reference!r} must be one of: {', '.join(evaluations)}")
@@ -88,7 +90,7 @@ def differences(evaluations: Evaluations, reference: str, k: int = 1) -> pd.Data
 
 
 def problems(evaluations: Evaluations, benchmark: str) -> pd.DataFrame:
-    """avg of every problem of a benchmark, a column an evaluation, hardest first. ValueError where nobody has it."""
+    """avg of every problem of a benchmark, hardest first, a column for each evaluation. ValueError if none has it."""
     columns = {
         name: per_problem(samples, [1]).set_index("problem")["avg"]
         for name, group in evaluations.items()
@@ -103,7 +105,7 @@ def problems(evaluations: Evaluations, benchmark: str) -> pd.DataFrame:
 
 
 def lengths(evaluations: Evaluations) -> pd.DataFrame:
-    """Tokens of completions (mean, median, 95th percentile), shares of truncated ones and of every verdict."""
+    """Tokens of completions (mean, median, 95th percentile), and the shares of truncated ones and of every verdict."""
     rows = []
     for name, group in evaluations.items():
         for samples in group:
@@ -116,7 +118,7 @@ def lengths(evaluations: Evaluations) -> pd.DataFrame:
 
 
 def unread(folder: str | Path, count: int = 20, width: int = 160) -> pd.DataFrame:
-    """Completions whose answer could not be read or judged, and then those without one: what to look at by hand."""
+    """Completions to look at by hand: first those whose answer could not be read or judged, then those without one."""
     opened, found = EvaluationFolder(folder), []
     for benchmark in opened.benchmarks:
         for frame in opened.completions(benchmark):

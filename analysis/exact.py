@@ -1,8 +1,8 @@
 """Tests and intervals that hold for few runs, whatever the distribution: sign flips, Fisher, Clopper and Pearson, Holm.
 
-A run of reinforcement learning works or collapses. Student's t on such outcomes covers far less often than it says (of
-five seeds with a collapse probability of 0.1, in less than three cases of four instead of 95 %), so a page asks two
-questions instead: how often does a method collapse, a proportion, and how do the runs that did not collapse compare?
+A run of reinforcement learning works or collapses. Student's t covers such outcomes far less often than it claims
+(with five seeds and a collapse probability of 0.1, less than 75 % instead of 95 %). So our pages ask two questions
+instead: how often does a method collapse (a proportion), and how do the runs that did not collapse compare?
 """
 
 import functools
@@ -15,20 +15,21 @@ from scipy import stats as scipy_stats
 
 from analysis.stats import Estimate
 
-_ENUMERATED = 16  # differences up to which all sign flips are tried
+_ENUMERATED = 16  # differences; up to here all sign flips are tried
 
 
 def sign_flip(differences) -> float:
-    """Two-sided p of "paired differences `[n]` are symmetric about 0": the share of sign flips whose mean is as far.
+    """Two-sided p of "paired differences `[n]` are symmetric about 0": the share of sign flips with a mean as far
+    from 0.
 
-    Exact up to 16 differences, the smallest p being 2/2^n; beyond, 100,000 flips from a fixed seed, the given signs
-    among them. 1 where all differences are 0. Raises ValueError below two differences.
+    Exact up to 16 differences, where the smallest p is 2/2^n; beyond that, 100,000 flips from a fixed seed, which
+    include the given signs. 1 if all differences are 0. Raises ValueError for fewer than two differences.
     """
     d = np.asarray(differences, float)
     if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all():
         raise ValueError(f"differences have shape {d.shape}; expected at least two finite numbers")
     signs = _signs(len(d)) if len(d) <= _ENUMERATED else _sampled_signs(len(d))
-    parts = np.array_split(signs, 1 + signs.size // 2_000_000)  # a small type in memory, floats a part at a time
+    parts = np.array_split(signs, 1 + signs.size // 2_000_000)  # kept in a small type, made floats part by part
     means = np.abs(np.concatenate([part @ d for part in parts]))
     return float((means >= np.abs(d.sum()) * (1 - 1e-12) - 1e-15).mean())
 
@@ -48,12 +49,12 @@ def _sampled_signs(n: int) -> np.ndarray:
 def sign_flip_interval(differences, confidence: float = 0.95) -> Estimate:
     """Mean of the differences, and the shifts δ for which `sign_flip(differences − δ)` is above 1 − confidence.
 
-    Unbounded where so few differences cannot reject any shift: 2/2^n above 1 − confidence.
+    Unbounded where so few differences can reject no shift: 2/2^n above 1 − confidence.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence!r} must lie in (0, 1)")
     d = np.asarray(differences, float)
-    sign_flip(d)  # checks them
+    sign_flip(d)  # this checks them
     centre = float(d.mean())
     return Estimate(centre, -_end(-d, confidence), _end(d, confidence))
 
@@ -71,19 +72,20 @@ def _end(d: np.ndarray, confidence: float) -> float:
 
 
 def proportion(successes: int, n: int, confidence: float = 0.95) -> Estimate:
-    """successes / n with the interval of Clopper and Pearson, which covers at least as often as it says."""
+    """successes / n with the interval of Clopper and Pearson, which covers at least as often as it claims."""
     found: Any = scipy_stats.binomtest(successes, n).proportion_ci(confidence, method="exact")
     return Estimate(successes / n, found.low, found.high)
 
 
 def fisher(a: int, of_a: int, b: int, of_b: int) -> float:
-    """Two-sided p of "a of of_a and b of of_b have one probability": Fisher's exact test."""
+    """Two-sided p of "a out of of_a and b out of of_b have the same probability": Fisher's exact test."""
     found: Any = scipy_stats.fisher_exact([[a, of_a - a], [b, of_b - b]])
     return float(found.pvalue)
 
 
 def holm(ps: Mapping[Any, float]) -> dict[Any, float]:
-    """The p of each comparison, adjusted by Holm: a page that claims those below α is wrong in at most a share α."""
+    """The p of each comparison, adjusted by Holm: a page that claims those below α makes any false claim with
+    probability at most α."""
     adjusted: dict[Any, float] = {}
     largest = 0.0
     for rank, (name, p) in enumerate(sorted(ps.items(), key=lambda item: item[1])):

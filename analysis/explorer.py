@@ -1,8 +1,8 @@
-"""The explorer in a notebook: curves of every method, your own too, and the tokens of a run. `Explorer()` shows it.
+"""The explorer in a notebook: curves of every method, including yours, and the tokens of a run. `Explorer()` shows it.
 
     Explorer()                                    every registered method
-    Explorer(run="runs/first")                    and a run's tokens: point at one, read it
-    Explorer(state="n=2&show=dgpo,mine&r=0.3")    as a state that was copied from it, or from the explorable's address
+    Explorer(run="runs/first")                    with a run's tokens: point at one to read it
+    Explorer(state="n=2&show=dgpo,mine&r=0.3")    a state copied from it, or from the explorable's address
 
 Tests run it in JupyterLab. It was tried in marimo 0.25, as `mo.ui.anywidget(Explorer())`, whose `.value["state"]` other
 cells follow; VS Code shows anywidgets too, but it was not tried there. The suite's own methods are drawn by the
@@ -26,15 +26,14 @@ from dgpo.methods import REGIONS
 SIGNS = {"good": style.POSITIVE, "bad": style.NEGATIVE}
 _MOST = 6_000  # points of a figure
 COLUMNS = ("step", "update", "position", "word", "region", "advantage", "ratio", "prob", "old_prob", "w_log", "w_prob")
-_ORDER = ["step", "sequence", "update", "position"]  # so that the next row is the next token of an answer
+_ORDER = ["step", "sequence", "update", "position"]  # so that the next row holds the next token of an answer
 
 
 class Explorer(anywidget.AnyWidget):
-    """A widget. `state` is what its dials hold, as text; it follows them, and they follow it.
+    """A widget. `state` is the text of what its dials hold; each follows the other.
 
-    run       the folder of a run, or a Run: a view of its own shows its token records. What is wrong with it is said
-              in that view
-    state     "NAME=VALUE&...", with the names of the explorable's address
+    run       the folder of a run, or a Run: a second view shows its token records, or says what is wrong with them
+    state     "NAME=VALUE&...", with the names that the explorable's address uses
     """
 
     _esm = traitlets.Unicode().tag(sync=True)
@@ -44,7 +43,7 @@ class Explorer(anywidget.AnyWidget):
     def __init__(self, run: str | Path | runs.Run | None = None, state: str = ""):
         self._records, self._shown, self._says = pd.DataFrame(), pd.DataFrame(), {}
         about, tokens = (None, b"") if run is None else self._read(run)
-        self._keys = bundle.names()  # that of the run among them
+        self._keys = bundle.names()  # the run's method among them
         own = [name for name, key in self._keys.items() if key not in bundle.built_in()]
         if own and "show=" not in state:
             state = "&".join(filter(None, [state, "show=" + ",".join([*own, "dgpo", "grpo", "cispo", "pg"])]))
@@ -52,7 +51,7 @@ class Explorer(anywidget.AnyWidget):
         self.on_msg(lambda _, message, buffers: self._answer(message))
 
     def _read(self, run) -> tuple[dict, bytes]:
-        """What the view of a run has to know, and its tokens; or the problem alone."""
+        """What the view of a run needs to know, and its tokens; or only the problem."""
         try:
             run = run if isinstance(run, runs.Run) else runs.read(run)
             records = run.tokens()
@@ -73,12 +72,12 @@ class Explorer(anywidget.AnyWidget):
             self.send({"kind": "weights", "curves": [self._curve(**asked) for asked in message["curves"]]})
 
     def _curve(self, key: str, params: dict, A: float, old: float, points: list[float]) -> dict:
-        """The weights that a figure asks for, by the method's own function; or what that function raised."""
+        """The weights that a figure needs, from the method's own function; or the error that it raised."""
         asked = {"key": key, "params": params, "A": A, "old": old}
         given = {name: math.inf if value == "inf" else value for name, value in params.items()}  # JSON has no infinity
         try:
             weights = weigh(methods.get(self._keys[key], **given), points, A, old)
-        except Exception as error:  # noqa: BLE001  an error of the reader's own function is shown in the figure
+        except Exception as error:  # noqa: BLE001  the figure shows the error of the reader's own function
             return asked | {"error": f"{self._keys[key]}: {type(error).__name__}: {error}"}
         return asked | {"points": points, "weights": [w if math.isfinite(w) else "Infinity" for w in weights.tolist()]}
 
@@ -101,13 +100,13 @@ def _about(run: runs.Run, total: int, says: dict[int, str]) -> dict:
 
 
 def some(acting: pd.DataFrame, most: int = _MOST) -> pd.DataFrame:
-    """At most `most` of the records, at random; those outside the trust region first, since methods differ there."""
+    """At most `most` records, at random; those outside the trust region first, since methods differ there."""
     mixed = acting.sample(frac=1, random_state=0)
     return mixed.sort_values("region", key=lambda region: region == "IN", kind="stable").head(most)
 
 
 def table(records: pd.DataFrame, says: dict[int, str]) -> bytes:
-    """Token records as float64, column after column: `COLUMNS`, words and regions as places in their lists."""
+    """Token records as float64, column by column: `COLUMNS`, with words and regions as indices into their lists."""
     place = {token: i for i, token in enumerate(says)}
     records = records.assign(
         word=records["token"].map(place),

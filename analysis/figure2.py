@@ -1,6 +1,6 @@
 """The paper's figure 2 as a table of words, beside the words that `analysis.properties` derives from the weights.
 
-`PAPER` is what arXiv 2603.14389 prints; nothing but `compare` reads it. 13 cells a method, 78 for its six.
+`PAPER` is what arXiv 2603.14389 prints; only `compare` reads it. 13 cells for each of its six methods, 78 in all.
 """
 
 import numpy as np
@@ -56,7 +56,7 @@ def compare(pi_old: float = 0.05) -> pd.DataFrame:
 
 
 def aspo_drawing(ratios=(0.1, 0.2, 0.4, 0.7, 1.5, 2.0, 3.0, 5.0, 8.0)) -> pd.DataFrame:
-    """Where the paper draws ASPO with CISPO's curve, LP and HN: the gate of its code beside the gate as drawn."""
+    """The gate of ASPO's code beside the gate as drawn, in LP and HN, where the paper draws ASPO with CISPO's curve."""
     ratio = np.asarray(ratios)
     advantage = np.where(ratio < 1, 1.0, -1.0)
     code, drawn = (weigh(registry.get(m), np.log(ratio), advantage, 0.05) / ratio for m in ("aspo", "cispo"))

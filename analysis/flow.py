@@ -1,11 +1,11 @@
-"""One softmax policy under the same update again and again: the ordinary differential equation that a clip implies.
+"""One softmax policy under the same update, repeated: the ordinary differential equation that a clip implies.
 
 Ascent on A·w_log·log π_a of one old token moves the logits along e_a − π, so with time t = steps · learning rate
 
     d log π/dt = A · w_log(r) · ‖e_a − π‖² = A · w_log(r) · κ (1−π)²,        κ = 1 + 1/others
 
-when the rest of the mass is spread evenly over `others` tokens (it then stays so). Near each end there is a closed
-form, with w_log ≈ C·r^a as r → 0 and W the weight at π = 1:
+if the rest of the mass is spread evenly over `others` tokens (it stays so). With w_log ≈ C·r^a as r → 0 and W the
+weight at π = 1, each end has a closed form:
 
     A < 0, π → 0   a > 0   r → (a C κ t)^(−1/a)          PG 1/t (a = 1), DGPO t^(−1/(n+1)) (a = n+1)
                    a = 0   r ∝ exp(−C κ t)               GPPO, CISPO: the logit falls at constant speed
@@ -14,7 +14,7 @@ form, with w_log ≈ C·r^a as r → 0 and W the weight at π = 1:
     A > 0, π → 1   W ≠ 0   1−π → 1/(κ W t)               same power for all; the factor W is the method's
                    w = 0   stops                         GRPO, at 1+εh
 
-`flow` integrates the equation, `ascent` takes the discrete steps on all logits, `law` gives the closed form.
+`flow` integrates the equation, `ascent` takes discrete steps on all logits, `law` gives the closed form.
 """
 
 import math
@@ -32,7 +32,7 @@ OTHERS = 31
 
 @dataclass(frozen=True)
 class Law:
-    """The closed form that a method's policy follows in the end.
+    """The closed form that a method's policy ends in.
 
     kind         "power", "exponential", "extinction" (reaches 0 at a finite time) or "stops"
     exponent     d log y / d log t of y = π (A < 0) or 1−π (A > 0); nan unless a power
@@ -52,7 +52,7 @@ class Law:
 
 
 def law(method, pi_old: float = 0.05, advantage: float = -1.0, others: float = OTHERS) -> Law:
-    """The closed form for one method, from its measured weight near the end (see the module's docstring)."""
+    """The closed form of one method, from its measured weight near the end (see the module's docstring)."""
     method, kappa = resolve(method), _check(pi_old, others, advantage)
     if advantage > 0:
         end = float(weigh(method, -math.log(pi_old) - 1e-9, advantage, pi_old)) * advantage
@@ -73,8 +73,8 @@ def flow(methods, times, pi_old: float = 0.05, advantage: float = -1.0, others: 
     """Solve the equation from r = 1 for one or several methods; a row per method and time.
 
     times: increasing, positive, in units of steps · learning rate. Columns: method, name, time, log_pi, pi, rest
-    (= 1−π, exact near 1), ratio, w_log, logit_speed (= d z_a/dt), gradient (norm on the logits). Raises ValueError for
-    bad times, and RuntimeError where the solver gives up (a weight that π reaches 0 under in finite time).
+    (= 1−π, exact near 1), ratio, w_log, logit_speed (= d z_a/dt), gradient (norm on the logits). Raises ValueError
+    for bad times, and RuntimeError where the solver gives up (a weight under which π reaches 0 in finite time).
     """
     times = _check_times(times)
     kappa = _check(pi_old, others, advantage)
@@ -93,7 +93,7 @@ def _solve(method, times, pi_old, advantage, kappa):
         w = weigh(method, -np.logaddexp(0, -x) - math.log(pi_old), advantage, pi_old)
         return advantage * w * kappa * np.exp(-np.logaddexp(0, x))
 
-    # A solver that meets a jump of w steps to and fro over it: stop there, and go on from its other side.
+    # At a jump of w a solver would step to and fro: stop there and restart on the other side.
     jumps = [_odds(j.ratio * pi_old) for j in describe(method, pi_old).jumps if j.advantage == direction]
     x, t, found = _odds(pi_old), 0.0, np.empty(0)
     while len(found) < len(times):
@@ -107,7 +107,7 @@ def _solve(method, times, pi_old, advantage, kappa):
         if part.status == 1:
             t, x = max((e[-1], y[-1, 0]) for e, y in zip(part.t_events, part.y_events, strict=True) if len(e))
             x += direction * 2e-9
-            if not slope(t, np.array([x])) * direction > 0:  # no push past the jump, or one back: it stays
+            if not slope(t, np.array([x])) * direction > 0:  # past the jump nothing pushes, or pushes back: it stays
                 found = np.concatenate([found, np.full(len(times) - len(found), x)])
     return found
 
@@ -120,7 +120,7 @@ def _crossing(at):
     def event(t, x):
         return x[0] - at
 
-    vars(event)["terminal"] = True  # solve_ivp stops at it
+    vars(event)["terminal"] = True  # solve_ivp stops here
     return event
 
 
@@ -157,7 +157,7 @@ def ascent(
 def time_to(method, target: float, pi_old: float = 0.05, advantage: float = 1.0, others: float = OTHERS) -> float:
     """Time at which π, from π_old, reaches `target`: ∫ dx / (A w κ (1−π)) over the log-odds x; inf if it never does.
 
-    The law behind it for a rare good token: log(1/π_old) with a bounded weight, a constant with w_log ∝ r^b, b > 0.
+    For a rare good token it grows as log(1/π_old) under a bounded weight, and is constant under w_log ∝ r^b, b > 0.
     """
     kappa = _check(pi_old, others, advantage)
     if not 0 < target < 1 or (target - pi_old) * advantage <= 0:
@@ -179,18 +179,18 @@ def exponent(time, y, last: float = 3.0) -> float:
 
 
 def rate(time, log_pi, last: float = 3.0) -> float:
-    """d log π / dt fitted over the last factor `last` of the times; takes log π, since π itself underflows."""
+    """d log π / dt fitted over the last factor `last` of the times; it takes log π, since π underflows."""
     time, log_pi = np.asarray(time, float), np.asarray(log_pi, float)
     late = time >= time[-1] / last
     return float(np.polyfit(time[late], log_pi[late], 1)[0])
 
 
 def verify(methods, steps: int = 4000, lr: float = 0.5, pi_old: float = 0.05, advantage: float = -1.0) -> pd.DataFrame:
-    """The closed form beside what the solver and the discrete ascent show at late times.
+    """The closed form beside the late times of the solver and of the discrete ascent.
 
     Columns: method, law, expected, flow, ascent and error, the larger relative one. Numbers are exponents, or rates
-    where the law is exponential. Where the method stops they are ratios, `expected` is the boundary, and error is the
-    flow's: a discrete step starts inside and so lands up to one step past it.
+    where the law is exponential. If the method stops, they are ratios, `expected` is the boundary, and error is the
+    flow's: a discrete step starts inside, so it lands up to one step past the boundary.
     """
     rows = []
     times = np.geomspace(lr, steps * lr, 200)

@@ -1,15 +1,16 @@
-"""The weight that a method puts on a token, over its ratio or its probability: the data behind every curve.
+"""The weight that a method puts on a token, against its ratio or probability: the data behind every curve.
 
     ∇ loss_token = − A · w_log · ∇log π = − A · w_prob · ∇π ,        w_log = π · w_prob
 
-Three ways to look at one weight, each a column of the frame that `landscape` returns:
+Three views of one weight, each a column of the frame that `landscape` returns:
 
     w_log   the weight on ∇log π
     gate    the weight on ∇π in units of 1/π_old, π_old · w_prob = w_log / r: unclipped importance sampling is 1
     logit   the length of the gradient on the logits, |w_log| · ‖e_a − π‖
 
-‖e_a − π‖ depends on where the rest of the mass sits: spread evenly over `others` tokens it is (1−π)·√(1 + 1/others).
-The default, infinitely many others, is the large-vocabulary limit 1−π; a single other token gives the most, √2·(1−π).
+‖e_a − π‖ depends on where the rest of the mass is: spread evenly over `others` tokens it is (1−π)·√(1 + 1/others).
+The default, infinitely many others, is the large-vocabulary limit 1−π; a single other token gives the maximum,
+√2·(1−π).
 """
 
 import math
@@ -24,14 +25,14 @@ from dgpo import methods as registry
 from dgpo.methods import DEFAULT_EPS, REGIONS, regions
 
 SPACES = ("w_log", "gate", "logit")
-BOUNDARY_STEP = 1e-9  # log-ratio distance at which a boundary is sampled from both sides
+BOUNDARY_STEP = 1e-9  # distance in log r at which a boundary is sampled on both sides
 
 
 def resolve(method):
     """A key, a Method class, a Method or a bare `weight(logp, old_logp, advantage, mask)` as an object with `.weight`.
 
-    Raises ValueError for an unknown key (with the known ones) and a method without a curve, TypeError for anything else
-    that has no weight.
+    Raises ValueError for an unknown key (it lists the known ones) and for a method without a curve, TypeError for
+    anything else without a weight.
     """
     if isinstance(method, str):
         method = registry.get(method)
@@ -50,7 +51,7 @@ def resolve(method):
 
 
 class _Function:
-    """A bare weight function in a method's clothes."""
+    """A bare weight function with the interface of a method."""
 
     def __init__(self, function):
         self.weight, self.key = function, getattr(function, "__name__", "function")
@@ -60,7 +61,7 @@ class _Function:
 
 
 def resolve_all(methods) -> list:
-    """One or several methods, as a list of objects with `.weight`; ValueError if it is empty."""
+    """One or several methods as a list of objects with `.weight`; ValueError for an empty list."""
     single = isinstance(methods, (str, type)) or callable(methods) or hasattr(methods, "weight")
     found = [resolve(m) for m in ([methods] if single or not isinstance(methods, Iterable) else methods)]
     if not found:
@@ -69,12 +70,12 @@ def resolve_all(methods) -> list:
 
 
 def key_of(method) -> str:
-    """The key that a method's colour and label go by: its registered one, else the name of its class."""
+    """The key of a method's colour and label: its registered key, else the name of its class."""
     return getattr(method, "key", "") or type(method).__name__
 
 
 def trust_region_of(method) -> tuple[float, float]:
-    """(εl, εh); the usual 0.2 for something that has none. ValueError outside 0 < εl < 1, εh > 0."""
+    """(εl, εh); 0.2 for a method that has none. ValueError outside 0 < εl < 1, εh > 0."""
     low, high = getattr(method, "trust_region", (DEFAULT_EPS, DEFAULT_EPS))
     if not (0 < low < 1 and 0 < high < math.inf):
         raise ValueError(f"{key_of(method)}: trust_region is ({low}, {high}); it must be εl in (0, 1) and εh > 0")
@@ -84,9 +85,9 @@ def trust_region_of(method) -> tuple[float, float]:
 def weigh(method, log_ratio: ArrayLike, advantage: ArrayLike = 1.0, pi_old: ArrayLike = 0.05) -> np.ndarray:
     """w_log of independent one-token sequences, float64, any shape.
 
-    `log_ratio`, `advantage` and `pi_old` broadcast against each other; they reach the method as `[N, 1]`, so that a
-    method that reduces over a sequence sees each point alone. Raises ValueError that names the method when its weight
-    has the wrong shape or dtype, tracks gradients, or is NaN, and says at which point.
+    `log_ratio`, `advantage` and `pi_old` broadcast against each other; they reach the method as `[N, 1]`, so a method
+    that reduces over a sequence sees each point alone. Raises ValueError, naming the method and the point, if its
+    weight has the wrong shape or dtype, tracks gradients, or is NaN.
     """
     points = (np.asarray(x, np.float64) for x in (log_ratio, advantage, pi_old))
     log_ratio, advantage, pi_old = np.broadcast_arrays(*points)
@@ -95,7 +96,7 @@ def weigh(method, log_ratio: ArrayLike, advantage: ArrayLike = 1.0, pi_old: Arra
         raise ValueError(f"pi_old={pi_old.flat[0]:g}: a probability strictly between 0 and 1 is needed")
     log_ratio, advantage, pi_old = (torch.from_numpy(x.reshape(-1, 1).copy()) for x in (log_ratio, advantage, pi_old))
     old_logp = pi_old.log()
-    logp = (old_logp + log_ratio).requires_grad_()  # so that a weight that keeps its graph gives itself away
+    logp = (old_logp + log_ratio).requires_grad_()  # so that a weight that keeps its graph is found out
     w = method.weight(logp, old_logp, advantage, torch.ones_like(logp, dtype=torch.bool))
     if not isinstance(w, torch.Tensor) or w.shape != logp.shape or not w.is_floating_point():
         got = f"{w.dtype} {tuple(w.shape)}" if isinstance(w, torch.Tensor) else repr(w)

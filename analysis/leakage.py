@@ -1,7 +1,7 @@
-"""What pushing one vanishing token down does to all the others when they share parameters.
+"""What pushing one vanishing token down does to the other tokens that share its parameters.
 
-One bad token (A < 0) is updated again and again, as in `analysis.flow`, but on a policy whose arms share features.
-The question is how far the *rest* of the policy, π(·| not the token), moves meanwhile: nobody asked it to.
+One bad token (A < 0) is updated repeatedly, as in `analysis.flow`, but on a policy whose arms share features. The
+question is how far the *rest* of the policy, π(·| not the token), moves meanwhile, although nothing rewards that.
 """
 
 import math
@@ -18,11 +18,11 @@ from analysis.landscape import key_of, resolve_all, weigh
 def leakage(
     methods, *, policy="linear", arms=64, features=16, hidden=32, pi_old=0.05, steps=400, lr=0.1, seeds=20, seed=0
 ):
-    """Follow methods × seeds for `steps` updates; a row per method, seed and recorded step.
+    """Follow methods × seeds for `steps` updates; a row for each method, seed and recorded step.
 
     Columns: method, name, seed, time (= step · lr), log_pi of the token, drift (total variation between π(·| not the
     token) and what it was at the start, in [0, 1]). The rest of the mass starts uneven, as softmax(Gaussian).
-    Raises ValueError for a policy that is not known.
+    Raises ValueError for an unknown policy.
     """
     chosen = resolve_all(methods)
     draws = Draws(range(seeds), seed, "cpu", torch.float64)

@@ -1,7 +1,7 @@
 """A run as it grows, in the notebook that trains it: `live.watch(config)` before the training, in the same cell.
 
-A thread reads the run folder, so it does not matter who trains: this process or ranks of their own. Reward, entropy,
-what lies outside the trust region, and the weights of its tokens are drawn anew with each step, until the cell ends.
+A thread reads the run folder, so it works whether this process trains or other ranks do. Each step redraws reward,
+entropy, the shares outside the trust region and the weights of the tokens, until the cell ends.
 """
 
 import json
@@ -23,12 +23,12 @@ from dgpo.config import Config
 from dgpo.run.rows import read_rows
 
 _EVERY = 2.0  # seconds
-_POINTS = 4_000  # of the scatter when the run is over
+_POINTS = 4_000  # points of the scatter at the end of the run
 _COLUMNS = ("advantage", "ratio", "w_prob")
 
 
 class Live(anywidget.AnyWidget):
-    """A widget of the run of a Config; `refresh` reads what its folder has now."""
+    """A widget for the run of a Config; `refresh` reads the folder's current state."""
 
     _esm = traitlets.Unicode().tag(sync=True)
     rows = traitlets.Unicode("[]").tag(sync=True)
@@ -36,7 +36,7 @@ class Live(anywidget.AnyWidget):
 
     def __init__(self, config: Config):
         self._folder, self._most = Path(config.run_dir), max(20, _POINTS // max(config.steps, 1))
-        self._read: dict[tuple[Path, int], pd.DataFrame] = {}  # by file and when it was written
+        self._read: dict[tuple[Path, int], pd.DataFrame] = {}  # by file and time of writing
         low, high = config.make_method().trust_region
         about = {
             "key": bundle.name(config.method),
@@ -49,7 +49,7 @@ class Live(anywidget.AnyWidget):
         super().__init__(_esm=bundle.widget("live.js", about, SIGNS | style.REGION_COLOURS))
 
     def refresh(self) -> None:
-        """Send what is new. A folder that is not there yet, or is being written, is read the next time."""
+        """Send what is new. A folder that does not exist yet, or is being written, is read next time."""
         try:
             rows = [row for row in read_rows(self._folder / "metrics.jsonl") if row["step"] > 0]
             frames = [self._tokens(path) for path in sorted(self._folder.glob("tokens/step_*.parquet"))]
@@ -69,7 +69,7 @@ class Live(anywidget.AnyWidget):
 
 
 def watch(config: Config) -> Live | None:
-    """Draw the run of this cell until the cell ends; nothing where no browser shows the notebook (papermill)."""
+    """Draw the run of this cell until the cell ends; draw nothing where no browser shows the notebook (papermill)."""
     shell = get_ipython()
     if shell is None or not _shown(shell):
         return None
@@ -93,5 +93,5 @@ def watch(config: Config) -> Live | None:
 
 
 def _shown(shell) -> bool:
-    """Whether a JupyterLab, or a VS Code, started this kernel for a notebook that it shows."""
+    """Whether JupyterLab or VS Code started this kernel for a notebook that it shows."""
     return "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns

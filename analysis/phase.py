@@ -1,11 +1,11 @@
-"""Which method's gradient is closest to the true one, over the distance from π_old and the samples of a batch.
+"""Which method's gradient is closest to the true one, by distance from π_old and samples in a batch.
 
     family = Family(policies=400, tokens=64, shift="advantage", advantages="group")
     made = diagram(family, ("grpo", "gppo", "dgpo"), distances, samples)
     made.winner, made.regret("grpo")
 
-A distance is KL(π_old ‖ π) in nats: every policy of a family is moved along a direction of its own until it is there.
-An error is the median over the family of (bias² + variance / samples), relative to the squared true gradient.
+A distance is KL(π_old ‖ π) in nats: each policy of a family moves along its own direction until it is that far. An
+error is the median over the family of bias² + variance / samples, relative to the squared true gradient.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,12 +23,12 @@ from dgpo import methods
 SHAPES = ("spread", "peaked", "zipf")
 SHIFTS = ("advantage", "random", "updates")
 ADVANTAGES = ("bounded", "group")
-LADDER = (0.5, 1.0, 2.0, 4.0, np.inf)  # values of n and m that `best_dgpo` tries
+LADDER = (0.5, 1.0, 2.0, 4.0, np.inf)  # values of n and m for `best_dgpo`
 
 
 @dataclass(frozen=True)
 class Family:
-    """P random policies over K tokens, their advantages, and the direction in which each is moved.
+    """P random policies over K tokens, their advantages, and the direction in which each moves.
 
     shape        of π_old: "spread" logits ~ N(0, 2²), "peaked" N(0, 4²), "zipf" −1.5 · log rank
     advantages   one good token of success 0.9 among tokens of success 0 to 0.3: "bounded" are success − mean, "group"
@@ -89,7 +89,7 @@ class Family:
         return (self.pi_old * (log_softmax(self.logits, 1) - log_softmax(logits, 1))).sum(1)
 
     def moved(self, distance: float) -> np.ndarray:
-        """The logits of the policies at a distance, found by bisection along their directions."""
+        """The logits of the policies at a distance, by bisection along their directions."""
         direction = self._drawn[2]
         high = np.full((self.policies, 1), 1e-3 / np.abs(direction).max())
         while (short := self.distance(self.logits + high * direction) < distance).any():
@@ -104,7 +104,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Diagram:
-    """error `[M, D, N]` of M methods at D distances and N numbers of samples."""
+    """error `[M, D, N]` of M methods at D distances and N batch sizes."""
 
     names: tuple[str, ...]
     distances: np.ndarray
@@ -113,11 +113,11 @@ class Diagram:
 
     @property
     def winner(self) -> np.ndarray:
-        """The name of the method of least error, `[D, N]`."""
+        """The name of the method with the least error, `[D, N]`."""
         return np.array(self.names)[self.error.argmin(0)]
 
     def regret(self, name: str) -> np.ndarray:
-        """How many times its error is the least one, `[D, N]`."""
+        """The method's error as a multiple of the least error, `[D, N]`."""
         return self.error[self.names.index(name)] / self.error.min(0)
 
 
@@ -141,16 +141,16 @@ def median_error(moments: Moments, samples: np.ndarray) -> np.ndarray:
 
 
 def best_dgpo(family: Family, distances: Sequence[float], samples: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The least error `[D, N]` of DGPO over the LADDER of n and m, and the (n, m) that have it, `[D, N, 2]`."""
+    """The least error `[D, N]` of DGPO over the LADDER of n and m, and its (n, m), `[D, N, 2]`."""
     pairs = [(n, m) for n in LADDER for m in LADDER if m >= 1]
     made = diagram(family, [methods.get("dgpo", n=n, m=m) for n, m in pairs], distances, samples)
     return made.error.min(0), np.array(pairs)[made.error.argmin(0)]
 
 
 def distances_of(run) -> pd.Series:
-    """KL(π_old ‖ π) in nats that the updates of each step of a Run reached, by step: the mean of r − 1 − log r.
+    """KL(π_old ‖ π) in nats that the updates of a Run reached, by step: the mean of r − 1 − log r.
 
-    Over the step's token records, each weighed by 1 / the probability with which it was kept.
+    The mean is over the step's token records, each weighed by 1 / the probability that it was kept.
     """
     tokens = run.tokens()
     each = (tokens["ratio"] - 1 - np.log(tokens["ratio"])) / tokens["sampled"]

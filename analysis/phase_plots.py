@@ -1,4 +1,4 @@
-"""Figures of bias and variance: moments over the distance, the map of who is closest, what a wrong choice costs."""
+"""Figures of bias and variance: moments over the distance, the closest method, the cost of a wrong choice."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def moments(family: Family, chosen, distances: Sequence[float], publication: boo
 
 
 def winners(diagrams: Mapping[str, Diagram], marks: Mapping[str, tuple] | None = None, publication=False) -> Figure:
-    """The method of least error over (distance, samples), a panel a diagram, in the methods' colours.
+    """The method with the least error over (distance, samples), a panel for each diagram, in the methods' colours.
 
     Hatched: the least error is above 1, so that no gradient at all would be closer. `marks` are {label: (distances,
     samples)}, lines drawn over every panel.
@@ -74,7 +74,7 @@ def winners(diagrams: Mapping[str, Diagram], marks: Mapping[str, tuple] | None =
 
 
 def regrets(made: Diagram, names: Sequence[str], publication: bool = False) -> Figure:
-    """How many times the least error each method has, over (distance, samples); one scale for all panels."""
+    """Each method's error as a multiple of the least error, over (distance, samples); one scale for all panels."""
     with style.figure_style(publication) as plt:
         width = 5.5 if publication else 3.6 * len(names) + 1
         fig, axes = plt.subplots(1, len(names), figsize=(width, 2.6 if publication else 3.8), sharey=True)

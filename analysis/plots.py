@@ -1,7 +1,8 @@
-"""Figures from data: each function takes a frame (see its docstring for the columns) and returns a matplotlib Figure.
+"""Figures from data: each function takes a frame (its docstring names the columns) and returns a matplotlib Figure.
 
-Colours, dashes and labels come from `analysis.style`, so a method looks the same in every figure. A Figure is closed
-before it is returned: a notebook shows it once, as the value of its cell. `publication=True` gives a 5.5-inch width.
+Colours, dashes and labels come from `analysis.style`, so a method looks the same in every figure. Figures are closed
+before they are returned, so that a notebook shows each once, as the value of its cell. `publication=True` gives a
+5.5-inch width.
 """
 
 import math
@@ -32,7 +33,7 @@ def _figure(plt, rows, columns, publication, width=4.4, height=3.0, **kwargs):
 
 
 def finish(plt, fig, handles=None, columns=4, empty="nothing to draw"):
-    """Put the legend under the axes, where it overlaps nothing, say `empty` in panels without data, and close it."""
+    """Put the legend under the axes, write `empty` in panels without data, and close the figure."""
     for ax in fig.axes:
         silent = ax.get_visible() and not ax.texts and not hasattr(ax, "_colorbar")
         if silent and not np.isfinite(ax.dataLim.get_points()).all():
@@ -51,7 +52,7 @@ def say(ax, text):
 
 
 def blank(text, publication=False):
-    """The figure of an input from which nothing can be drawn: it says what is missing."""
+    """A figure for an input without data: it says what is missing."""
     with style.figure_style(publication) as plt:
         fig, ax = plt.subplots(figsize=(5.5, 1.2))
         ax.set_axis_off()
@@ -59,9 +60,9 @@ def blank(text, publication=False):
 
 
 def scale_axis(ax, axis, values, log=None):
-    """Log where the values span decades; symmetric log, linear near 0, where some of them are 0 or negative.
+    """Logarithmic if the values span decades; symmetric logarithmic, linear near 0, if some are 0 or negative.
 
-    Where all are 0, or there is none, the axis stays linear.
+    If all are 0, or there are none, the axis stays linear.
     """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
@@ -75,7 +76,7 @@ def scale_axis(ax, axis, values, log=None):
         if (values > 0).all():
             set_scale("log")
         else:
-            # A sign change passes every small size on its way: only decades near the largest are worth drawing.
+            # A sign change passes through every small size: only decades near the largest are worth drawing.
             floor = max(size.min(), size.max() * (1e-6 if (values >= 0).all() else 1e-3))
             linthresh = 10 ** math.floor(math.log10(floor))
             set_scale("symlog", linthresh=linthresh, linscale=0.6)
@@ -88,7 +89,7 @@ def scale_axis(ax, axis, values, log=None):
 
 
 class _ZeroAndDecades(FixedLocator):
-    """Ticks at 0 and at about five powers of ten of either sign, none of them crowding 0."""
+    """Ticks at 0 and at about five powers of ten of either sign, none too close to 0."""
 
     def __init__(self, low, high):
         first, last = round(math.log10(low)), math.floor(math.log10(high))
@@ -101,7 +102,7 @@ def _sign_name(advantage):
 
 
 def _lines(frame):
-    """(look, rows) per line of a panel, `look` the keyword arguments of `plot`."""
+    """(look, rows) of each line of a panel; `look` holds the keyword arguments of `plot`."""
     names = list(dict.fromkeys(zip(frame["method"], frame["name"], strict=True)))
     looks = looks_of([k for k, _ in names], [n for _, n in names])
     for look, (_, name) in zip(looks, names, strict=True):
@@ -109,7 +110,7 @@ def _lines(frame):
 
 
 def looks_of(keys, names):
-    """Colour, dash and label of each line. Several settings of one method share its colour, lighter and lighter."""
+    """Colour, dash and label of each line. Settings of one method share its colour, ever lighter."""
     looks = []
     for i, (key, name) in enumerate(zip(keys, names, strict=True)):
         nth, look = keys[:i].count(key), style.line(key)
@@ -134,10 +135,10 @@ def landscape(
     reference: bool = True,
     publication: bool = False,
 ):
-    """Small multiples of a frame from `analysis.landscape.landscape`: a row per sign of the advantage.
+    """Small multiples of a frame from `analysis.landscape.landscape`: a row for each sign of the advantage.
 
-    `columns="space"` draws all methods in one panel per space; `columns="method"` one panel per method in the first
-    space, unclipped PG behind it for reference. The trust region of the first method (of the panel's) is shaded.
+    `columns="space"` draws all methods in one panel for each space; `columns="method"` draws one panel for each
+    method in the first space, with unclipped PG behind it. The trust region of the panel's first method is shaded.
     Axes are logarithmic where the data span decades unless `log_x`, `log_y` say otherwise.
     """
     if columns not in ("space", "method") or x not in _X_LABELS:
@@ -171,8 +172,8 @@ def landscape(
                     ax.set_title(next(_lines(part))[0]["label"] if per_method else _SPACE_TITLES[space])
                 if i == len(signs) - 1:
                     ax.set_xlabel(_X_LABELS[x])
-        for row in axes:  # last, since a limit set earlier would cut off what comes after
-            for ax, panel in zip(row, panels, strict=True):  # one quantity, one scale: for both signs, for all methods
+        for row in axes:  # last, since a limit set earlier would cut off later lines
+            for ax, panel in zip(row, panels, strict=True):  # one quantity, one scale, for both signs and all methods
                 scale_axis(ax, "x", frame[x], log_x)
                 scale_axis(ax, "y", frame[spaces[0] if per_method else panel], log_y)
         return finish(plt, fig, handles)
@@ -214,9 +215,10 @@ FLOW_LABELS = {
 
 
 def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None, log_y=(), publication=False):
-    """Learning curves of `analysis.bandit.Runs`: a row per setting, a column per metric, 95 % intervals over seeds.
+    """Learning curves of `analysis.bandit.Runs`: a row for each setting, a column for each metric, 95 % intervals
+    over seeds.
 
-    The interval of the mean is a percentile bootstrap; `rng` is a numpy Generator (seed 0 if left out).
+    The interval of the mean is a percentile bootstrap; `rng` is a numpy Generator (seed 0 by default).
     """
     rng = np.random.default_rng(0) if rng is None else rng
     if unknown := [m for m in metrics if m not in runs.data]:
@@ -245,7 +247,7 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
 
 
 def stack_regions(ax, x, shares: dict) -> list:
-    """Stack the shares (fractions by region, those of `OUTSIDE`) over x in percent, hatched for grey-scale."""
+    """Stack the shares of the regions `OUTSIDE` over x in per cent, hatched for grey-scale."""
     colours, labels = [style.REGION_COLOURS[r] for r in shares], [style.REGION_LABELS[r] for r in shares]
     layers = ax.stackplot(x, [100 * np.asarray(share) for share in shares.values()], colors=colours, labels=labels)
     for layer, hatch in zip(layers, ("", "", "///", "..."), strict=False):
@@ -255,7 +257,7 @@ def stack_regions(ax, x, shares: dict) -> list:
 
 
 def region_shares(runs, setting: int = 0, *, publication=False):
-    """Area plots of the share of tokens outside the trust region, by region: a panel per method, mean over seeds."""
+    """Areas of the token shares outside the trust region, by region: a panel for each method, mean over seeds."""
     labels = [look["label"] for look in looks_of(list(runs.methods), list(runs.names))]
     if not labels:
         return blank("no runs to draw", publication)
@@ -290,7 +292,7 @@ def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, r
                 scale_axis(ax, "y", frame[panel], False if panel == "logit_speed" else None)
             ax.set(xlabel="time  (steps · learning rate)", ylabel=FLOW_LABELS.get(panel, panel))
             if panel in ("pi", "rest") and frame[panel].max() > 0:
-                ax.set_yscale("log")  # a token that has underflowed to 0 leaves at the bottom
+                ax.set_yscale("log")  # a token that underflows to 0 leaves at the bottom
                 ax.set_ylim(max(frame[panel].min() / 2, 1e-12), frame[panel].max() * 2)
         for label, time, value in reference:
             axes[0, 0].plot(time, value, color="#333333", linewidth=0.9, zorder=3)
@@ -299,7 +301,7 @@ def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, r
 
 
 def heat_map(values, rows, columns, *, row_label="", column_label="", value_label="", digits=2, publication=False):
-    """A matrix `[rows, columns]` as colours with its numbers in the cells; the palette survives grey-scale."""
+    """A matrix `[rows, columns]` as colours, with its numbers in the cells; the palette also works in grey-scale."""
     values = np.asarray(values, float)
     if values.shape != (len(rows), len(columns)):
         raise ValueError(f"values have shape {values.shape}; expected [{len(rows)} rows, {len(columns)} columns]")
@@ -321,7 +323,7 @@ def _short(x):
 
 
 def intervals(summary: pd.DataFrame, column: str = "difference", *, label: str = "", publication=False):
-    """Points with intervals, a line per method: a column of `analysis.stats.summary` and its _low and _high."""
+    """Points with intervals, a line for each method: a column of `analysis.stats.summary` with its _low and _high."""
     if column not in summary:
         raise ValueError(f"no column {column!r}; there are: {', '.join(summary.columns)}")
     rows = summary.dropna(subset=[column])[::-1]

@@ -1,9 +1,9 @@
 """Toy policies over K arms, batched over methods and bandits: how a push on the logits reaches them.
 
-Every policy starts at the logits it is given and takes `step(push)`, the ascent direction on the logits times the
-learning rate, `[M, B, K]` (M methods, B bandits). Tabular logits move by the push itself. With shared parameters they
-move by (∂z/∂θ)(∂z/∂θ)ᵀ · push, so that a push on one arm leaks into arms with similar features. Features have length
-1: an arm's own push moves its logit as far as in a table (for `mlp`, on average and at the start).
+A policy starts at the logits it is given and takes `step(push)`, where push is the ascent direction on the logits
+times the learning rate, `[M, B, K]` (M methods, B bandits). Tabular logits move by the push itself. With shared
+parameters they move by (∂z/∂θ)(∂z/∂θ)ᵀ · push, so a push on one arm leaks into arms with similar features. Features
+have length 1: an arm's own push moves its logit as far as in a table (for `mlp`, on average and at the start).
 """
 
 import math
@@ -25,7 +25,7 @@ class Tabular:
         self.z += push
 
     def norm2(self, gradient: Tensor) -> Tensor:
-        """Squared length, over the parameters, of the gradient whose part on the logits is given: `[M, B]`."""
+        """Squared length, over the parameters, of the gradient with the given part on the logits: `[M, B]`."""
         return gradient.square().sum(-1)
 
 

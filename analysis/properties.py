@@ -1,13 +1,14 @@
-"""What a method does at its boundaries, measured from its weight alone: `describe(method) -> Properties`.
+"""How a method behaves at its boundaries, measured from its weight alone: `describe(method) -> Properties`.
 
     python -m analysis.properties dgpo gppo mymodule:MyMethod [--pi-old 0.05] [--json]
 
-One rule for every method, the one you have just written included. All of it looks at the gate g = w_log/r, which is
-π_old·w_prob and 1 for unclipped importance sampling (PG), over ratios from 1e-8 to 1/π_old, where π is 1. (1e-8 is
-beyond what training meets, yet within the ±20 that codes clamp log r to.) Regions are those of `method.trust_region`.
+One rule for every method, including the one you just wrote. It looks at the gate g = w_log/r, which equals
+π_old·w_prob and is 1 for unclipped importance sampling (PG), over ratios from 1e-8 to 1/π_old, where π is 1.
+(Training never meets 1e-8, which is still within the ±20 to which codes clamp log r.) Regions are those of
+`method.trust_region`.
 
     explores    LN, HP: w_log is nonzero at every ratio within a factor 100 of the boundary
-    converges   LN: |w_prob| stays bounded as π → 0.   HP: |w_prob| falls: as π → 1 it is below its value just past the
+    converges   LN: |w_prob| stays bounded as π → 0. HP: |w_prob| falls: as π → 1 it is below its value just past the
                 boundary, and not rising
     continuous  no jump from r = 1 outwards on that side (found by bisection, so also away from the boundary)
     bias        |g − 1|. IN, LP, HN: `unbiased` if it is below 1e-6 everywhere, else `biased`.
@@ -16,9 +17,10 @@ beyond what training meets, yet within the ±20 that codes clamp log r to.) Regi
     lagging     LP, HN: mean g below, within or above 1 ± 0.01: small, normal, large
 
 Windows, uniform in r: LN down to 0.9 (1−εl), HP up to 1.5 (1+εh), each from where the method departs from PG; LP and
-HN a factor 5, so that a guard far out (a dual clip at c = 10) shows in `jumps` and not in the word. The LN and HP
-windows and the two cuts are fitted to the words of the paper's figure 2 and have no other authority: over all of LN
-the mean bias of GPPO and CISPO diverges, and below 0.875 (1−εl) it exceeds CE-GPPO's, which the paper ranks above it.
+HN a factor 5, so that a distant guard (a dual clip at c = 10) shows in `jumps`, not in the word. The LN and HP
+windows and the two cuts are fitted to the words of the paper's figure 2 and have no other justification: over all of
+LN the mean bias of GPPO and CISPO diverges, and below 0.875 (1−εl) it exceeds CE-GPPO's, which the paper ranks above
+it.
 """
 
 import argparse
@@ -33,17 +35,17 @@ from analysis.landscape import key_of, resolve, trust_region_of, weigh
 from dgpo import methods as registry
 from dgpo.plain import locate
 
-DEPTH = 1e-8  # the smallest ratio looked at
-REACH = 100.0  # "explores" looks this factor past the boundary
+DEPTH = 1e-8  # the smallest ratio
+REACH = 100.0  # "explores" looks up to this factor past the boundary
 BIAS_LEFT, BIAS_RIGHT, LAGGING = 0.9, 1.5, 5.0  # windows, as factors on the boundary
-EQUAL, NORMAL = 1e-6, 1e-2  # a gate this close to 1 is PG's; a lagging magnitude this close is normal
-MODERATE, LARGE = 0.15, 0.5  # mean |g − 1| from which a boundary bias is called so
+EQUAL, NORMAL = 1e-6, 1e-2  # a gate this close to 1 counts as PG's; a lagging magnitude this close is normal
+MODERATE, LARGE = 0.15, 0.5  # mean |g − 1| from which a boundary bias has this name
 POINTS = 2001
 
 
 @dataclass(frozen=True)
 class Side:
-    """One boundary: the token keeps a gradient past it; w_prob stays in hand there; the weight does not jump."""
+    """One boundary: whether a token past it keeps a gradient, w_prob stays bounded, and the weight does not jump."""
 
     explores: bool
     converges: bool
@@ -62,7 +64,7 @@ class Jump:
 
 @dataclass(frozen=True)
 class Properties:
-    """What `describe` measured; the rules are in the module's docstring.
+    """The measurements of `describe`; the module's docstring has the rules.
 
     LN, HP        Side, of LN (A < 0, r < 1−εl) and HP (A > 0, r > 1+εh)
     bias          IN, LN, HP, LP, HN: unbiased small moderate large biased
@@ -87,15 +89,15 @@ class Properties:
     measured: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict:
-        """Plain dicts, lists, strings and numbers; nan where a weight of 0 has no exponent."""
+        """As plain dicts, lists, strings and numbers; nan where a weight of 0 has no exponent."""
         return asdict(self) | {"trust_region": list(self.trust_region), "jumps": [asdict(j) for j in self.jumps]}
 
 
 def describe(method, pi_old: float = 0.05) -> Properties:
     """Measure a method (key, Method, Method class or weight function) at one π_old.
 
-    Raises ValueError naming the method for a weight that is NaN, infinite, of the wrong shape or tracks gradients, and
-    for a π_old that leaves no ratio beyond 1+εh.
+    Raises ValueError, naming the method, for a weight that is NaN, infinite, of the wrong shape or tracks gradients,
+    and for a π_old that leaves no ratio beyond 1+εh.
     """
     method = resolve(method)
     eps_low, eps_high = trust_region_of(method)
@@ -107,7 +109,7 @@ def describe(method, pi_old: float = 0.05) -> Properties:
         )
     curve = _Curve(method, pi_old)
     bottom, top = math.log(DEPTH), end - 1e-9
-    past = {  # of each region: the sign of A, the ratio just past the boundary and the far end, as log r
+    past = {  # for each region: the sign of A, then log r just past the boundary and at the far end
         "LN": (-1, low - 1e-9, bottom),
         "HP": (1, high + 1e-9, top),
         "LP": (1, low - 1e-9, bottom),
@@ -137,7 +139,7 @@ def describe(method, pi_old: float = 0.05) -> Properties:
 
 
 def _bias(curve, past, low, high):
-    t = np.linspace(low + 1e-9, high - 1e-9, POINTS)  # rounding puts the boundary itself on either side
+    t = np.linspace(low + 1e-9, high - 1e-9, POINTS)  # rounding may put the boundary itself on either side
     inside = max(np.abs(curve.gate(sign, t) - 1).max() for sign in (-1, 1))
     word, size = {"IN": "unbiased" if inside <= EQUAL else "biased"}, {"IN": float(inside)}
     for name, (sign, start, end) in past.items():
@@ -173,7 +175,8 @@ class _Curve:
         return self.w(sign, t) * np.exp(-t)
 
     def window(self, sign, start, end, factor):
-        """(log r, gate) at ratios uniform from `start` to the factor away from it, towards `end` and not past it."""
+        """(log r, gate) at ratios spaced evenly from `start` to that factor away from it, towards `end` but not past
+        it."""
         away = math.log(factor if factor > 1 else 1 / factor)
         stop = max(end, start - away) if end < start else min(end, start + away)
         t = np.log(np.linspace(math.exp(start), math.exp(stop), POINTS))
@@ -182,16 +185,17 @@ class _Curve:
     def side(self, sign, start, end, jumps):
         stop = max(end, start - math.log(REACH)) if sign < 0 else min(end, start + math.log(REACH))
         zero = self.w(sign, np.linspace(start, stop, POINTS)) == 0
-        explores = not (zero[1:] & zero[:-1]).any()  # two in a row: a change of sign may hit 0 once
+        explores = not (zero[1:] & zero[:-1]).any()  # two in a row, since a change of sign may hit 0 once
         bounded = self.bounded(start, end) if sign < 0 else self.falls(start, end)
         out = [j for j in jumps if j.advantage == sign and (j.ratio - 1) * sign > -1e-6]
         return Side(explores, bounded, not out)
 
     def bounded(self, start, end):
-        """|gate| stops growing: its record over (1/2, 3/4, 1) of the way to DEPTH grows by less in the last quarter."""
+        """Whether |gate| stops growing: its maximum over 1/2, 3/4 and all of the way to DEPTH grows less in the last
+        quarter."""
         records = np.maximum.accumulate(np.abs(self.gate(-1, np.linspace(start, end, POINTS))))
         half, three, whole = records[[POINTS // 2, 3 * POINTS // 4, -1]]
-        # log r diverges: its record grows evenly (a quotient of 1). r^a + const with a > 0.1 has a quotient below 0.65.
+        # log r diverges: its maximum grows evenly (quotient 1). r^a + const with a > 0.1 has a quotient below 0.65.
         return bool(whole - three <= max(0.7 * (three - half), 1e-6 * three))
 
     def falls(self, start, end):
@@ -199,11 +203,11 @@ class _Curve:
         return bool(g[-1] == 0 or (g[-1] < g[0] * (1 - 1e-3) and g[-1] <= g[-21] * (1 + 1e-6)))
 
     def exponent(self, sign, start, end):
-        """d log|w_log| / d log r at the far end of a region, or where w_log is about to underflow; nan if it is 0."""
+        """d log|w_log| / d log r at the far end of a region, or just before w_log underflows; nan if it is 0."""
         t = np.linspace(end, start, POINTS)
         size = np.abs(self.w(sign, t))
         first = int((size > 1e-290).argmax())
-        if size[first] <= 1e-290 or (first > 0 and size[first] > 1e-200):  # 0, and not by underflow
+        if size[first] <= 1e-290 or (first > 0 and size[first] > 1e-200):  # a true 0, not an underflow
             return math.nan
         width = min(abs(end - start) / 20, 1.0)
         t = t[first] + np.linspace(0, width, 21) * (1 if start > end else -1)
@@ -214,7 +218,7 @@ class _Curve:
         return float((np.abs(self.w(sign, t)) * (1 - np.minimum(np.exp(t) * self.pi_old, 1))).max())
 
     def jumps(self, sign, bottom, top, boundaries):
-        """Bisect every interval of a grid towards its steepest half; a step that does not shrink with it is a jump."""
+        """Bisect every interval of a grid towards its steeper half; a step that does not shrink with it is a jump."""
         close = [b + np.linspace(-1e-4, 1e-4, 11) for b in (*boundaries, 0.0)]
         a = np.unique(np.concatenate([np.linspace(bottom, top, 2 * POINTS), *close]))
         a, b = a[:-1], a[1:]
@@ -227,14 +231,14 @@ class _Curve:
             a, b, fa, fb = np.where(left, a, c), np.where(left, c, b), np.where(left, fa, fc), np.where(left, fc, fb)
             trail.append(np.abs(fb - fa))
         size = np.maximum(np.abs(fa), np.abs(fb))
-        # 10 halvings shrink a slope by 1000 and a square root by 32; what they leave alone is a step.
-        # The floor keeps the steps of a weight computed in float32 out.
+        # 10 halvings shrink a slope by 1000 and a square root by 32; what they leave unchanged is a jump.
+        # The floor ignores the rounding steps of a weight computed in float32.
         found = (trail[-1] > np.maximum(1e-6, 1e-5 * size)) & (trail[-1] > 0.5 * trail[-11])
         return tuple(Jump(sign, *(float(x[i]) for x in (np.exp(a), fa, fb))) for i in found.nonzero()[0])
 
 
 def load(name: str):
-    """A registered key, or `module:Class` importable from here; ValueError that says which part is missing."""
+    """A registered key, or an importable `module:Class`; the ValueError says which part is missing."""
     return resolve(locate(name)) if ":" in name else registry.get(name)
 
 

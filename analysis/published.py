@@ -1,4 +1,4 @@
-"""Scores that others published, benchmark by benchmark, and ours beside them.
+"""Scores that others published, for each benchmark, and ours beside them.
 
 `published.csv` has Avg@32 and Pass@32 in per cent of R1-Distill-Qwen after training, as the READMEs of FlyTune/DGPO-RL
 and FlyTune/MASPO-RL give them. Neither publishes an interval, the number of training runs, or the temperature.
@@ -16,7 +16,7 @@ from dgpo.evaluation.report import both
 from dgpo.evaluation.scores import pass_at
 
 _FILE = Path(__file__).with_name("published.csv")
-_NAMES = {"minerva": "minerva_math", "olympiad": "olympiadbench_maths_en"}  # of the problem files
+_NAMES = {"minerva": "minerva_math", "olympiad": "olympiadbench_maths_en"}  # file names of the benchmarks
 
 
 @cache
@@ -35,10 +35,10 @@ def scores(model: str) -> pd.DataFrame:
 
 
 def beside(evaluations: Evaluations, model: str) -> pd.DataFrame:
-    """A row for each of our policies and each published one, avg and pass of every published benchmark, in per cent.
+    """A row for each of our policies and each published one: avg and pass of every published benchmark, in per cent.
 
-    Ours have n and k of their own and `[over samples] (over problems)`; a dash stands where there is no number. Raises
-    ValueError for a model that nothing is published of.
+    Ours have their own n and k and intervals `[over samples] (over problems)`; a dash marks a missing number. Raises
+    ValueError for a model without published scores.
     """
     theirs = scores(model)
     columns = list(dict.fromkeys(theirs["benchmark"]))

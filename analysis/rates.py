@@ -1,6 +1,6 @@
 """Score against learning rate: where each method works, how well at its best, and how wide its range is.
 
-    results = sweeps.read("runs/sweeps/rates")        a sweep with the factor `lr` beside the methods
+    results = sweeps.read("runs/sweeps/rates")        a sweep whose factors are the method and `lr`
     table(results)
     figure(results)
 
@@ -16,11 +16,11 @@ from analysis import style
 from analysis.plots import finish
 from analysis.sweeps import METRICS, Results, SweepError
 
-GOOD = 0.9  # a rate works where no run collapsed and the mean is at least this share of the method's best mean
+GOOD = 0.9  # a rate works if no run collapsed and the mean is at least this share of the method's best mean
 
 
 def by_rate(results: Results, metric: str = "avg") -> pd.DataFrame:
-    """A row a line and rate: `line lr seeds mean collapsed`. Raises SweepError without the factor `lr`."""
+    """A row for each line and rate: `line lr seeds mean collapsed`. Raises SweepError without the factor `lr`."""
     if "lr" not in results.sweep.factors or results.factor == "lr" or len(results.sweep.factors) != 2:
         raise SweepError(f"needs the factors of method and lr alone; there are: {', '.join(results.sweep.factors)}")
     rate = {panel: results.configs[results.cell(results.lines[0], panel)].lr for panel in results.panels}
@@ -32,7 +32,7 @@ def by_rate(results: Results, metric: str = "avg") -> pd.DataFrame:
 
 
 def table(results: Results, metric: str = "avg") -> pd.DataFrame:
-    """A row a line: its best rate, the score and collapses there, and the neighbouring rates that work (GOOD)."""
+    """A row for each line: its best rate, score and collapses there, and the neighbouring rates that work (GOOD)."""
     found, rows = by_rate(results, metric), []
     for line in results.lines:
         mine = found[found["line"] == line].reset_index(drop=True)
@@ -60,7 +60,7 @@ def table(results: Results, metric: str = "avg") -> pd.DataFrame:
 
 
 def figure(results: Results, metric: str = "avg", publication: bool = False):
-    """A plot a line: every run (dot; collapsed: cross) and the mean over seeds; grey: the means of all other lines."""
+    """A plot for each line: every run (dot; cross if collapsed), the mean, and in grey the other lines' means."""
     found = by_rate(results, metric)
     rate = {panel: results.configs[results.cell(results.lines[0], panel)].lr for panel in results.panels}
     lines = results.lines

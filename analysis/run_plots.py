@@ -76,14 +76,14 @@ def _draw_curves(axes, run: Run, look: dict) -> None:
 
 
 def _column(steps: pd.DataFrame, name: str) -> pd.Series:
-    """A metric of the steps; NaN where none was made, or none of them an update."""
+    """A metric of the steps; NaN if there were no steps, or none of them made an update."""
     return steps[name] if name in steps else pd.Series(np.nan, steps.index)
 
 
 def region_shares(run: Run, publication: bool = False):
-    """Stacked shares over steps of what lies outside the trust region: of tokens, of Σ|A·w_log|, of Σ|A·w_prob|.
+    """Stacked shares outside the trust region over steps: of tokens, of Σ|A·w_log|, of Σ|A·w_prob|.
 
-    What is missing to 100 % is inside (IN).
+    The rest of the 100 % is inside (IN).
     """
     steps = run.steps
     if steps.empty:
@@ -114,8 +114,8 @@ def weight_scatter(tokens: pd.DataFrame, method: Method, publication: bool = Fal
     """The paper's figure 4: the weight of every sampled token on ∇log π and on ∇π, against ratio and probability.
 
     `tokens` as `Run.tokens` gives them. The line in the first panel is the method's own curve for either sign of A,
-    where it depends on the ratio alone. Points are coloured by advantage; at most 15,000 are drawn, at random. Tokens
-    outside the trust region are over-represented, as in the records. Without such a token the figure says why.
+    if it depends on the ratio alone. Points are coloured by advantage; at most 15,000 are drawn, at random. Tokens
+    outside the trust region are over-represented, as in the records. A figure without tokens says why.
     """
     if tokens.empty:
         return blank(_NO_RECORDS, publication)
@@ -161,7 +161,7 @@ def weight_scatter(tokens: pd.DataFrame, method: Method, publication: bool = Fal
 
 
 def _theory(ax, ratios: pd.Series, method: Method) -> None:
-    """The curve that `method.weight` draws, for A > 0 and A < 0, where it depends on the token's ratio alone."""
+    """The curve of `method.weight` for A > 0 and A < 0, if it depends on the token's ratio alone."""
     if not method.has_curve():
         return
     log_ratio = torch.linspace(math.log(ratios.min()), math.log(ratios.max()), 400, dtype=torch.float64)[:, None]
@@ -180,10 +180,10 @@ def _name(run: Run, runs: list[Run]) -> str:
 
 
 def weight_histograms(runs: list[Run], publication: bool = False):
-    """The distribution of the weights of all sampled tokens, a line a run: on ∇log π and on ∇π.
+    """The distribution of the weights of all sampled tokens on ∇log π and on ∇π, a line for each run.
 
-    Records are weighed by the inverse of the probability with which they were kept. Weights of 0 have no place on a
-    logarithmic axis: the legend has their share.
+    Records are weighed by the inverse of the probability that they were kept. A logarithmic axis cannot show weights
+    of 0: the legend gives their share.
     """
     panels = (("w_log", "|w_log|, weight on ∇log π"), ("w_prob", "|w_prob|, weight on ∇π"))
     with style.figure_style(publication) as plt:
@@ -210,7 +210,7 @@ def weight_histograms(runs: list[Run], publication: bool = False):
 
 
 def boundary_weights(runs: list[Run], steps: int | None = None, names=None, publication: bool = False):
-    """What the methods disagree about: w_prob of the sampled tokens on either boundary against π, a column a run.
+    """Where the methods disagree: w_prob of the sampled tokens past either boundary against π, a column for each run.
 
     Of all steps, or of the first `steps`; `names` are the titles of the columns.
     """

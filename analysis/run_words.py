@@ -1,10 +1,11 @@
 """Which words does a method weigh? The token records of a language model's run, read as text.
 
-    keep(runs.read("runs/smollm2/dgpo"), "docs/results/smollm2/dgpo")     what the pictures need, without the policy
-    largest(run)                                                          the tokens of the largest weights, in context
+    keep(runs.read("runs/smollm2/dgpo"), "docs/results/smollm2/dgpo")     what the figures need, without the policy
+    largest(run)                                                          the tokens with the largest weights, in
+    context
 
-A run with `token_records` at or above the tokens of a step has all of them, so that a completion can be put together
-again. `keep` writes beside them what each token id says, for readers without the tokenizer.
+A run whose `token_records` covers all tokens of a step allows a completion to be put together again. `keep` also
+writes the text of each token id, for readers without the tokenizer.
 """
 
 import json
@@ -30,7 +31,7 @@ _SHOWN = ["step", "region", "before", "token", "after", "advantage", "old π", "
 def keep(run: Run, folder: str | Path, every: int = 10, model: str | None = None) -> Path:
     """Copy a run without checkpoints and policy; token records of steps 1, 1 + `every`, ... and the last.
 
-    model     what the copy's settings give as its model, where the run's own path means nothing elsewhere
+    model     model path in the copy's settings, if the run's own path means nothing elsewhere
     """
     folder = Path(folder)
     (folder / "tokens").mkdir(parents=True, exist_ok=True)
@@ -49,9 +50,9 @@ def keep(run: Run, folder: str | Path, every: int = 10, model: str | None = None
 
 
 def words(run: Run, tokens: Iterable[int]) -> dict[int, str]:
-    """What token ids say: as `keep` wrote it, or else by the tokenizer of the run's policy or of its model.
+    """The text of token ids: as `keep` wrote it, or else from the tokenizer of the run's policy or model.
 
-    Raises RunError where there is neither.
+    Raises RunError if there is neither.
     """
     path = run.path / _WORDS
     if path.exists():
@@ -73,7 +74,7 @@ def _tokenizer(run: Run):
 
 
 def largest(run: Run, count: int = 8, region: str | None = None, around: int = 12) -> pd.DataFrame:
-    """The tokens of the largest |A w_prob|, the factor of ∇π, with `around` tokens of their completion on each side."""
+    """The tokens with the largest |A w_prob|, the factor of ∇π, with `around` tokens of context on each side."""
     frame = _acting(run)
     says = words(run, frame["token"])
     chosen = frame if region is None else frame[frame["region"] == region]
@@ -88,9 +89,9 @@ def largest(run: Run, count: int = 8, region: str | None = None, around: int = 1
 
 
 def context(frame: pd.DataFrame, row, says: dict[int, str], around: int = 12) -> list[str]:
-    """[before, after]: what the records of `frame` around `row` say, of the same update of the same completion.
+    """[before, after]: the text of the records of `frame` around `row`, from the same update and completion.
 
-    "…" stands for tokens that were not recorded.
+    "…" marks tokens that were not recorded.
     """
     own = frame[(frame["step"] == row.step) & (frame["update"] == row.update) & (frame["sequence"] == row.sequence)]
     recorded = {int(p): says[int(t)] for p, t in zip(own["position"], own["token"], strict=True)}

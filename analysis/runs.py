@@ -16,12 +16,13 @@ from dgpo.run.rows import read_rows
 
 
 class RunError(ValueError):
-    """A folder that is not a run, or lacks what was asked of it; the message names the folder and what is missing."""
+    """The folder is not a run, or lacks what was asked for; the message names the folder and what is missing."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `metrics` has a row a step, step 0 being the evaluation before training; `config` as it was resolved."""
+    """One run. `metrics` has a row for each step, where step 0 is the evaluation before training; `config` is the
+    resolved one."""
 
     path: Path
     config: Config
@@ -50,7 +51,7 @@ class Run:
 
     @property
     def evaluations(self) -> pd.DataFrame:
-        """The rows of steps after which the held-out problems were tried."""
+        """The rows of steps with an evaluation on the held-out problems."""
         return self.metrics[self.metrics[f"eval/avg@{self.config.eval_samples}"].notna()]
 
     @property
@@ -63,8 +64,8 @@ class Run:
     def tokens(self, steps: int | None = None, required: bool = True) -> pd.DataFrame:
         """The sampled token records of the first `steps` steps, or of all: see `dgpo.run.telemetry.TokenStats`.
 
-        Raises RunError where there is none; or else, without `required`, the frame is empty. Raises RunError where the
-        file of a step is lost, too.
+        Raises RunError if there are none (without `required`, the frame is empty instead), and if the file of a step
+        is lost.
         """
         files = sorted(self.path.glob("tokens/step_*.parquet"))[:steps]
         found = {int(file.stem.removeprefix("step_")) for file in files}
@@ -78,7 +79,7 @@ class Run:
         return pd.concat(frames, ignore_index=True)
 
     def completions(self) -> pd.DataFrame:
-        """Held-out problems with their first completion at every evaluation: step prompt answer completion reward."""
+        """Held-out problems with their first completion in every evaluation: step prompt answer completion reward."""
         return pd.DataFrame(read_rows(self.path / "completions.jsonl"))
 
     def plot_learning(self) -> Figure:
@@ -101,7 +102,7 @@ class Run:
 
 
 def read(path: str | Path) -> Run:
-    """The run in a folder. Raises RunError when there is none."""
+    """The run in a folder. Raises RunError if there is none."""
     path = Path(path_text(path))
     for name in ("config.yaml", "metrics.jsonl"):
         if not (path / name).exists():
@@ -130,7 +131,7 @@ def before_after(run: Run, count: int = 4) -> pd.DataFrame:
 
 
 def no_signal(run: Run) -> str:
-    """What it means, and what to try, when no group of completions had unequal rewards; "" when one had. Markdown."""
+    """If no group of completions had unequal rewards: what that means and what to try, in Markdown; else ""."""
     steps, test = run.steps, run.evaluations.iloc[0]
     silent = steps["groups/zero_variance"] == steps["groups"] if len(steps) else pd.Series([False])
     if not silent.all() or (steps["max_w_log/applied"].fillna(0) > 0).any():  # without a baseline equal rewards act too
@@ -160,7 +161,7 @@ def no_signal(run: Run) -> str:
 
 
 def numbers(run: Run) -> pd.Series:
-    """The numbers of a finished run, as a table to read: accuracy with its interval, spread, weights, cost."""
+    """The numbers of a finished run as a table: accuracy with its interval, spread, weights, cost."""
     summary, k = run.summary, run.config.eval_samples
     steps = run.steps
 
@@ -195,7 +196,7 @@ def numbers(run: Run) -> pd.Series:
 
 
 def save_figure(run: Run, name: str, figure: Figure) -> Figure:
-    """Write a figure to `figures/NAME.png` of the run folder, and give it back to be shown."""
+    """Write a figure to `figures/NAME.png` of the run folder, and return it."""
     style.save(run.path, {name: figure}, bbox_inches="tight", dpi=150)
     return figure
 

@@ -4,7 +4,7 @@
 
 A teacher of the same form has one right token everywhere. A prompt then has one right answer y, of probability
 q(x) = Π π(y_t | x, t, y_t−1), and pass@k = mean over held-out x of 1 − (1 − q)^k, without sampling noise.
-Each seed is a world of its own (features, teacher, start) with one generator: all contestants see the same draws.
+Each seed is its own world (features, teacher, start) with one generator, so all contestants see the same draws.
 Shapes: C contestants, S seeds, P prompts × G answers a step of T tokens, V tokens, D features.
 """
 
@@ -25,12 +25,13 @@ _AT_LEAST = {"length": 1, "vocabulary": 2, "prompts": 1, "group": 2, "epochs": 1
 
 @dataclass(frozen=True)
 class World:
-    """What is learned, and how.
+    """The task and how it is learned.
 
     length, vocabulary, features   T, V, D
-    held_out             prompts to train on, and as many others to be tested on
+    held_out             prompts to train on, and as many others to test on
     prompts, group       P and G of a step; epochs, minibatches: the updates on its samples, by Adam
     behind               steps by which the sampler lags; 0 samples from the newest policy
+    reward               "answer": 1 for the right answer, else 0; "share": the share of right tokens
     teacher, start, noise          scales of the teacher, of its part in the start, and of the start's noise
     """
 
@@ -46,10 +47,13 @@ class World:
     teacher: float = 2.5
     start: float = 0.55
     noise: float = 1.8
+    reward: str = "answer"
 
     def __post_init__(self):
+        if self.reward not in ("answer", "share"):
+            raise ValueError(f"reward={self.reward!r} must be 'answer' or 'share'")
         for f in fields(self):
-            if (value := getattr(self, f.name)) < _AT_LEAST.get(f.name, 0):
+            if f.type in (int, float) and (value := getattr(self, f.name)) < _AT_LEAST.get(f.name, 0):
                 raise ValueError(f"{f.name}={value!r} must be at least {_AT_LEAST.get(f.name, 0)}")
         if self.prompts > self.held_out:
             raise ValueError(f"prompts={self.prompts} must be at most held_out={self.held_out}: none is drawn twice")
@@ -59,10 +63,10 @@ class World:
 
 @torch.no_grad()
 def run(contestants, world: World | None = None, *, seeds: Sequence[int], steps=60, every=20, k=32, block=4):
-    """Learn with every contestant (method, learning rate) on every seed; a tidy frame of what the policies can do.
+    """Train every contestant (method, learning rate) on every seed; a tidy frame of the policies' scores.
 
     Columns: method, name, lr, seed, step, pass@1, pass@k, entropy (nats a token, along the right answers). `block`
-    seeds at a time. Raises ValueError for a step count below 1, and where a method's weights turn NaN.
+    seeds run at a time. Raises ValueError for a step count below 1, and if a method's weights turn NaN.
     """
     world = world or World()
     if steps < 1 or every < 1:
@@ -78,7 +82,7 @@ def grid(methods, rates) -> list:
 
 
 class _Prompts:
-    """Features and right tokens of all (prompt, position, token before) of S seeds, and the draws of each seed."""
+    """Features and right tokens of every (prompt, position, token before) of S seeds, and the draws of each seed."""
 
     def __init__(self, world, seeds):
         self.world, self.generators = world, [torch.Generator().manual_seed(int(s)) for s in seeds]
@@ -155,7 +159,7 @@ def _sample(theta, prompts, x, u):
     """Answers to x: features `[C, S, N, T, D]`, tokens, log-probabilities and advantages `[C, S, N, T]`."""
     world, c = prompts.world, len(theta)
     x = x.expand(c, *x.shape)
-    before, fine, kept = torch.full_like(x, world.vocabulary), torch.ones_like(x, dtype=torch.bool), []
+    before, right, kept = torch.full_like(x, world.vocabulary), torch.zeros_like(x), []
     for t in range(world.length):
         row = prompts.row(x, t, before)
         phi = prompts.phi[row]
@@ -163,9 +167,10 @@ def _sample(theta, prompts, x, u):
         cdf = logp.exp().cumsum(-1)
         before = torch.searchsorted(cdf, (u[..., t] * cdf[..., -1])[..., None], right=True)[..., 0]
         before = before.clamp_(max=world.vocabulary - 1)
-        fine &= before == prompts.right[row]
+        right += before == prompts.right[row]
         kept.append((phi, before, logp.gather(-1, before[..., None])[..., 0]))
-    advantage = group_advantages(fine.float().view(-1, world.group)).view(x.shape)
+    reward = right / world.length if world.reward == "share" else (right == world.length).float()
+    advantage = group_advantages(reward.view(-1, world.group)).view(x.shape)
     phi, token, old = (torch.stack(values, 3) for values in zip(*kept, strict=True))
     return phi, token, old, advantage[..., None].expand_as(old)
 
@@ -181,7 +186,7 @@ def _gradient(theta, contestants, phi, token, old, advantage):
 
 
 def _weights(contestants, logp, old, advantage):
-    """w_log of all contestants, `[C, S, n, T]`; those of one method in a row by one call."""
+    """w_log of all contestants, `[C, S, n, T]`; consecutive contestants of one method take one call."""
     found, i = [], 0
     for method, same in itertools.groupby(contestants, key=lambda pair: pair[0]):
         part = slice(i, i := i + len(list(same)))
@@ -203,7 +208,7 @@ class _Adam:
 
 
 def _evaluate(theta, prompts, k):
-    """pass@1, pass@k and entropy, `[C, S]` each: over all held-out prompts, from the chance of the right answer."""
+    """pass@1, pass@k and entropy, `[C, S]` each, over all held-out prompts, from the right answer's probability."""
     rows, token = prompts.answers()
     logp = (prompts.phi[rows].flatten(1, 2) @ theta).log_softmax(-1)
     q = (

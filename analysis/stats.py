@@ -1,7 +1,7 @@
 """Honest comparisons from few runs: means, interquartile means and paired differences with bootstrap intervals.
 
-The contract everywhere: `scores: [runs, tasks]`, float; a run is a seed, and the same row of two methods is the same
-seed. Resampling is over runs (rows), so that tasks of one run stay together. Randomness comes from the `rng` passed in.
+Everywhere `scores` is `[runs, tasks]`, float; a run is a seed, and equal rows of two methods have the same seed.
+Resampling is over runs (rows), so that the tasks of a run stay together. Randomness comes from the given `rng`.
 Sources: rliable (arXiv 2108.13264) for the interquartile mean and the probability of improvement; scipy.stats.
 """
 
@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval: `low` and `high` bound it at the confidence asked for."""
+    """A number with its interval: `low` and `high` bound it at the requested confidence."""
 
     value: float
     low: float
@@ -30,20 +30,20 @@ def mean(scores, rng, confidence: float = 0.95, resamples: int = 2000) -> Estima
 
 
 def iqm(scores, rng, confidence: float = 0.95, resamples: int = 2000) -> Estimate:
-    """Interquartile mean: the mean of the middle half of all runs × tasks, which a few odd seeds cannot move."""
+    """Interquartile mean: the mean of the middle half of all runs × tasks, which a few outliers cannot move."""
     return _bootstrap(_iqm, (_check(scores),), rng, confidence, resamples)
 
 
 def paired_difference(a, b, rng, confidence: float = 0.95, resamples: int = 2000) -> Estimate:
-    """Mean of a − b, rows of both resampled together, which removes what the seeds have in common."""
+    """Mean of a − b; rows of both are resampled together, which removes what the seeds share."""
     a, b = _pair(a, b)
     return _bootstrap(_mean, (a - b,), rng, confidence, resamples)
 
 
 def paired_t(a, b, confidence: float = 0.95) -> Estimate:
-    """Mean of a − b with Student's interval over runs: mean ± t · s/√runs, each run being the mean of its tasks.
+    """Mean of a − b with Student's interval over runs: mean ± t · s/√runs, where a run is the mean of its tasks.
 
-    For few runs: the bootstrap's percentiles of five differences cover in 84 % of cases where 95 % are asked for.
+    For few runs: bootstrap percentiles of five differences cover 84 % instead of the requested 95 %.
     """
     a, b = _pair(a, b)
     if not 0 < confidence < 1:
@@ -60,7 +60,8 @@ def probability_of_improvement(a, b, rng, confidence: float = 0.95, resamples: i
 
 
 def summary(scores: dict, rng, reference: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
-    """A row per method of `{method: [runs, tasks]}`: mean, IQM, and differences paired to `reference`, with intervals.
+    """A row for each method of `{method: [runs, tasks]}`: mean, IQM, and paired differences to `reference`, with
+    intervals.
 
     Columns: mean, mean_low, mean_high, iqm, iqm_low, iqm_high, runs; with a reference also difference, its interval and
     p_improve (the probability of scoring above the reference).

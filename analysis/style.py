@@ -1,8 +1,8 @@
-"""How every figure of the suite looks: one colour and one line style per method, no top and right spines.
+"""The look of every figure of the suite: one colour and line style for each method, no top and right spines.
 
-The paper's six take the colours of Okabe and Ito (2008), their neighbours those of Tol (2021); the dashes keep them
-apart in grey-scale and for colour-blind readers. No eye tells more than these fifteen apart: a further method has the
-colour of the one that it varies, `VARIANT_OF`, with its own dash and label.
+The paper's six methods have the colours of Okabe and Ito (2008), their neighbours those of Tol (2021); dashes keep
+them apart in grey-scale and for colour-blind readers. No eye can tell more than these fifteen apart: any other method
+has the colour of the method that it varies, `VARIANT_OF`, with its own dash and label.
 """
 
 import zlib
@@ -99,7 +99,7 @@ LABELS = {
     "kl_cov": "KL-Cov",
     "dro": "DRO",
 }
-# slate: less likely than when sampled, sand: more likely; dark: where clips act, light: lagging
+# slate: less likely than when sampled; sand: more likely; dark: where clips act; light: lagging
 REGION_COLOURS = {"LN": "#2F4858", "HP": "#7A5C2E", "LP": "#86A5B5", "HN": "#D8BE8A", "IN": "#DDDDDD"}
 REGION_LABELS = {
     "LN": "LN  r<1−ε, A<0 (left)",
@@ -116,7 +116,7 @@ _SPARE_DASHES = ((0, (4, 1, 1, 1)), (0, (6, 1)), (0, (2, 1)), (0, (1, 2)), (0, (
 
 
 def colour(key: str) -> str:
-    """The colour of a method or of the one that it varies; an unknown key gets a spare one, always the same."""
+    """The colour of a method or of the method that it varies; an unknown key always gets the same spare colour."""
     return COLOURS.get(VARIANT_OF.get(key, key)) or _SPARE[zlib.crc32(key.encode()) % len(_SPARE)]
 
 
@@ -126,7 +126,7 @@ def dash(key: str):
 
 
 def label(key: str) -> str:
-    """The name of a method as papers write it."""
+    """The name of a method, as papers write it."""
     return LABELS.get(key, key)
 
 
@@ -141,7 +141,7 @@ def line(key: str) -> dict:
 
 
 def save(folder: str | Path, figures: Mapping[str, Figure], **options) -> Path:
-    """Write figures as `figures/NAME.png` of a run, an evaluation or a sweep; returns that folder.
+    """Write figures as `figures/NAME.png` in a run, an evaluation or a sweep; returns that folder.
 
     `options` are those of `Figure.savefig`.
     """

@@ -1,6 +1,7 @@
 """Figures of sweeps: each takes `analysis.sweeps.Results` and returns a matplotlib Figure.
 
-One colour a method, as everywhere; bands and bars are 95 % bootstrap intervals over seeds, small dots single runs.
+One colour for each method, as everywhere; bands and bars are 95 % bootstrap intervals over seeds, small dots single
+runs.
 """
 
 import math
@@ -23,7 +24,7 @@ _CURVES = (
 
 
 def learning(results: Results, lines=None, publication: bool = False):
-    """The paper's figure 3 over steps: held-out score, reward and entropy (rows), a column a panel."""
+    """The paper's figure 3 over steps: held-out score, reward and entropy (rows), a column for each panel."""
     with style.figure_style(publication) as plt:
         fig, axes = _grid(plt, len(_CURVES), len(results.panels), publication, sharex=True, sharey="row")
         for j, panel in enumerate(results.panels):
@@ -42,7 +43,7 @@ def learning(results: Results, lines=None, publication: bool = False):
 
 
 def pass_curves(results: Results, lines=None, publication: bool = False):
-    """The paper's figure 3 over k: pass@k after the last step, a column a panel; grey: before training."""
+    """The paper's figure 3 over k: pass@k after the last step, a column for each panel; grey: before training."""
     ks = powers(results.k)
     columns = [f"eval/avg@{results.k}" if k == 1 else f"eval/pass@{k}" for k in ks]
     with style.figure_style(publication) as plt:
@@ -64,9 +65,9 @@ def pass_curves(results: Results, lines=None, publication: bool = False):
 
 
 def outcome(results: Results, metric: str = "avg", publication: bool = False):
-    """Every run (dot; collapsed: cross), the mean over seeds (tick), and where avg@k began (dotted).
+    """Every run (dot; cross if collapsed), the mean over seeds (tick), and avg@k before training (dotted).
 
-    All panels have one scale. Raises SweepError for a single seed.
+    All panels share one scale. Raises SweepError for a single seed.
     """
     results.check()
     frame = results.runs
@@ -95,9 +96,10 @@ def outcome(results: Results, metric: str = "avg", publication: bool = False):
 
 
 def differences(results: Results, reference: str, metric: str = "avg", publication: bool = False):
-    """Paired differences to `reference`: small, each seed in which neither run collapsed; large, their mean.
+    """Paired differences to `reference`: a small dot for each seed in which neither run collapsed, a large one for
+    their mean.
 
-    The line is the exact 95 % sign-flip interval of that comparison alone; without one there are too few seeds for any.
+    The line is the exact 95 % sign-flip interval of that comparison alone; it is absent if there are too few seeds.
     """
     order = [line for line in results.lines if line != reference][::-1]
     if not order:
@@ -124,7 +126,7 @@ def differences(results: Results, reference: str, metric: str = "avg", publicati
 
 
 def regions(results: Results, panel: str | None = None, lines=None, publication: bool = False):
-    """Share of tokens outside the trust region over steps, by region, mean over seeds: a plot a line."""
+    """Share of tokens outside the trust region over steps, by region, mean over seeds: a plot for each line."""
     panel = results.panels[-1] if panel is None else panel
     lines = list(lines or results.lines)
     columns = min(4, len(lines))
@@ -154,7 +156,7 @@ def regions(results: Results, panel: str | None = None, lines=None, publication:
 
 
 def extremes(results: Results, publication: bool = False):
-    """What was the roughest of every run: largest weights ever applied, largest gradient norm. Crosses collapsed."""
+    """The extremes of every run: the largest weights ever applied and the largest gradient norm. Crosses collapsed."""
     frame = results.runs.dropna(subset=["max_w_log"])
     if frame.empty:
         return blank("no run made an update", publication)
@@ -188,7 +190,7 @@ def extremes(results: Results, publication: bool = False):
 
 
 def grid(results: Results, metric: str = "avg", publication: bool = False):
-    """DGPO's n × m: the mean over seeds and how many runs collapsed; GPPO and the hard clip beside it, on one scale."""
+    """DGPO's n × m: mean over seeds and number of collapsed runs; GPPO and the hard clip beside it, on one scale."""
     frame = results.runs
     if len(results.panels) > 1:
         raise SweepError(f"the n × m picture is of one panel; this sweep has: {', '.join(results.panels)}")
@@ -204,7 +206,7 @@ def grid(results: Results, metric: str = "avg", publication: bool = False):
         return blank(f"no {METRICS[metric].format(k=results.k)}: no run came so far", publication)
 
     def table(lines: list[list[str | None]], rows: list[str], columns: list[str]) -> dict:
-        """A heat map's values, and the text of its cells."""
+        """The values of a heat map and the text of its cells."""
         values = [[np.nan if line is None else mean[line] for line in row] for row in lines]
         texts = [
             [
@@ -242,7 +244,7 @@ def grid(results: Results, metric: str = "avg", publication: bool = False):
 
 
 def along(results: Results, factor: str, metrics=("avg", "entropy"), publication: bool = False):
-    """Metrics after the last step against the values of a numerical factor, such as `updates`: a line a line."""
+    """Metrics after the last step against a numerical factor, such as `updates`: a curve for each line."""
     other = [name for name in results.sweep.factors if name not in (results.factor, factor)]
     if other or factor not in results.sweep.factors or factor == results.factor:
         raise SweepError(f"factor {factor!r} must be the one beside {results.factor!r}; there are also: {other}")
@@ -264,8 +266,8 @@ def along(results: Results, factor: str, metrics=("avg", "entropy"), publication
 def boundary(results: Results, lines=None, panel: str | None = None, steps: int = 1):
     """The paper's figure 4 from the same point of training: token weights of the first steps, first seed.
 
-    Up to the first update all lines have the same policy and the same samples. Without `lines` the first line of each
-    of the first six methods.
+    Up to the first update all lines have the same policy and samples. Without `lines`, it draws the first line of
+    each of the first six methods.
     """
     panel = results.panels[-1] if panel is None else panel
     if lines is None:
@@ -278,7 +280,7 @@ def boundary(results: Results, lines=None, panel: str | None = None, steps: int 
 
 
 def _curve(ax, frame: pd.DataFrame, column: str, look: dict) -> None:
-    """Each run thinly and the mean over seeds, over the steps that all seeds have."""
+    """A thin line for each run and the mean over seeds, over the steps that all seeds have."""
     if column not in frame:
         return
     wide = frame.pivot(index="seed", columns="step", values=column).dropna(axis=1)
@@ -287,7 +289,7 @@ def _curve(ax, frame: pd.DataFrame, column: str, look: dict) -> None:
 
 
 def _band(ax, x, values: np.ndarray, look: dict) -> None:
-    """`values` `[seeds, points]`; points that a run did not reach are left out."""
+    """A band of `values` `[seeds, points]`; points that a run did not reach are left out."""
     there = np.isfinite(values).all(0)
     x, values = np.asarray(x)[there], values[:, there]
     if not values.size:

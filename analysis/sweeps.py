@@ -1,11 +1,11 @@
-"""Read a sweep and say what it shows: a row a run, paired comparisons over seeds, and findings in plain words.
+"""Read a sweep and say what it shows: a row for each run, paired comparisons over seeds, and findings in plain words.
 
     results = read("runs/sweeps/methods")
     comparison(results, "avg", reference="grpo")
     findings(results, reference="grpo")
 
 A *line* is a level of the factor that chooses the method, a *panel* one combination of the levels of all other factors.
-Lines are compared within a panel, seed by seed: the same seed has the same prompts and begins from the same policy.
+Lines are compared within a panel, seed by seed: runs of one seed have the same prompts and start from the same policy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from dgpo.sweeps import table
 from dgpo.sweeps.definition import Cell, Sweep
 from dgpo.sweeps.execute import FINISHED
 
-COLLAPSED = 0.5  # a run whose last held-out score is below this share of its best, or below its first, has collapsed
+COLLAPSED = 0.5  # a run collapsed if its last held-out score is below this share of its best, or below its first
 SPIKE = 5.0  # a gradient norm above this multiple of the run's median is a spike
 _COMPARED = ("pairs", "equal", "difference", "low", "high", "p", "p_collapse", "p_holm", "p_collapse_holm")
 _OF_STEPS = ("entropy", "reward", "max_w_log", "max_w_prob", "max_grad_norm", "spikes", "outside")
@@ -39,7 +39,7 @@ METRICS = {
 
 
 class SweepError(ValueError):
-    """Results that lack what a comparison needs; the message names the runs."""
+    """The results lack what a comparison needs; the message names the runs."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Results:
 
     @cached_property
     def factor(self) -> str:
-        """The factor whose levels are lines: the one that sets the method, or else the first."""
+        """The factor whose levels are the lines: the one that sets the method, or else the first."""
         first = next(iter(self.cells.values()))
         for name, values in self.sweep.factors.items():
             level = values.get(first.levels[name], {}) if isinstance(values, dict) else {name: None}
@@ -80,14 +80,14 @@ class Results:
         return ", ".join(level for name, level in self.cells[cell].levels.items() if name != self.factor)
 
     def cell(self, line: str, panel: str) -> str:
-        """The name of a cell. Raises SweepError for a line or a panel that there is not."""
+        """The name of a cell. Raises SweepError for an unknown line or panel."""
         for name, known in (("line", self.lines), ("panel", self.panels)):
             if (value := {"line": line, "panel": panel}[name]) not in known:
                 raise SweepError(f"{name} {value!r} must be one of: {', '.join(map(repr, known))}")
         return next(n for n, c in self.cells.items() if c.levels[self.factor] == line and self.panel(n) == panel)
 
     def check(self, reference: str | None = None) -> None:
-        """Raise SweepError for a single seed, from which no interval over seeds can be had, and an unknown line."""
+        """Raise SweepError for a single seed, which allows no interval over seeds, and for an unknown line."""
         if len(self.sweep.seeds) < 2:
             raise SweepError(f"a comparison needs at least two seeds; there is seed {self.sweep.seeds[0]} alone")
         if reference is not None and reference not in self.lines:
@@ -98,7 +98,7 @@ class Results:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """What a line is called: its method, and the parameters in which lines of that method differ."""
+        """The name of each line: its method, and the parameters in which lines of that method differ."""
         params = {line: self.configs[self.cell(line, self.panels[0])].method_params for line in self.lines}
         names = {}
         for line in self.lines:
@@ -115,12 +115,12 @@ class Results:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """A row a run: line, panel, seed, status, the metrics of `METRICS`, and how rough the way was.
+        """A row for each run: line, panel, seed, status, the metrics of `METRICS`, and its extremes.
 
-        A run that diverged scores 0. `collapsed`: it diverged, or its last held-out avg@k is below half of its best or
-        below that of the start.
-        `spikes`: steps with a gradient norm above 5 times the run's median. `max_w_log`, `max_w_prob`: largest of a
-        token whose advantage is not 0, or of any where the runs did not record that (see `applied`).
+        A run that diverged scores 0. `collapsed`: it diverged, or its last held-out avg@k is below half of its best
+        or below its first. `spikes`: steps with a gradient norm above 5 times the run's median. `max_w_log`,
+        `max_w_prob`: the largest of any token with an advantage other than 0, or of any token if the runs did not
+        record that (see `applied`).
         """
         ended = {name: group.sort_values("step") for name, group in self.frame.groupby(["cell", "seed"])}
         order = [(cell, seed) for cell in self.cells for seed in self.sweep.seeds]
@@ -129,7 +129,7 @@ class Results:
 
     @property
     def applied(self) -> bool:
-        """Whether the runs recorded their largest weights apart for tokens whose advantage is not 0."""
+        """Whether the runs recorded separately the largest weights of tokens with an advantage other than 0."""
         return "max_w_log/applied" in self.frame
 
     def _row(self, cell: str, seed: int, group: pd.DataFrame) -> dict:
@@ -164,7 +164,7 @@ class Results:
 
 
 def read(folder: str | Path, seeds: Sequence[int] | None = None) -> Results:
-    """What has ended of the sweep in a folder; of an unfinished one `seeds` chooses those that have."""
+    """The runs of a sweep that have ended; `seeds` chooses the complete seeds of an unfinished sweep."""
     sweep = table.read(folder)
     frame = table.collect(sweep)
     if frame.empty:  # and without columns
@@ -179,9 +179,9 @@ def read(folder: str | Path, seeds: Sequence[int] | None = None) -> Results:
 
 
 def scores(results: Results, metric: str, panel: str, lines: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """`{line: [seeds, 1]}` of a metric of `runs`, the same seeds in the same order for all.
+    """`{line: [seeds, 1]}` of a metric of `runs`, with the same seeds in the same order for every line.
 
-    Raises SweepError that names the runs which have not ended: a paired comparison needs every seed of every line.
+    Raises SweepError, naming the runs that have not ended: a paired comparison needs every seed of every line.
     """
     frame = results.runs
     frame = frame[frame["panel"] == panel].set_index(["line", "seed"])
@@ -210,7 +210,7 @@ def _fell(results: Results, panel: str, line: str) -> np.ndarray:
 
 
 def comparison(results: Results, metric: str, reference: str, panel: str | None = None) -> pd.DataFrame:
-    """A row a line and panel: collapsed runs, the mean over seeds, and the paired difference to `reference`.
+    """A row for each line and panel: collapsed runs, the mean over seeds, and the paired difference to `reference`.
 
     The difference is over the `pairs` seeds in which neither run collapsed, with the exact sign-flip interval (95 %, of
     this comparison alone) and p; `p_collapse` is Fisher's for the collapses. NaN for fewer than two pairs. `p_holm` and
@@ -241,10 +241,11 @@ def comparison(results: Results, metric: str, reference: str, panel: str | None 
 
 
 def main_table(results: Results, reference: str) -> pd.DataFrame:
-    """Per line and panel: collapsed runs, avg@k and pass@k after the last step, and the differences to `reference`.
+    """A row for each line and panel: collapsed runs, avg@k and pass@k after the last step, and differences to
+    `reference`.
 
-    Behind collapsed runs Clopper and Pearson's 95 % interval, in %; behind a difference its sign-flip interval, the
-    pairs of runs that it is over, and p adjusted by Holm for all comparisons of the sweep.
+    Collapsed runs come with Clopper and Pearson's 95 % interval, in %; a difference with its sign-flip interval, the
+    number of pairs of runs, and p adjusted by Holm for all comparisons of the sweep.
     """
     results.check(reference)
     rows, difference = [], f"avg@{results.k} − {results.labels[reference]}, of runs that did not"
@@ -267,7 +268,7 @@ def main_table(results: Results, reference: str) -> pd.DataFrame:
 
 
 def rough_table(results: Results) -> pd.DataFrame:
-    """Per line and panel, over all seeds: largest weights ever applied, gradient spikes, tokens outside, collapses."""
+    """For each line and panel, over all seeds: largest weights applied, gradient spikes, tokens outside, collapses."""
     frame = results.runs
     grouped = frame.groupby(["panel", "line"], sort=False)
     out = grouped[["max_w_log", "max_w_prob", "max_grad_norm"]].max()
@@ -279,11 +280,11 @@ def rough_table(results: Results) -> pd.DataFrame:
 
 
 def findings(results: Results, reference: str, metric: str = "avg") -> list[str]:
-    """What the runs support and what not, a sentence each.
+    """What the runs support and what they do not, a sentence each.
 
     Two questions for each line and panel: does it collapse more or less often than `reference` (Fisher's exact test),
-    and do the runs that did not collapse score higher or lower (exact sign flips)? A difference is claimed only where
-    p, adjusted by Holm for all of these comparisons together, is below 0.05.
+    and do the runs that did not collapse score higher or lower (exact sign flips)? A difference is claimed only if p,
+    adjusted by Holm for all of these comparisons together, is below 0.05.
     """
     found = comparison(results, metric, reference)
     compared, what = found[found["line"] != reference], METRICS[metric].format(k=results.k)
@@ -343,7 +344,7 @@ def _scores(mine: pd.DataFrame, what: str, ref: str, seeds: int) -> list[str]:
 def save(
     results: Results, figures: Mapping[str, Figure], tables: Mapping[str, pd.DataFrame], found: Sequence[str]
 ) -> Path:
-    """Write figures (PNG), tables (CSV), a row a run (runs.csv) and findings into `figures/` of the sweep's folder."""
+    """Write figures (PNG), tables (CSV), all runs (runs.csv) and findings into `figures/` of the sweep's folder."""
     target = style.save(results.sweep.path, figures)
     for name, frame in {**tables, "runs": results.runs}.items():
         frame.to_csv(target / f"{name}.csv", index=isinstance(frame.index, pd.MultiIndex), float_format="%.6g")

@@ -18,7 +18,7 @@ from analysis.bandit import Setting
 from analysis.landscape import key_of, resolve_all
 from analysis.plots import finish, looks_of
 
-_FRESH = 1_000  # added to the seed for the second look: the first one chose the rates
+_FRESH = 1_000  # added to the seed for fresh runs: the first ones chose the rates
 
 
 def against_rate(methods, worlds: Sequence[Setting], rates, *, seeds: int, steps: int, seed: int = 0) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def against_rate(methods, worlds: Sequence[Setting], rates, *, seeds: int, steps
 
 
 def best(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `against_rate` with the least regret of each world and method."""
+    """The rows of `against_rate` with the least regret for each world and method."""
     return found.loc[found.groupby(["world", "name"], sort=False)["mean"].idxmin()]
 
 
@@ -74,7 +74,7 @@ def at_best(
 
 
 def figure(found: pd.DataFrame, publication: bool = False):
-    """Regret against learning rate, a panel for each world; bands are two standard errors, a dot marks each best."""
+    """Regret against learning rate, a panel for each world. Bands: two standard errors; dots: each method's best."""
     worlds, tops = list(dict.fromkeys(found["world"])), best(found)
     with style.figure_style(publication) as plt:
         size = (5.5, 2.2) if publication else (3.7 * len(worlds), 3.3)

@@ -208,14 +208,17 @@ def _eval(args, places) -> int:
     config = settings.load(**values)
     folders = [path_text(folder) for folder in args.compare or [args.rescore] if folder]
     places |= {repr(folder): folder for folder in folders} or config.paths()
+    from dgpo.distributed import process_group
     from dgpo.evaluation import report, run
 
     if args.compare:
         print(report.differences(*folders))
         return 0
     folder = run.rescore(*folders) if folders else run.evaluate(config)
-    print(report.table(folder))
-    print(folder)
+    if process_group.rank() == 0:
+        print(report.table(folder))
+        print(folder)
+    process_group.destroy()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What holds between the settings of a run, and what they need of the machine."""
+"""Rules between the settings of a run, and what they need of the machine."""
 
 import importlib.util
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def validate(config: "Config") -> "Config":
-    """What holds between settings. Returns the config with its method's parameters and aggregation resolved."""
+    """Check the rules between settings. Returns the config with its method's parameters and aggregation resolved."""
     try:
         method = config.make_method()
     except ValueError as error:
@@ -28,7 +28,7 @@ def _check_batch(config: "Config") -> None:
     if config.batch_size % config.num_minibatches:
         raise ConfigError(
             f"prompts_per_step × group_size = {config.prompts_per_step} × {config.group_size} = {config.batch_size} "
-            f"does not divide into num_minibatches={config.num_minibatches} equal mini-batches"
+            f"cannot be split into num_minibatches={config.num_minibatches} equal mini-batches"
         )
     if config.warmup_updates >= config.total_updates:
         raise ConfigError(
@@ -42,7 +42,8 @@ def _check_batch(config: "Config") -> None:
         )
     if config.group_size == 1 and config.filter_groups != "none":
         raise ConfigError(
-            f"group_size=1 with filter_groups={config.filter_groups!r}: a group of one never varies, so none is left"
+            f"group_size=1 with filter_groups={config.filter_groups!r}: the rewards of one completion never differ, "
+            "so every group is dropped"
         )
 
 
@@ -95,15 +96,15 @@ def _check_rest(config: "Config") -> None:
 
 
 def check_devices(config: "Config", jobs: int) -> None:
-    """Raise ConfigError where several runs at a time would start their ranks on the same GPUs."""
+    """Raise ConfigError if several runs at once would start their ranks on the same GPUs."""
     if jobs > 1 and config.ranks > 1 and config.device != "cpu" and torch.cuda.is_available():
         raise ConfigError(f"jobs={jobs} with ranks={config.ranks}: each takes GPUs from the first one on; use jobs=1")
 
 
 def check_machine(config: "PolicySettings") -> None:
-    """Raise ConfigError where this machine lacks what a Config or EvalConfig asks for: before anything is loaded.
+    """Raise ConfigError if this machine lacks what a Config or EvalConfig needs, before anything is loaded.
 
-    To read the settings of a run that another machine made, or to plan one, needs none of it.
+    Reading the settings of another machine's run, or planning one, needs no such check.
     """
     liger = getattr(config, "liger", False)
     if config.device == "cuda" and not torch.cuda.is_available():

@@ -59,6 +59,8 @@ class Engine:
             "gradient_clipping": config.grad_clip,
             "zero_optimization": _zero(config),
             "bf16": {"enabled": config.dtype == "bfloat16"},
+            # stage 1 would become another optimizer, which `zero_state` does not know
+            "data_types": {"grad_accum_dtype": "fp32"} if config.zero_stage >= 2 else {},
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own CPU Adam compiles for minutes, torch's is fused too
             "steps_per_print": None,

@@ -2,10 +2,10 @@
 
     loss = Σ_t c_t · ( ρ_t · sg(p_t − A_t · w_log,t) · log π_t  +  β · KL_t  −  α · H_t )
 
-w_log is the method's weight, p its penalty (0 for most), c_t the loss weight of a token. That is fixed for the whole
-optimizer batch before it is cut into micro-batches, so the gradient does not depend on how it is accumulated. Only the
-gradient of the first term means something, not its value: report rewards and weights instead. ρ_t is 1 unless the
-sampler's distance from the trainer is corrected.
+w_log is the method's weight, p its penalty (0 for most), c_t the loss weight of a token. c_t is fixed for the whole
+optimizer batch before it is cut into micro-batches, so the gradient does not depend on how it is accumulated. Only
+the gradient of the first term has a meaning, its value has none: report rewards and weights instead. ρ_t is 1 unless
+the sampler's distance from the trainer is corrected.
 
 Shapes: rewards `[P, n]`, P prompts of n completions; token quantities `[B, T]`.
 """
@@ -38,7 +38,7 @@ def group_advantages(rewards: Tensor, kind: str = "grpo") -> Tensor:
         raise ValueError(f"rewards have shape {tuple(rewards.shape)}; expected [prompts, completions]")
     n = rewards.shape[1]
     centred = rewards
-    if n > 1:  # a mean rounded off by one ulp, over 1e-6, is no longer nothing: equal rewards are exactly 0
+    if n > 1:  # a mean that is off by one ulp, divided by 1e-6, is no longer negligible: equal rewards give exactly 0
         centred = (rewards - rewards.mean(1, keepdim=True)).masked_fill(zero_variance(rewards)[:, None], 0)
     match kind:
         case "grpo":
@@ -71,7 +71,7 @@ def loss_weights(mask: Tensor, how: str = "token-mean", length: int | None = Non
         seq-mean-token-sum    1 / S
         constant              1 / (S · length)           length: a constant, as in Dr.GRPO
 
-    `mask` is of the whole optimizer batch, that of all ranks. An empty completion counts nowhere. Raises ValueError for
+    `mask` covers the whole optimizer batch, over all ranks. An empty completion counts nowhere. Raises ValueError for
     another `how`, or `constant` without `length`.
     """
     live = mask.float()
@@ -102,7 +102,7 @@ def surrogate(
 
 
 def kl_penalty(logp: Tensor, ref_logp: Tensor, kind: str = "k3", old_logp: Tensor | None = None) -> Tensor:
-    """Per-token estimate of KL(π ‖ reference) with d = log ref − log π; as a loss term it is differentiated.
+    """Per-token estimate of KL(π ‖ reference) with d = log ref − log π; the loss differentiates it.
 
         unbiased   r · (e^d − 1 − d), r = π/π_old    value and gradient are those of the KL, on tokens from π_old
         k1         −d                                on tokens from π: unbiased; its expected gradient is zero
@@ -141,8 +141,8 @@ def importance_weights(
         sequence-mask    Π_t r_t if that is within the bounds, else 0
         geometric-gate   1 if the geometric mean of r_t is within the bounds, else 0
 
-    The tokens drawn are the sampler's, the gradient is meant for the trainer's policy; the truncation bounds the
-    variance at the price of a bias. What a token counts for is not changed: a masked one stays in the normaliser.
+    The sampler drew the tokens, but the gradient is for the trainer's policy; truncation bounds the variance at the
+    price of a bias. A token's share in the normaliser stays, even if it is masked.
     Raises ValueError for another kind.
 
     Source: truncated importance sampling, token by token: Yao et al. 2025, "Your efficient RL framework secretly brings
@@ -184,11 +184,11 @@ def objective(
     kl_coef: float = 0.0,
     entropy_coef: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of one micro-batch and the weights it used, (scalar, w_log `[B, T]`).
+    """The loss of one micro-batch and its weights, (scalar, w_log `[B, T]`).
 
-    `batch` has ref_logp when kl_coef is not 0, and w_log and penalty when the method needs the whole batch. The w_log
-    returned is the method's own, without the importance weight. The losses of the micro-batches of an optimizer batch,
-    over all ranks, add up to its loss.
+    `batch` has ref_logp if kl_coef is not 0, and w_log and penalty if the method needs the whole batch. The returned
+    w_log is the method's own, without the importance weight. The losses of an optimizer batch's micro-batches, over
+    all ranks, add up to its loss.
     """
     w_log, penalty = batch.w_log, batch.penalty
     if w_log is None:

@@ -250,7 +250,8 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
         "activations": work.micro * (layer + width * shape.hidden),
         "logits": 3 * CHUNK_BYTES[work.device],
     }
-    gradients = sharded if work.stage >= 2 else work.weight_bytes  # between micro-batches
+    # between micro-batches: from stage 2 on each rank adds up its part, in float32
+    gradients = 4 * shape.parameters / gpus if work.stage >= 2 else work.weight_bytes
     update = {
         "gradients": 0 if on_host and work.stage >= 2 else gradients,
         "buckets": _DEEPSPEED_BUCKET * width,  # made whole, however small the model; ZeRO-3 keeps it
@@ -269,7 +270,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
         states |= rollout
     # AdamW's own: the gradient in float32 and the denominator
     step = {
-        "gradients": 0 if on_host else sharded,
+        "gradients": 0 if on_host else gradients / (1 if work.stage >= 2 else gpus),
         "buckets": _DEEPSPEED_BUCKET * width if work.stage == 3 else 0,
         "step": 0 if on_host else 8 * shape.parameters / gpus,
     }

@@ -1,1 +1,1 @@
-"""The explorable's figures (`src/`), joined for the page and for notebooks, and the explorer in a notebook."""
+"""The explorable's figures (`src/`), bundled for the page, for notebooks and for the explorer."""

@@ -1,7 +1,7 @@
 """The figures of src/ as one script and one style sheet: for the page (docs/site/explorable.py) and for the widgets.
 
-The ES modules are joined, since browsers load none from file:// and a widget is one file. What Python knows is not
-written twice: parameters, colours and labels go in as the module data.js.
+The ES modules are joined because browsers load none from file:// and a widget is one file. Nothing that Python knows
+is written twice: parameters, colours and labels go in as the module data.js.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ NEUTRAL = {
     DARK: "color-scheme:dark;--ink:#e8eaee;--soft:#a3aab7;--faint:#2a2e36;--shade:#1f2229;--edge:#454b57;"
     "--raised:#3a404c;",
 }
-LINE = {LIGHT: 1.8, DARK: 3}  # least contrast of a line; on white the palette as it is
+LINE = {LIGHT: 1.8, DARK: 3}  # least contrast of a line, which leaves the palette unchanged on white
 TEXT = 4.5  # least contrast of a word (WCAG AA)
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w.]+)";$', re.M)
 
@@ -33,9 +33,9 @@ def built_in() -> list[str]:
 
 
 def script(entry: str, data: str) -> str:
-    """src/`entry` and what it imports: each module a function that is called once, after those that it imports.
+    """src/`entry` and its imports: each module is a function that is called once, after the modules that it imports.
 
-    `data` is the text of data.js. The last name that is declared, `module_ENTRY`, holds the entry's exports.
+    `data` is the text of data.js. The last declared name, `module_ENTRY`, holds the entry's exports.
     """
     parts: dict[str, str] = {}
 
@@ -55,9 +55,9 @@ def script(entry: str, data: str) -> str:
 
 
 def widget(entry: str, run: dict | None, hues: dict[str, str]) -> str:
-    """The one ES module of an anywidget, from src/`entry`: figures, methods, colours, and what is known of a run.
+    """The ES module of an anywidget, from src/`entry`: figures, methods, colours, and the facts about a run.
 
-    `hues` are colours beside those of the methods, by the name of their CSS variable.
+    `hues` are further colours, by the name of their CSS variable.
     """
     keys = names()
     known = {name: described(key) | ({} if key in built_in() else {"own": True}) for name, key in keys.items()}
@@ -82,9 +82,9 @@ def _module(name: str) -> str:
 
 
 def described(key: str) -> dict:
-    """What a figure needs to know of a method: its label, its dashes, its parameters with their ranges.
+    """What a figure needs to know about a method: its label, dashes, and parameters with their ranges.
 
-    Of a method of one's own they are the numeric ones: each gets a dial.
+    For a method of your own these are the numeric parameters: each gets a dial.
     """
     kind = methods.get_class(key)
     fields = [f for f in dataclasses.fields(kind) if _numeric(f.default) or kind.__module__.startswith("dgpo.")]
@@ -111,7 +111,7 @@ def _dash(key: str) -> str:
 
 
 def js(value) -> str:
-    """A value as JavaScript; json writes Infinity, which is JavaScript."""
+    """A value as JavaScript; json writes Infinity, which JavaScript reads."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -138,7 +138,7 @@ def colours(named: dict[str, str], root: str = ":root") -> str:
 def readable(colour: str, paper: str, least: float) -> str:
     """The colour, moved towards black or white until its contrast with the paper is at least `least`.
 
-    Black is ink and turns white on dark paper: a grey would be taken for another method's.
+    Black turns white on dark paper, since a grey would be taken for another method's.
     """
     if colour == "#000000" and paper == DARK:
         return LIGHT

@@ -1,6 +1,6 @@
 """The rows of a problem file (JSONL, JSON, CSV, Parquet) or of a dataset on the hub, and what is wrong with a row.
 
-A file that cannot be read raises DataError; a fault that belongs to one row comes with that row.
+A file that cannot be read raises DataError; a row that cannot be read carries its fault.
 """
 
 import codecs
@@ -25,17 +25,17 @@ FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?::\w+)?")
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte that fits no character
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MAX_FIELD = 1 << 24  # characters of a CSV field: room for any solution, and an end for a quote that is never closed
+_MAX_FIELD = 1 << 24  # characters of a CSV field: room for any solution, and a bound for a quote that is never closed
 
 
 class DataError(Explained, ValueError):
-    """A data file that cannot be used; the message names the file, the line and what is there."""
+    """A data file cannot be used; the message names the file, the line and what is there."""
 
     exit_code = 2
 
 
 class FileRow(NamedTuple):
-    """A row of a problem file: its line or row number, its fields by name, and why it could not be read, if so."""
+    """A row of a problem file: its line or row number, its fields by name, and its fault ("" if it could be read)."""
 
     number: int
     values: dict[str, Any]
@@ -43,9 +43,9 @@ class FileRow(NamedTuple):
 
 
 def read_rows(data: str | Path, encoding: str = "utf-8") -> Iterator[FileRow]:
-    """The rows of a file or a dataset; one that cannot be read has a fault and no values.
+    """The rows of a file or a dataset; a row that cannot be read has a fault and no values.
 
-    `encoding` is that of a text file that is not UTF-8. Raises DataError, one line that names the file.
+    `encoding` is for text files that are not UTF-8. Raises DataError, one line that names the file.
     """
     path = Path(data)
     try:
@@ -103,9 +103,9 @@ def is_empty(value) -> bool:
 
 
 def answer_text(answer: str | int | float | Decimal) -> str:
-    """A reference answer as text: 27.0 is "27", 6.02e23 keeps its exponent, and of a worked GSM8K solution what follows
-    its `####`."""
-    text = str(answer)  # of a float the fewest digits that name it: int(6.02e23) would be 601999999999999995805696
+    """A reference answer as text: 27.0 is "27", 6.02e23 keeps its exponent, a worked GSM8K solution gives what
+    follows `####`."""
+    text = str(answer)  # the fewest digits that identify a float: int(6.02e23) would be 601999999999999995805696
     if isinstance(answer, float | Decimal) and re.fullmatch(r"-?\d+\.\d+", text):
         return text.rstrip("0").rstrip(".")
     return text.rpartition("####")[2].strip()
@@ -155,7 +155,7 @@ def _json_rows(path: Path, encoding: str):
 
 
 def _parse(text: str, encoding: str):
-    """JSON whose fractions keep the digits they are written with. Raises ValueError."""
+    """Parse JSON; fractions keep the digits they are written with. Raises ValueError."""
     if fault := _undecoded(text, encoding):
         raise ValueError(fault)
     try:
@@ -200,9 +200,9 @@ def _csv_rows(path: Path, encoding: str):
 
 
 def _open(path: Path, encoding: str, newline: str = "") -> TextIO:
-    """A text file, each byte that does not fit its encoding kept as a surrogate.
+    """Open a text file; a byte that does not fit its encoding is kept as a surrogate.
 
-    Raises DataError for one that should be UTF-8 and looks like something else.
+    Raises DataError for a file that should be UTF-8 and looks like something else.
     """
     with path.open("rb") as file:
         head = file.read(4096)
@@ -221,7 +221,7 @@ def _is_utf8(encoding: str) -> bool:
 
 
 def _decodes(content: bytes) -> bool:
-    """Whether bytes are UTF-8 beyond doubt: with characters outside ASCII, which other encodings never write so."""
+    """Whether bytes are surely UTF-8: they hold characters outside ASCII, which no other encoding writes so."""
     try:
         return not content.isascii() and bool(content.decode())
     except UnicodeDecodeError:
@@ -229,13 +229,13 @@ def _decodes(content: bytes) -> bool:
 
 
 def _looks_like(head: bytes) -> str:
-    """The encoding that the first bytes of a file point to where they cannot be UTF-8; else ""."""
+    """The encoding that the first bytes of a file suggest if they cannot be UTF-8; else ""."""
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     even, odd = head[::2].count(0), head[1::2].count(0)
-    if even + odd <= len(head) // 8:  # half of UTF-16's bytes are 0 where it writes ASCII
+    if even + odd <= len(head) // 8:  # where UTF-16 writes ASCII, half of its bytes are 0
         return ""
     return "utf-16-be" if even > odd else "utf-16-le"
 
@@ -267,12 +267,12 @@ def _parquet_rows(path: Path):
 
 
 def _arrow_rows(batch, first: int) -> Iterator[FileRow]:
-    """The rows of an Arrow batch, numbered from `first`; 32-bit floats have the digits they were written with."""
+    """The rows of an Arrow batch, numbered from `first`; 32-bit floats get the digits they were written with."""
     import pyarrow
 
     try:
         rows = batch.to_pylist()
-    except ValueError as error:  # bytes that are not UTF-8, a date beyond Python's: a row at a time
+    except ValueError as error:  # bytes that are not UTF-8, or a date beyond Python's: read row by row
         if len(batch) == 1:
             yield FileRow(first, {}, f"not readable: {error}")
             return

@@ -1,10 +1,10 @@
-"""Which problems of a test file are in a training file too.
+"""Which problems of a test file also occur in a training file.
 
-A row can be the same problem as a test in three ways, each wider than the one before:
+A row matches a test problem in one of three ways, each looser than the one before:
 
     exact    the same text once runs of whitespace are one space
-    loose    the same letters and digits, in any case: punctuation, signs and LaTeX braces do not count
-    gram10   at least half of the test problem's different 10-grams of words occur in the one training problem
+    loose    the same letters and digits, case ignored: punctuation, signs and LaTeX braces do not count
+    gram10   at least half of the test problem's distinct 10-grams of words occur in that training problem
 
 A word is a run of a-z and 0-9 or a single CJK character; a text of fewer than ten words has no 10-grams.
 """
@@ -22,12 +22,12 @@ CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 _GRAM, _SHARE = 10, 0.5
 _WORD = re.compile(rf"[a-z0-9]+|[{CJK}]")
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
-_CELLS = 2_000_000  # pairs of a row and a test that are counted at a time, so that memory stays below 100 MB
+_CELLS = 2_000_000  # pairs of a row and a test counted at a time, to keep memory below 100 MB
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row that could be read: its name, its problem as text ("" if there is none), its answer as it stands."""
+    """A readable row: its name, its problem as text ("" if there is none), its answer as given."""
 
     name: str
     text: str
@@ -35,9 +35,9 @@ class Row:
 
 
 def contamination(rows: Sequence[Row], tests: Sequence[Row], every: bool = True) -> list[tuple[str, str, str, float]]:
-    """(kind, test name, row name, share of the test's 10-grams) of every pair that matches, by its strictest kind.
+    """(kind, test name, row name, share of the test's 10-grams) of every matching pair, with its strictest kind.
 
-    `every=False` gives one pair a test, of the test's strictest kind: all that `matched` needs, in bounded memory.
+    `every=False` gives one pair for each test, of its strictest kind: all that `matched` needs, in bounded memory.
     """
     found: dict[tuple[int, int], tuple[str, float | None]] = {}  # by (test, row)
     left = [*range(len(tests))]
@@ -62,7 +62,7 @@ def contamination(rows: Sequence[Row], tests: Sequence[Row], every: bool = True)
 
 
 def matched(pairs: list[tuple[str, str, str, float]]) -> dict[str, int]:
-    """How many test problems have a match of each kind or a stricter one."""
+    """How many test problems have a match of each kind or of a stricter one."""
     out, names = {}, set()
     for kind in KINDS:
         names |= {test for found, test, _, _ in pairs if found == kind}
@@ -85,17 +85,16 @@ def words(text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=4096)
 def _share(test: str, row: str) -> float:
-    """The share of a test's 10-grams that a row has; 1 for a test that has none."""
+    """The share of a test's 10-grams that occur in a row; 1 for a test without any."""
     theirs, ours = (set(zip(*(words(text)[i:] for i in range(_GRAM)), strict=False)) for text in (test, row))
     return len(theirs & ours) / len(theirs) if theirs else 1.0
 
 
 class _Grams:
-    """The 10-grams of test problems, to count which of them a row has.
+    """The 10-grams of test problems, to count those that a row has.
 
-    Problems made from one template have most 10-grams in common. Those that occur in just the same tests are one column
-    here, of which a row may have several: the work for a row then grows with the tests, not with the tests times their
-    10-grams.
+    Problems made from one template share most 10-grams. All 10-grams that occur in exactly the same tests form one
+    column here: the work for a row then grows with the number of tests, not with tests times 10-grams.
     """
 
     def __init__(self, tests: Sequence[str]):
@@ -104,8 +103,8 @@ class _Grams:
         self._vocabulary: dict[str, int] = {}
         for word in chain.from_iterable(map(words, tests)):
             self._vocabulary.setdefault(word, len(self._vocabulary))
-        # 10-grams are compared by 64-bit hashes made of fixed random numbers: that two of ten million are taken for one
-        # another has a probability below 10^-5.
+        # 10-grams are compared by 64-bit hashes made of fixed random numbers: among ten million, two
+        # collide with a probability below 10^-5.
         random = np.random.default_rng(0)
         self._codes = random.integers(2**64, size=len(self._vocabulary) + 1, dtype=np.uint64)
         self._factors = random.integers(2**63, size=_GRAM, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -113,7 +112,7 @@ class _Grams:
         self._known, gram = np.unique(hashed, return_inverse=True)
         owner, gram = np.unique(np.stack([owner, gram]), axis=1)
         self._sizes = np.bincount(owner, minlength=len(tests))
-        where = np.zeros(len(self._known), np.uint64)  # of each 10-gram, a hash of the set of tests that have it
+        where = np.zeros(len(self._known), np.uint64)  # of each 10-gram: a hash of the set of tests that hold it
         np.add.at(where, gram, random.integers(2**64, size=len(tests), dtype=np.uint64)[owner])
         sets, self._column = np.unique(where, return_inverse=True)
         self._sets = len(sets)
@@ -121,7 +120,8 @@ class _Grams:
         self._table = csr_array((np.ones(entries.shape[1], np.int32), tuple(entries)), (len(sets), len(tests)))
 
     def matches(self, rows: Sequence[str], every: bool) -> Iterator[tuple[int, int, float]]:
-        """(test, row, share of the test's 10-grams) where that is at least a half; else only the first row of each."""
+        """(test, row, share of the test's 10-grams) where the share is at least a half; without `every`, one row a
+        test."""
         open_, table = np.flatnonzero(self._sizes), self._table
         step = max(1, min(2000, _CELLS // max(1, len(self._sizes))))
         for start in range(0, len(rows), step):
@@ -139,7 +139,7 @@ class _Grams:
                 open_ = np.delete(open_, counts.col[hit])
 
     def _counts(self, rows: Sequence[str]):
-        """How many different 10-grams of each column each row has, sparse `[rows, columns]`."""
+        """How many distinct 10-grams of each column each row has, sparse `[rows, columns]`."""
         from scipy.sparse import csr_array
 
         owner, hashed = self._of(rows)
@@ -152,7 +152,7 @@ class _Grams:
         return csr_array((ones, (owner, self._column[gram])), (len(rows), self._sets))
 
     def _of(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(index of the text, hash) of every 10-gram of words that the tests have."""
+        """(index of the text, hash) of every 10-gram of words that occurs in the tests."""
         found = [words(text) for text in texts]
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         unknown = len(self._vocabulary)

@@ -1,4 +1,4 @@
-"""What is in a file of problems, and which of them another file holds too (dgpo.data.overlap).
+"""What a file of problems holds, and which of them another file holds too (dgpo.data.overlap).
 
 python -m dgpo data check FILE [--against TEST ...]
 """
@@ -24,8 +24,8 @@ _LEADING_ZERO = re.compile(r"-?0\d+")
 
 @dataclass(frozen=True)
 class Report:
-    """Findings in one file. Lists hold the names of the rows concerned, `faults` also what is wrong with each row that
-    training refuses or leaves out."""
+    """Findings in one file. Lists hold the names of the rows concerned; `faults` also says why training refuses or
+    skips a row."""
 
     rows: int
     unreadable: list[str]
@@ -67,9 +67,9 @@ class Report:
 def load(
     data: str | Path, problem_field: str = "problem", answer_field: str = "answer", encoding: str = "utf-8"
 ) -> tuple[list[Row], Report]:
-    """The readable rows of a file or dataset, and what is to be said of it.
+    """The readable rows of a file or dataset, and a report on it.
 
-    Raises DataError for a file that is not there or is no data file, one without rows, and fields that no row has.
+    Raises DataError for a file that is missing, empty or not a data file, and for fields that no row has.
     """
     rows, unreadable, faults, fields, types = [], [], [], Counter(), Counter()
     for found in read_rows(data, encoding):
@@ -110,7 +110,8 @@ def load(
 
 
 def script(text: str) -> str:
-    """`cjk` if one such character occurs (LaTeX outnumbers them), else the script of most letters, or `none`."""
+    """`cjk` if one such character occurs (LaTeX outnumbers them), else the script of most letters, or `none` without
+    any."""
     if _HAS_CJK.search(text):
         return "cjk"
     if text.isascii():

@@ -1,7 +1,7 @@
 """Sample, judge and store completions; judge stored ones again."""
 
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
@@ -19,26 +19,31 @@ from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import check_place, file_hash, lock
 from dgpo.model import tiny
-from dgpo.model.policy import Policy
+from dgpo.model.policy import Policy, pick_device
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
 from dgpo.rollout.selfcheck import check_model
 from dgpo.run import identity
 from dgpo.settings import GENERATED
 
+_PATIENCE = 30 * 86_400  # seconds that a rank waits for the others' completions; their launcher ends it if one dies
+
 
 def evaluate(config: EvalConfig) -> Path:
     """Run an evaluation to its end, or resume an interrupted one. Returns its folder.
 
-    Completion i of a problem has a seed of its own, made of `seed`, the benchmark, the problem's place and i, however
-    the work is divided. Raises ConfigError, DataError and EvaluationError.
+    Under a launcher the ranks share the files of completions, each with its own copy of the policy. Completion i of a
+    problem has a seed of its own, made of `seed`, the benchmark, the problem's place and i, however the work is
+    divided. Raises ConfigError, DataError and EvaluationError.
     """
     if process_group.world_size() > 1:
-        raise ConfigError(f"an evaluation is one process, and a launcher started {process_group.world_size()}")
+        if config.rollout == "vllm" and (spread := config.vllm.tensor_parallel) > 1:
+            raise ConfigError(f"vllm.tensor_parallel={spread} must be 1 in an evaluation: each rank has its own engine")
+        process_group.init(pick_device(config.device), _PATIENCE)
     check_place(Path(config.eval_dir), f"eval_dir={config.eval_dir!r}")
     check_machine(config)
     rollout.check(config)
-    config = _dated(config)
+    config = process_group.on_rank0(_dated, config)
     for name in config.benchmarks:
         if name not in GENERATED:
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
@@ -47,12 +52,24 @@ def evaluate(config: EvalConfig) -> Path:
     longest = max(_longest(benchmark, lm, tokenizer) for benchmark in loaded)
     policy = Policy(lm, config.temperature)
     check_model(config, policy, tokenizer, longest)
-    with EvaluationFolder.create(config, _made_of(source, lm, loaded), loaded) as folder:
+    with _shared(config, _made_of(source, lm, loaded), loaded) as folder:
         sampler = rollout.make(config, policy, tokenizer, source, longest)
         with closing(sampler), Judge() as judge:
             _fill(folder, loaded, sampler, tokenizer, judge)
-        _report(folder, config.k)
+        process_group.all_gather_object(None)  # all of them are there
+        process_group.on_rank0(_report, folder, config.k)
     return folder.path
+
+
+@contextmanager
+def _shared(config: EvalConfig, made_of: identity.MadeOf, loaded: list[Benchmark]) -> Iterator[EvaluationFolder]:
+    """The folder as rank 0 creates, or resumes, and locks it; the other ranks write under its lock."""
+    with ExitStack() as held:
+        made: list[EvaluationFolder] = []
+        create = EvaluationFolder.create(config, made_of, loaded)
+        process_group.on_rank0(lambda: made.append(held.enter_context(create)))
+        yield made[0] if made else EvaluationFolder(config.eval_dir)
+        process_group.all_gather_object(None)  # before rank 0 unlocks it
 
 
 def _dated(config: EvalConfig) -> EvalConfig:
@@ -107,6 +124,7 @@ def read(path: str | Path) -> Iterator[Samples]:
 def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer, judge: Judge) -> None:
     config = folder.config
     todo = [(b, chunk, places) for b in loaded for chunk, places in folder.chunks(b.name)]
+    todo = todo[process_group.rank() :: process_group.world_size()]  # long benchmarks are spread over all ranks
     total = sum(len(places) for *_, places in todo)
     there = sum(len(places) for _, chunk, places in todo if chunk.exists())
     with Progress(there, total, "completion") as progress:

@@ -1,4 +1,4 @@
 """The methods in other trainers, one thin adapter each, imported by name: `dgpo.integrations.trl`, `.verl`, ...
 
-Each of them needs its trainer installed; nothing in dgpo imports them.
+Each needs its trainer installed; nothing in dgpo imports them.
 """

@@ -1,4 +1,4 @@
-"""AReaL's actor loss by any method of dgpo. It has no hook: `docs/integrations/areal.patch` takes this function.
+"""AReaL's actor loss with any method of dgpo. AReaL has no hook: `docs/integrations/areal.patch` calls this function.
 
     DGPO_METHOD=dgpo DGPO_METHOD_PARAMS='{"n": 2}' python examples/math/gsm8k_rl.py ...
 
@@ -28,7 +28,7 @@ def ppo_actor_loss_fn(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, dict]:
-    """AReaL's own without its clipping, given A·w_log/r for A; tokens are `[B, T]`, or packed with `cu_seqlens`."""
+    """AReaL's own loss without its clipping, with A·w_log/r as A; tokens are `[B, T]`, or packed with `cu_seqlens`."""
     given = (logprobs, proximal_logprobs, advantages, loss_mask.bool())
     if logprobs.ndim == 1 and cu_seqlens is not None:
         lengths = cu_seqlens.diff().tolist()

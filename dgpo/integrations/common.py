@@ -1,4 +1,4 @@
-"""What every adapter needs: a method's loss token by token, and an error that names a hook that is not there."""
+"""Shared by all adapters: a method's loss token by token, and an error that names a missing hook."""
 
 import importlib
 import inspect
@@ -17,13 +17,13 @@ from dgpo.methods import Method
 
 
 class HookMoved(Explained, ImportError):
-    """The trainer is installed, but the place that an adapter uses is not where its tested version has it."""
+    """The trainer is installed, but the hook that an adapter uses is not where the tested version has it."""
 
 
 def hook(package: str, tested: str, place: str, *parameters: str) -> Any:
-    """The object at `place`, written module:name.name, whose signature has `parameters`.
+    """The object at `place`, written as module:name.name, whose signature has `parameters`.
 
-    Raises HookMoved, which names the installed version and the one the adapter is tested with, otherwise.
+    Otherwise raises HookMoved, which names the installed and the tested version.
     """
     module, _, names = place.partition(":")
     try:
@@ -40,7 +40,7 @@ def hook(package: str, tested: str, place: str, *parameters: str) -> Any:
 
 
 def moved(package: str, tested: str, what: str) -> HookMoved:
-    """The error for a hook that is not as in the version `tested`."""
+    """The error for a hook that differs from the version `tested`."""
     try:
         installed = version(package)
     except PackageNotFoundError:
@@ -49,14 +49,14 @@ def moved(package: str, tested: str, what: str) -> HookMoved:
 
 
 def supported() -> list[str]:
-    """The methods that other trainers can have: those that get along without entropies, whole batch and penalty."""
+    """The methods that other trainers can use: those without entropies, whole batches and penalties."""
     return [key for key in methods.names() if methods.get_class(key).has_curve()]
 
 
 def make_method(method: str | Method, params: Mapping[str, Any] | None = None) -> Method:
-    """`method` itself, or the one of that key with `params`.
+    """`method` itself, or the method of that key with `params`.
 
-    Raises ValueError as `methods.get` does, ConfigError for a method that other trainers cannot have.
+    Raises ValueError as `methods.get` does, ConfigError for a method that other trainers cannot use.
     """
     if params and not isinstance(method, str):
         raise ValueError(f"method_params={dict(params)!r} go with a method's name; {method} has its parameters already")
@@ -70,14 +70,14 @@ def make_method(method: str | Method, params: Mapping[str, Any] | None = None) -
 
 
 def refuse_unused(settings: Any, defaults: Mapping[str, Any], on: str) -> None:
-    """Raise ConfigError for a setting of the trainer's own clipping that is not at its default: it has no effect."""
+    """Raise ConfigError for a changed setting of the trainer's own clipping, which has no effect."""
     for name, default in defaults.items():
         if (value := getattr(settings, name)) not in (None, default):
             raise ConfigError(f"{name}={value!r} has no effect on {on}")
 
 
 def wide(x: Tensor) -> Tensor:
-    """x in the precision that weights are computed in: float64 stays, all else becomes float32."""
+    """x in the precision of weights: float64 stays, everything else becomes float32."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -86,7 +86,7 @@ def token_loss(
 ) -> tuple[Tensor, Tensor]:
     """−A · sg(w_log) · log π of every token and w_log, both `[B, T]` and 0 where `mask` is; advantage `[B, 1 or T]`.
 
-    The trainer aggregates it as it does its own losses. The value says nothing; the gradient does.
+    The trainer aggregates it like its own losses. Only its gradient has a meaning.
     """
     live = mask.bool()
     w_log = method.weight(wide(logp.detach()), old_logp, advantage, live)
@@ -97,10 +97,10 @@ def token_loss(
 def as_ratio_loss(
     logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, method: Method, farthest: float = 60.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What an unclipped −A·r, r = π/π_old, must be given for A and log π_old to have the gradient −A·w_log·∇log π.
+    """The A and log π_old that give an unclipped −A·r, r = π/π_old, the gradient −A·w_log·∇log π.
 
-    These are A·w_log/r and log π_old, `[B, T]` without gradient, and w_log. A ratio more than `farthest` nats from 1 is
-    taken as one there, by another log π_old, so that neither factor overflows.
+    These are A·w_log/r and log π_old, `[B, T]` without gradient, and w_log. A ratio more than `farthest` nats from 1
+    is moved to that distance by another log π_old, so that neither factor overflows.
     """
     logp, old_logp, advantage = (wide(x.detach()) for x in (logp, old_logp, advantage))
     w_log = method.weight(logp, old_logp, advantage, mask)

@@ -1,8 +1,9 @@
-"""OpenRLHF's policy loss by any method of dgpo. It has no hook: `docs/integrations/openrlhf.patch` takes this class.
+"""OpenRLHF's policy loss with any method of dgpo. OpenRLHF has no hook: `docs/integrations/openrlhf.patch` uses this
+class.
 
     DGPO_METHOD=dgpo DGPO_METHOD_PARAMS='{"n": 2}' ray job submit ... openrlhf.cli.train_ppo_ray
 
-Its corrections of the sampler and its aggregation stay as they are.
+Its corrections of the sampler and its aggregation stay.
 """
 
 import math
@@ -16,11 +17,11 @@ TESTED = "0.11.2"
 _Base = hook("openrlhf", TESTED, "openrlhf.models.loss:PolicyLoss", "clip_eps_low", "clip_eps_high", "dual_clip")
 _arguments = ("log_probs", "old_log_probs", "advantages", "action_mask")
 hook("openrlhf", TESTED, "openrlhf.models.loss:PolicyLoss.forward", *_arguments)
-_CLAMPED = 19.0  # nats: OpenRLHF cuts log r at 20, and the gradient with it
+_CLAMPED = 19.0  # nats: OpenRLHF cuts log r at 20, and with it the gradient
 
 
 class PolicyLoss(_Base):
-    """OpenRLHF's own without its clipping, given A·w_log/r for A; `method` is that of DGPO_METHOD by default."""
+    """OpenRLHF's own loss without its clipping, with A·w_log/r as A; `method` defaults to DGPO_METHOD."""
 
     def __init__(self, *args: Any, method=None, **settings: Any):
         super().__init__(*args, **settings | {"policy_loss_type": "ppo"})

@@ -1,4 +1,4 @@
-"""prime-rl's custom loss by any method of dgpo.
+"""prime-rl's custom loss with any method of dgpo.
 
     [trainer.loss]
     type = "custom"
@@ -8,7 +8,7 @@
     method = "dgpo"
     n = 2
 
-prime-rl hands over one sequence at a time and divides the sum by the tokens of the whole batch (token-mean). Its old
+prime-rl passes one sequence at a time and divides the sum by the tokens of the whole batch (token-mean). Its old
 policy is the sampler.
 """
 
@@ -19,7 +19,7 @@ from dgpo.integrations.common import hook, make_method, token_loss
 from dgpo.integrations.records import TokenRecords
 
 TESTED = "559b447 of 2026-08-21"
-_CALLS = 1024  # the loss does not know its step: so many sequences make one of the records
+_CALLS = 1024  # the loss does not know its step: this many sequences make a step of the records
 _LOSS = "prime_rl.trainer.rl.loss"
 _fields = ("trainer_logprobs", "inference_logprobs", "advantages", "loss_mask", "loss_weights")
 LossInputs = hook("prime-rl", TESTED, f"{_LOSS}:LossInputs", *_fields)
@@ -30,7 +30,7 @@ _records = functools.cache(TokenRecords)
 
 
 def loss(inputs: LossInputs, method: str = "dgpo", token_records: str | None = None, **params: Any) -> LossOutputs:
-    """The loss of one sequence, `[T]`; `params` are the method's, `token_records` a new folder."""
+    """The loss of one sequence, `[T]`; `params` are the method's, `token_records` is a new folder."""
     made = _made(method, tuple(sorted(params.items())))
     sequence = (inputs.trainer_logprobs, inputs.inference_logprobs, inputs.advantages, inputs.loss_mask)
     logp, old_logp, advantage, mask = (x[None] for x in sequence)

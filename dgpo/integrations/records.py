@@ -19,7 +19,7 @@ from dgpo.run.telemetry import TokenStats
 class TokenRecords:
     """Writes `tokens/step_*.parquet` with the columns of `dgpo.run.telemetry.TokenStats`, and the method's settings.
 
-    folder   new or empty
+    folder   a new or an empty one
     share    of the tokens inside the trust region that is recorded, and 8 times that share of those outside
 
     Rank 0 records its own tokens; other ranks record nothing. A step's file is written when the next step begins, and
@@ -77,7 +77,7 @@ class TokenRecords:
         self.stats.add(update, batch.replace(**{k: v.detach() for k, v in batch.tensors().items()}), logp, w_log)
 
     def flush(self) -> None:
-        """Write the step that is under way."""
+        """Write the current step."""
         if self.stats is None:
             return
         records, self.stats = self.stats.records(self.step, all_ranks=False), None

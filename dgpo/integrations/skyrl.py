@@ -1,4 +1,5 @@
-"""SkyRL's policy losses by any method of dgpo, registered by importing this module; also an entry point of SkyRL:
+"""SkyRL's policy losses with any method of dgpo. Importing this module registers them; it is also an entry point of
+SkyRL:
 
     python -m skyrl.train.entrypoints.main_base trainer.override_entrypoint=dgpo.integrations.skyrl \\
         trainer.algorithm.policy_loss_type=dgpo trainer.algorithm.method_params='{n: 2}' ...

@@ -1,4 +1,4 @@
-"""slime's policy loss by any method of dgpo. It has no hook: `docs/integrations/slime.patch` calls this function.
+"""slime's policy loss with any method of dgpo. slime has no hook: `docs/integrations/slime.patch` calls this function.
 
     DGPO_METHOD=dgpo DGPO_METHOD_PARAMS='{"n": 2}' python train.py --advantage-estimator grpo ...
 
@@ -19,9 +19,9 @@ _method = functools.cache(method_from_environment)
 def policy_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, loss_masks: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """What slime's compute_policy_loss returns, of the tokens of all samples in a row: their losses, and a 0 of each.
+    """As slime's compute_policy_loss, for the concatenated tokens of all samples: their losses, and a 0 for each.
 
-    Raises ValueError where a sample is spread over ranks (context parallelism): a method sees whole completions.
+    Raises ValueError if a sample is spread over ranks (context parallelism): a method sees whole completions.
     """
     lengths = [len(mask) for mask in loss_masks]
     if sum(lengths) != len(log_probs):

@@ -1,4 +1,4 @@
-"""verl's policy losses by any method of dgpo, registered by importing this module.
+"""verl's policy losses with any method of dgpo. Importing this module registers them.
 
     actor_rollout_ref.model.external_lib=dgpo.integrations.verl
     actor_rollout_ref.actor.policy_loss.loss_mode=dgpo
@@ -19,7 +19,7 @@ from dgpo.methods import Method
 
 TESTED = "0.9.1"
 _ALGOS = "verl.trainer.ppo.core_algos"
-_CALLS = 64  # the loss does not know its step: so many calls make one of the records
+_CALLS = 64  # the loss does not know its step: this many calls make a step of the records
 _CLIPPING = dict.fromkeys(("clip_ratio", "clip_ratio_low", "clip_ratio_high"), 0.2)
 _losses = hook("verl", TESTED, f"{_ALGOS}:POLICY_LOSS_REGISTRY")
 _register = hook("verl", TESTED, f"{_ALGOS}:register_policy_loss", "name")
@@ -38,7 +38,7 @@ hook("verl", TESTED, f"{_ALGOS}:compute_policy_loss_vanilla", *_arguments)
 
 @dataclass
 class PolicyLossConfig(hook("verl", TESTED, "verl.workers.config:PolicyLossConfig")):
-    """verl's own with `method_params`, those of the method, and `token_records`, a new folder for records of tokens."""
+    """verl's own with `method_params`, the method's parameters, and `token_records`, a new folder for them."""
 
     method_params: dict[str, Any] = field(default_factory=dict)
     token_records: str | None = None

@@ -14,7 +14,7 @@ from dgpo.launch.launchers import Torchrun
 from dgpo.progress import Progress
 from dgpo.run.rows import read_rows
 
-_LOOK = 1.0  # seconds between two looks at the metrics
+_LOOK = 1.0  # seconds between two reads of the metrics
 
 
 class LaunchError(Explained, RuntimeError):
@@ -28,7 +28,7 @@ class LaunchError(Explained, RuntimeError):
 def follow(launcher: Torchrun, settings: Path, log: Path, made: int = 0) -> None:
     """Start the ranks, show their progress and wait for their end. An exception here, such as Ctrl-C, ends them first.
 
-    `made` is the number of steps already made. What the ranks print is appended to `log`. Raises LaunchError.
+    `made` is the number of steps already made. The output of the ranks is appended to `log`. Raises LaunchError.
     """
     begun = log.stat().st_size if log.exists() else 0
     steps = _Steps(launcher.config, made)
@@ -59,7 +59,7 @@ class _Steps:
     def show(self) -> None:
         if (changed := self._changed()) == self.looked:  # rows that an earlier start left do not count
             return
-        if self.looked == self.before:  # the ranks have loaded all; that is no part of a step's time
+        if self.looked == self.before:  # the ranks have finished loading, which is not part of a step's time
             self.progress.began = time.monotonic()
         self.looked = changed
         with contextlib.suppress(ConfigError, OSError):  # damaged rows: the ranks report them
@@ -77,9 +77,10 @@ class _Steps:
 
 
 def failure(said: str, code: int) -> tuple[str, int]:
-    """(one line, exit code), from what a launcher that ended with `code` and its ranks printed.
+    """(one line, exit code) from the output of the ranks and of a launcher that ended with `code`.
 
-    The rank that failed first, even by a bug, tells more than the ranks that lost it, and these more than the launcher.
+    The rank that failed first, even by a bug, says more than the ranks that lost it, and these say more than the
+    launcher.
     """
     rank, own = _root_cause(said)
     told = re.findall(r"^error: (.*)", said, re.M)

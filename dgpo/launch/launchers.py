@@ -23,7 +23,7 @@ from dgpo.config import Config
 from dgpo.errors import ConfigError
 from dgpo.launch.settings import Launch
 
-_PATIENCE = 10  # seconds in which a launcher ends its ranks, before it is killed
+_PATIENCE = 10  # seconds for a launcher to end its ranks before it is killed
 _SCRIPT = Path(__file__).with_name("train.sbatch")
 _CPUS = 8  # of SLURM for each GPU
 
@@ -31,7 +31,7 @@ _CPUS = 8  # of SLURM for each GPU
 class Torchrun:
     """Ranks on this machine.
 
-    takes    the settings of Launch that not every launcher accepts, but this one does
+    takes    the settings of Launch that this launcher accepts and others may not
     here     whether all ranks are on this machine
     """
 
@@ -70,7 +70,7 @@ class Torchrun:
         return {"OMP_NUM_THREADS": str(threads), **os.environ}
 
     def stop(self, process: subprocess.Popen) -> None:
-        """Ask the launcher to end its ranks, and kill it when that takes too long."""
+        """Ask the launcher to end its ranks, and kill it if that takes too long."""
         try:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -102,7 +102,7 @@ class DeepSpeed(Torchrun):
         start = [f"--master_port={self.how.port or _free_port()}", "--module", "dgpo", "train", str(settings)]
         if not self.here:
             return [sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={self.how.hostfile}", *start]
-        # what the runner starts on one host; the runner itself would leave it behind when stopped
+        # what the runner starts on one host; the runner itself would leave it running when stopped
         world = json.dumps({host: [*range(slots)] for host, slots in self._hosts().items()}).encode()
         own = [f"--world_info={base64.urlsafe_b64encode(world).decode()}", "--node_rank=0", "--master_addr=127.0.0.1"]
         return [sys.executable, "-m", "deepspeed.launcher.launch", *own, *start]
@@ -111,7 +111,7 @@ class DeepSpeed(Torchrun):
         return {**os.environ}
 
     def _hosts(self) -> dict[str, int]:
-        """The slots of each machine."""
+        """The number of slots of each machine."""
         if self.how.hostfile is None:
             raise ConfigError("launch='deepspeed' needs hostfile=FILE; on this machine alone, use launch='torchrun'")
         try:
@@ -160,7 +160,7 @@ class Slurm(Torchrun):
         return {**os.environ, "PATH": path}
 
     def stop(self, process: subprocess.Popen) -> None:
-        """Cancel the job: to end sbatch would only end the wait for it."""
+        """Cancel the job: ending sbatch would only end the wait for it."""
         words = ["scancel", "--quiet", f"--user={getpass.getuser()}", f"--name={self._name}"]
         with contextlib.suppress(OSError):
             subprocess.run(words, stdin=subprocess.DEVNULL, check=False)

@@ -1,4 +1,4 @@
-"""Settings for starting the ranks of a training, apart from those of the run: no number of the run depends on them.
+"""Settings for starting the ranks of a training. They are not part of the run's: no number of the run depends on them.
 
 config, how = load("tiny", method="dgpo", ranks=2, launch="torchrun")
 """
@@ -18,7 +18,7 @@ _Word = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) i
 
 
 class Launch(Settings):
-    """What starts the ranks, and where. Their number, `ranks`, is a setting of the run."""
+    """How and where the ranks start. Their number, `ranks`, is a setting of the run."""
 
     launch: Literal["torchrun", "deepspeed", "slurm"] | None = _launch(
         None, description="what starts the ranks; none: torchrun if ranks is above 1, or if a notebook trains on a GPU"
@@ -46,7 +46,7 @@ def make(values: dict[str, Any]) -> Launch:
 
 
 def split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of the run, and those of Launch."""
+    """Split settings into those of the run and those of Launch."""
     own = {name: value for name, value in values.items() if name in Launch.model_fields}
     return {name: value for name, value in values.items() if name not in own}, own
 

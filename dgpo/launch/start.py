@@ -1,4 +1,4 @@
-"""Decides whether a training runs in this process or on ranks that a launcher starts, and checks it beforehand."""
+"""Decides whether a training runs in this process or on ranks that a launcher starts, after checking it."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from dgpo.run.folder import RunFolder
 
 
 def train(config: Config, how: Launch | None = None) -> Path:
-    """Train, and return the run folder. Ranks that are started here resume the run that the folder holds.
+    """Train and return the run folder. Ranks started here resume the run in the folder.
 
-    Ranks are started when `how` names a launcher, when `ranks` is above 1, and when a notebook trains on a GPU: in the
-    notebook's own process, a second run would find the memory of the first still taken. Raises ConfigError before
+    Ranks are started if `how` names a launcher, if `ranks` is above 1, or if a notebook trains on a GPU: in the
+    notebook's own process, a second run would find the first one's memory still in use. Raises ConfigError before
     anything starts, and LaunchError with the error of the rank that failed.
     """
     how = how or Launch()
@@ -67,7 +67,7 @@ def prepare(config: Config, how: Launch) -> tuple[Config, launchers.Torchrun, in
 
 
 def _launched(config: Config, how: Launch) -> bool:
-    """Whether to start ranks; a process that is a rank never does, unless `how` names a launcher."""
+    """Whether to start ranks; a process that is a rank never does unless `how` names a launcher."""
     if how.launch:
         return True
     if environment.started() or (config.ranks <= 1 and _of_this_process(config.method)):
@@ -76,12 +76,12 @@ def _launched(config: Config, how: Launch) -> bool:
 
 
 def _of_this_process(method: str) -> bool:
-    """Whether the method's class was registered in this process, so that another would not find it."""
+    """Whether the method's class was registered in this process, so another process would not find it."""
     return ":" not in method and not methods.get_class(method).__module__.startswith("dgpo.")
 
 
 def _show_plan(config: Config, how: Launch, here: bool) -> None:
-    """Print plan's prediction. Raises ConfigError when the run does not fit, unless `force`."""
+    """Print plan's prediction. Raises ConfigError if the run does not fit, unless `force`."""
     predicted = plan.predict(config, config.ranks, _hardware(how.gpu, here))
     print(predicted, flush=True)
     if not (predicted.fits or how.force):

@@ -32,12 +32,12 @@ DEFAULT_EPS = 0.2
 
 
 class MethodError(Explained, ValueError):
-    """A method whose weight is not one number a token."""
+    """A method's weight is not one number for each token."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """The five regions of the (ratio, advantage) plane as boolean masks; ties are inside.
+    """The five regions of the (ratio, advantage) plane as boolean masks; a ratio on the boundary is inside.
 
     LN   r < 1−εl, A < 0     the left boundary: a bad token that is already less likely
     HP   r > 1+εh, A > 0     the right boundary: a good token that is already more likely
@@ -55,7 +55,7 @@ class Region:
     positive: Tensor
 
     def select(self, otherwise: Tensor, LN=None, HP=None, LP=None, HN=None) -> Tensor:
-        """`otherwise`, replaced on each named region by the tensor or number given for it."""
+        """`otherwise`, with the given tensor or number on each named region."""
         out = otherwise
         for value, where in ((LN, self.LN), (HP, self.HP), (LP, self.LP), (HN, self.HN)):
             if value is not None:
@@ -72,7 +72,7 @@ class Region:
 def regions(
     log_ratio: Tensor, advantage: Tensor, eps_low: float = DEFAULT_EPS, eps_high: float = DEFAULT_EPS
 ) -> Region:
-    """Sort tokens by log r and A (same shape) into the five regions of the trust region [1−εl, 1+εh]."""
+    """Sort tokens by log r and A (same shape) into the five regions round the trust region [1−εl, 1+εh]."""
     below, above = log_ratio < math.log(1 - eps_low), log_ratio > math.log(1 + eps_high)
     negative, positive = advantage < 0, advantage > 0
     return Region(below & negative, above & positive, below & positive, above & negative, positive)
@@ -82,7 +82,7 @@ NEEDS = ("sequence", "entropy", "batch")
 
 
 def _guarded(function):
-    """`weight` or `penalty` as callers have it: without gradients, its inputs of one shape and cleaned by the mask."""
+    """`weight` or `penalty` as callers see it: without gradients, with inputs of one shape, cleaned by the mask."""
 
     @functools.wraps(function)
     @torch.no_grad()
@@ -132,7 +132,7 @@ class Method:
                 return (self.power * (logp - old_logp)).exp()
 
     Whatever a subclass's `weight` does, callers can rely on this (it is wrapped on definition): gradients are off;
-    values at masked places, NaN and ±inf included, cannot reach it and come back as 0; the result has the shape and
+    masked values, including NaN and ±inf, cannot reach it and come back as 0; the result has the shape and
     dtype of `logp`, which is float32 or float64; inside `weight`, `mask` is always a boolean tensor.
 
     A subclass says in `needs` what its weight depends on beyond the token itself:
@@ -168,7 +168,7 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} does not define weight(logp, old_logp, advantage, mask=None)")
 
     def penalty(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """What the coefficient −A·w_log of ∇log π gets added that is no multiple of A; None: nothing.
+        """An addition to the coefficient −A·w_log of ∇log π that is not a multiple of A; None for none.
 
         Arguments as for `weight`; without gradient.
         """
@@ -177,7 +177,7 @@ class Method:
     def coefficients(
         self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, entropy: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """(weight, penalty); entropies go to a method that needs them."""
+        """(weight, penalty); a method that needs entropies gets them."""
         extra: dict = {"entropy": entropy} if "entropy" in self.needs else {}
         given = (logp, old_logp, advantage, mask)
         without = type(self).penalty is Method.penalty
@@ -185,20 +185,20 @@ class Method:
 
     @classmethod
     def has_curve(cls) -> bool:
-        """Whether r, A and π_old of a token that is alone in its sequence decide its gradient."""
+        """Whether r, A and π_old decide the gradient of a token that is alone in its sequence."""
         return not {"entropy", "batch"} & {*cls.needs} and cls.penalty is Method.penalty
 
     @property
     def trust_region(self) -> tuple[float, float]:
-        """(εl, εh) by which this method's tokens are sorted into regions; the usual 0.2 for methods without one."""
+        """(εl, εh), which sort this method's tokens into regions; 0.2 for methods without their own."""
         return DEFAULT_EPS, DEFAULT_EPS
 
     def log_ratio(self, logp: Tensor, old_logp: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What the regions are read off, `[B, T]`: the token's log ratio, unless a method looks at sequences."""
+        """The log ratio that decides a token's region, `[B, T]`: its own, unless a method looks at sequences."""
         return logp - old_logp
 
     def regions(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Region:
-        """The region of every token as this method sees it; arguments as for `weight`, all of one shape."""
+        """The region of every token for this method; arguments as for `weight`, all of one shape."""
         return regions(self.log_ratio(logp, old_logp, mask), advantage, *self.trust_region)
 
     def params(self) -> dict:
@@ -214,7 +214,7 @@ class Method:
 class TrustRegion(Method):
     """A method written as log w_log per region. A subclass defines `log_weight`; −inf there is a weight of 0.
 
-    Working in log space is what keeps a huge ratio in one region from overflowing the expression of another.
+    Log space keeps a huge ratio in one region from overflowing the expression of another.
     """
 
     eps_low: float = param(DEFAULT_EPS, above=0, below=1)
@@ -262,9 +262,9 @@ Kind = TypeVar("Kind", bound=type[Method])
 
 
 def register(key: str) -> Callable[[Kind], Kind]:
-    """Make a Method known as `key`, and a frozen dataclass if it is none yet.
+    """Register a Method as `key`, and make it a frozen dataclass if it is not one.
 
-    Running the same definition again, as a notebook cell does, replaces it. Raises TypeError for another class.
+    Running the same definition again, as a notebook cell does, replaces it. Raises TypeError for any other class.
     """
 
     def add(cls: Any) -> Any:

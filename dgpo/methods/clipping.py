@@ -13,7 +13,7 @@ from dgpo.methods.parameters import param
 
 
 def _dual(log_ratio, dual_clip):
-    """log r, and −inf (weight 0) where r > c: PPO's dual clip of bad tokens that became far more likely."""
+    """log r, and −inf (weight 0) where r > c: PPO's dual clip, for bad tokens that became far more likely."""
     return log_ratio if dual_clip is None else torch.where(log_ratio > math.log(dual_clip), -math.inf, log_ratio)
 
 
@@ -39,7 +39,7 @@ class GRPO(TrustRegion):
 @register("cispo")
 @dataclass(frozen=True)
 class CISPO(TrustRegion):
-    """The importance weight is clipped and kept: every token keeps a gradient on log π.
+    """The importance weight is clipped but kept: every token keeps a gradient on log π.
 
         r < 1−εl   1−εl
         r > 1+εh   1+εh
@@ -102,14 +102,14 @@ class CEGPPO(TrustRegion):
 @register("aspo")
 @dataclass(frozen=True)
 class ASPO(TrustRegion):
-    """The hard clip, with the ratio of good tokens turned over: rare good tokens are pushed most.
+    """The hard clip, with the ratio of good tokens inverted: rare good tokens are pushed most.
 
         LN, HP          0
         A > 0, else     min(1/r, c)
         A ≤ 0, else     min(r, c)
 
-    The paper of DGPO draws it with CISPO's curve on LP and HN; this follows the code. 1/r is a weight here: left
-    differentiable it would turn the gradient round. Source: arXiv 2510.06062, wizard-III/Archer2.0 (c = 3).
+    The paper of DGPO draws it with CISPO's curve on LP and HN; this follows the code. 1/r is a constant here: left
+    differentiable, it would reverse the gradient. Source: arXiv 2510.06062, wizard-III/Archer2.0 (c = 3).
     """
 
     dual_clip: float = param(3.0, above=1)

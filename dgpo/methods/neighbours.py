@@ -1,7 +1,7 @@
-"""Controls and competitors that gate the ratio: what the six methods of the paper are measured against.
+"""Controls and competitors that gate the ratio: the six methods of the paper are measured against these.
 
-All formulas are w_log, the weight on ∇log π; r = π/π_old, Δ = log r, π_old is the policy that sampled. Those that look
-at probabilities are in `probability`, those that look at whole sequences in `sequences`.
+All formulas are w_log, the weight on ∇log π; r = π/π_old, Δ = log r, π_old is the policy that sampled. Methods that
+look at probabilities are in `probability`, those that look at whole sequences in `sequences`.
 """
 
 import math
@@ -25,7 +25,7 @@ class PG(Method):
 @register("reinforce")
 @dataclass(frozen=True)
 class Reinforce(Method):
-    """The plain score, blind to the ratio: w_log = 1, w_prob = 1/π. Source: Williams 1992."""
+    """The plain score, which ignores the ratio: w_log = 1, w_prob = 1/π. Source: Williams 1992."""
 
     def weight(self, logp, old_logp, advantage, mask=None):
         return torch.ones_like(logp)
@@ -34,7 +34,7 @@ class Reinforce(Method):
 @register("cispo_cap")
 @dataclass(frozen=True)
 class CISPOCap(Method):
-    """CISPO as MiniMax uses it, an upper cap alone: w_log = min(r, cap).
+    """CISPO as MiniMax uses it, with only an upper cap: w_log = min(r, cap).
 
     The cap is the bound on r itself, not 1+ε. Source: arXiv 2506.13585; TRL and ScaleRL (cap = 5).
     """
@@ -88,15 +88,15 @@ class MASPO(Method):
 @register("dispo")
 @dataclass(frozen=True)
 class DISPO(Method):
-    """CISPO with a bound of its own for each side of the ratio and each sign of A: the four regions.
+    """CISPO with its own bound for each of the four regions: each side of the ratio and sign of A.
 
         LN     1 − eps_low_neg         HP     1 + eps_high_pos
         LP     1 − eps_low_pos         HN     1 + eps_high_neg
         else   r
 
     Like CISPO's, its w_prob = w_log/π diverges as a token vanishes. A tight eps_low_neg keeps pushing bad tokens down.
-    Source: arXiv 2602.00983 (AISTATS 2026), as read in secondary sources; not checked against code. Its own values were
-    not found: with the default of 0.2 four times it is `cispo`.
+    Source: arXiv 2602.00983 (AISTATS 2026), as read in secondary sources; not checked against code. Its own values
+    were not found: with all four at the default of 0.2 it is `cispo`.
     """
 
     eps_low_pos: float = param(0.2, above=0, below=1)

@@ -1,20 +1,20 @@
-"""The hyper-parameters of a method: what a field may be, checked whenever a method is made."""
+"""The hyper-parameters of a method: the values a field allows, checked whenever a method is made."""
 
 import dataclasses
 import math
 
 
 def param(default, *, above=-math.inf, below=math.inf, optional=False, infinite=False):
-    """A hyper-parameter of a method: a dataclass field whose value must lie in the open interval (above, below).
+    """A hyper-parameter of a method: a dataclass field with a value in the open interval (above, below).
 
-    With `optional`, None turns it off; with `infinite`, math.inf is a value too. Checked whenever a method is made.
+    With `optional`, None turns it off; with `infinite`, math.inf is allowed. Checked whenever a method is made.
     """
     rule = {"above": above, "below": below, "optional": optional, "infinite": infinite}
     return dataclasses.field(default=default, metadata=rule)
 
 
 def choice(*options: str):
-    """A hyper-parameter of a method that is one of these words; the first is its default."""
+    """A hyper-parameter of a method that is one of these words; the first is the default."""
     return dataclasses.field(default=options[0], metadata={"options": options})
 
 

@@ -1,4 +1,4 @@
-"""Methods whose trust region depends on the token's probability, not on its ratio alone.
+"""Methods whose trust region depends on the token's probability, not only on its ratio.
 
 All formulas are w_log, the weight on ∇log π; r = π/π_old. KL_B(p, q) is the divergence of two Bernoulli variables: the
 sampled token against all others.
@@ -15,7 +15,7 @@ from dgpo.methods.parameters import choice, param
 
 
 def probability(logp: Tensor) -> Tensor:
-    """π; a log-probability above 0 can only be rounding (or a test of extremes) and must not overflow."""
+    """π; a log-probability above 0 is rounding (or a test of extremes) and must not overflow."""
     return logp.clamp(max=0).exp()
 
 
@@ -26,7 +26,7 @@ def binary_kl(logp: Tensor, logq: Tensor) -> Tensor:
 
 
 def _hard_clip(log_ratio: Tensor, advantage: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """r, and 0 where PPO's clip with the bounds `low` and `high` of each token leaves no gradient."""
+    """r, or 0 where PPO's clip with each token's bounds `low` and `high` leaves no gradient."""
     ratio = log_ratio.exp()
     return torch.where(torch.where(advantage > 0, ratio > high, (advantage < 0) & (ratio < low)), 0, ratio)
 
@@ -34,7 +34,7 @@ def _hard_clip(log_ratio: Tensor, advantage: Tensor, low: Tensor, high: Tensor) 
 @register("dppo")
 @dataclass(frozen=True)
 class DPPO(Method):
-    """A trust region on the divergence of the sampled token from the rest, instead of the ratio.
+    """A trust region on the divergence between the sampled token and the rest, instead of the ratio.
 
         A > 0, π > π_old, D > δ    0              tv   D = |π − π_old|
         A < 0, π < π_old, D > δ    0              kl   D = KL_B(π_old, π), of token and rest
@@ -60,7 +60,7 @@ class DPPO(Method):
 class DRPO(Method):
     """A quadratic penalty on the probability difference: w_log = r (1 − sign(A) (π − π_old)/ε).
 
-    Negative where a good token has already gained more than ε: it is pulled back. Source: arXiv 2606.09821 (ε = 12.5).
+    Negative where a good token has gained more than ε, which pulls it back. Source: arXiv 2606.09821 (ε = 12.5).
     """
 
     eps: float = param(12.5, above=0)
@@ -75,8 +75,8 @@ class DRPO(Method):
 class IPO(Method):
     """A mask on the probability difference, whatever the sign of A: w_log = r where |π − π_old| ≤ eps, else 0.
 
-    A rare token may change its ratio many times over, and a lagging token outside loses its gradient too. The ratio has
-    no cap. Source: prime-rl's default loss (eps 0.1, 0.3 since September 2026); checked against prime-rl@559b447 with
+    A rare token may change its ratio many times over; a lagging token outside also loses its gradient. There is no
+    cap. Source: prime-rl's default loss (eps 0.1, 0.3 since September 2026); checked against prime-rl@559b447 with
     its squared log-ratio penalty off (kl_tau = 0).
     """
 
@@ -92,7 +92,7 @@ class IPO(Method):
 class KPop(Method):
     """A mask on the divergence both ways: w_log = r where KL_B(π, π_old) ≤ phi and KL_B(π_old, π) ≤ phi, else 0.
 
-    In ratios that is wide for a rare token and tight for a sure one. Its authors take the sampler for π_old.
+    In ratios this is wide for a rare token and tight for a sure one. Its authors use the sampler as π_old.
     Source: ringtech.notion.site/kpop (Ring-2.6, phi = 0.1), as prime-rl's pull request 3283 states it; not checked
     against code.
     """
@@ -107,7 +107,7 @@ class KPop(Method):
 @register("ripo")
 @dataclass(frozen=True)
 class RIPO(Method):
-    """The hard clip with ε = √(delta/π_old): wider for rare tokens; no gradient outside [low, high] at all.
+    """The hard clip with ε = √(delta/π_old), wider for rare tokens, and no gradient at all outside [low, high].
 
         A > 0, r > 1 + √(delta/π_old)     0
         A < 0, r < 1 − √(delta/π_old)     0

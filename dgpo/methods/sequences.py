@@ -65,7 +65,7 @@ class GMPO(Method):
 @register("luspo")
 @dataclass(frozen=True)
 class LUSPO(GSPO):
-    """GSPO whose sequences count by their length: the weight of GSPO, with the sequence-mean of token sums.
+    """GSPO with sequences counted by their length: GSPO's weight, with the sequence-mean of token sums.
 
     Under loss_aggregation=seq-mean-token-mean it is GSPO. Source: arXiv 2602.05261 (ε 2e-3 and 2.5e-3); checked against
     TRL@f2cd577.
@@ -84,8 +84,8 @@ class VESPO(Method):
         A ≥ 0    k = k_pos, λ = lambda_pos
         A < 0    k = k_neg, λ = lambda_neg
 
-    It is 1 at W = 1 and largest at W = k/λ. W is a product: a mean Δ of ±0.01 over 1,000 tokens is W = e^±10, and the
-    sequence counts for nothing. Regions are those of W. Source: arXiv 2602.10693; checked against TRL@f2cd577, which
+    It is 1 at W = 1 and largest at W = k/λ. W is a product: a mean Δ of ±0.01 over 1,000 tokens makes W = e^±10, and
+    the sequence's weight vanishes. Regions are those of W. Source: arXiv 2602.10693; checked against TRL@f2cd577, which
     also clamps Δ to ±20 and W to at least 1e-8.
     """
 
@@ -109,7 +109,7 @@ class VESPO(Method):
 @register("opsm")
 @dataclass(frozen=True)
 class OPSM(GRPO):
-    """The hard clip without bad sequences that have become unlikely: 0 where A < 0 and mean −Δ > delta, else GRPO's.
+    """The hard clip, without bad sequences that became unlikely: 0 where A < 0 and mean −Δ > delta, else GRPO's.
 
     delta is in nats a token; it has no published value. The default is slime's; TRL's example has 0.5. At 1e-4 one
     update already drops most bad sequences. Source: DeepSeek-V3.2, arXiv 2512.02556; checked against TRL@f2cd577 and

@@ -1,7 +1,7 @@
 """Methods whose gradient is not a function of a token's ratio, probability and advantage alone.
 
-They show what `needs` and `penalty` are for: the entropies of the policy that sampled (`aspo_entropy`), the whole
-optimizer batch (`bapo`, `kl_cov`), a term that is no multiple of A (`kl_cov`, `dro`). None has a curve.
+They use `needs` and `penalty`: the entropies of the policy that sampled (`aspo_entropy`), the whole optimizer batch
+(`bapo`, `kl_cov`), a term that is not a multiple of A (`kl_cov`, `dro`). None has a curve.
 """
 
 import math
@@ -45,7 +45,7 @@ class ASPOEntropy(ASPO):
 @register("bapo")
 @dataclass(frozen=True)
 class BAPO(Method):
-    """The hard clip with bounds that are moved until good tokens weigh as much as bad ones, or both bounds end.
+    """The hard clip with bounds that move until good tokens weigh as much as bad ones, or both bounds reach their end.
 
         from (low, high) = (low_start, high_start), first low up to low_end by `step`, then high up to high_end, while
         Σ_(A≥0) A min(r, high)  <  target · Σ_(A<0) |A| max(r, low)              over the optimizer batch
@@ -100,7 +100,7 @@ class KLCov(Method):
 
         w_log = r;   the share of tokens with the largest (A − mean A)(log π − mean log π): penalty = coef · sign Δ
 
-    Means and the largest are over the live tokens of the optimizer batch; at least one token is penalised. Source:
+    Means and shares are over the live tokens of the optimizer batch; at least one token is penalised. Source:
     arXiv 2505.22617; checked against verl@1dda039 (share 2e-4, coef 1).
     """
 
@@ -122,9 +122,9 @@ class KLCov(Method):
 @register("dro")
 @dataclass(frozen=True)
 class DRO(Method):
-    """The plain score with a pull back to π_old: w_log = 1, penalty = beta · Δ.
+    """The plain score with a pull towards π_old: w_log = 1, penalty = beta · Δ.
 
-    The pull acts where A = 0 too, and grows without bound. Source: arXiv 2405.19107, as verl@1dda039 has it (checked),
+    The pull also acts where A = 0, and grows without bound. Source: arXiv 2405.19107, as verl@1dda039 has it (checked),
     where beta has no default; 0.1 is ours.
     """
 

@@ -6,9 +6,10 @@
 
 The completions of step k+1 come from the policy before the updates of step k: one step off-policy.
 
-Requests are JSON, tensors are safetensors, both over a socket that only the two processes hold. A process that fails
-sends its error, one that dies closes the socket, one that does not answer within `timeout` seconds is killed: each
-raises SamplerError. The process ends with the trainer (`lifetimes.py`).
+Requests are JSON and completions safetensors, over a socket that only the two processes hold; weights go through
+memory that both have mapped (`shared.py`). A process that fails sends its error, one that dies closes the socket, one
+that does not answer within `timeout` seconds is killed: each raises SamplerError. The process ends with the trainer
+(`lifetimes.py`).
 """
 
 import json
@@ -32,6 +33,7 @@ from dgpo import errors, lifetimes
 from dgpo.batch import Rollout
 from dgpo.config import Config
 from dgpo.rollout.base import Sampler, SamplerError, Sampling
+from dgpo.rollout.shared import SharedMemory
 
 _LONGEST_WAIT = 1e6  # seconds: poll() takes milliseconds in 32 bits
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -52,11 +54,11 @@ class BackgroundSampler(Sampler):
         self._begun: list[int] | None = None  # the seeds of the request that was begun; no other request has them
         self._ahead: Rollout | None = None  # its completions, once received
         self._loads_since = 0
-        self._pipe, theirs = Pipe()
+        self._memory, (self._pipe, theirs) = SharedMemory(), Pipe()
         with theirs:
-            own_end = theirs.fileno()
-            self._process = lifetimes.start(__name__, str(own_end), pass_fds=[own_end], env=_environment())
-        self._close = weakref.finalize(self, _end, self._process, self._pipe)
+            given = [theirs.fileno(), self._memory.descriptor]
+            self._process = lifetimes.start(__name__, *map(str, given), pass_fds=given, env=_environment())
+        self._close = weakref.finalize(self, _end, self._process, self._pipe, self._memory.descriptor)
         arguments = {"source": str(source), "pad": pad, "stop": stop, "length": length}
         try:
             self._send({"config": config.model_dump(), **arguments}, "starting")
@@ -86,8 +88,9 @@ class BackgroundSampler(Sampler):
         self.ahead()
         self._send({"load": True}, "loading weights")
         for name, tensor in weights:
-            self._send_bytes(bytes_of({name: tensor.detach().cpu().contiguous()}), "loading weights")
-        self._send_bytes(b"", "loading weights")
+            self._send({"name": name} | self._memory.put(tensor), "loading weights")
+            self._receive("loading weights")  # it has taken this one: the memory is free for the next
+        self._send({}, "loading weights")
         self._receive("loading weights")
         self._loads_since += 1
 
@@ -156,12 +159,13 @@ def _environment() -> dict[str, str]:
     return env
 
 
-def _end(process: subprocess.Popen, pipe: Connection) -> None:
+def _end(process: subprocess.Popen, pipe: Connection, descriptor: int) -> None:
     pipe.close()
+    os.close(descriptor)
     lifetimes.end(process)
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, memory: SharedMemory) -> None:
     """The loop of the other process: make the sampler, then answer requests until the socket is closed."""
     start = json.loads(pipe.recv_bytes())
     sampler = _make(Config.model_validate(start.pop("config")), **start)
@@ -172,11 +176,18 @@ def _serve(pipe: Connection) -> None:
         except EOFError:
             return
         if "load" in message:
-            sampler.load(pair for tensors in iter(pipe.recv_bytes, b"") for pair in tensors_of(tensors).items())
+            sampler.load(_weights(pipe, memory))
             pipe.send_bytes(b".")
         else:
             batch = sampler.generate(message["prompts"], message["seeds"], Sampling(**message["sampling"]))
             pipe.send_bytes(b"." + bytes_of(batch.tensors()))
+
+
+def _weights(pipe: Connection, memory: SharedMemory):
+    """(name, tensor) of each weight; a tensor is valid until the next one is drawn."""
+    while described := json.loads(pipe.recv_bytes()):
+        yield described.pop("name"), memory.get(**described)
+        pipe.send_bytes(b".")
 
 
 def _make(config: Config, source: str, pad: int, stop: list[int], length: int):
@@ -192,10 +203,10 @@ def _make(config: Config, source: str, pad: int, stop: list[int], length: int):
     return TransformersSampler(Policy(lm, config.temperature), tokenizer, config.generation_batch_size)
 
 
-def main(descriptor: str) -> int:
-    pipe = Connection(int(descriptor))
+def main(socket: str, memory: str) -> int:
+    pipe = Connection(int(socket))
     try:
-        _serve(pipe)
+        _serve(pipe, SharedMemory(int(memory)))
     except (BrokenPipeError, ConnectionResetError):  # the trainer is gone
         return 1
     except Exception as error:  # noqa: BLE001 (raised again, over there)

@@ -4,12 +4,12 @@
     with Verifier(workers=2) as verifier:
         verdicts = verifier.verify_many(pairs)                  pairs of (gold, completion)
 
-A completion is judged by the content of its last closed box and by nothing else (`answer.py`). Both sides are brought
-to one way of writing (`notation.py`) and plain numbers are compared exactly at once (`literals.py`). The rest goes to a
-worker (`pool.py`, `worker.py`), where lists, intervals and units are taken apart (`forms.py`, `compare.py`,
-`quantities.py`) and the expressions in them are read by math-verify and compared by value (`judge.py`, `values.py`).
+Only the content of a completion's last closed box counts (`answer.py`). `notation.py` brings both sides to one way of
+writing, and `literals.py` compares plain numbers exactly at once. A worker (`pool.py`, `worker.py`) takes the rest:
+it takes lists, intervals and units apart (`forms.py`, `compare.py`, `quantities.py`), has math-verify read the
+expressions in them, and compares those by value (`judge.py`, `values.py`).
 
-`python -m dgpo.verifier FILE` lists where math-verify alone would decide otherwise.
+`python -m dgpo.verifier FILE` lists the answers on which math-verify alone disagrees.
 """
 
 from typing import TYPE_CHECKING
@@ -25,6 +25,6 @@ __all__ = ["Verdict", "Verifier", "VerifierError", "final_answer", "verify"]
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module 'dgpo.verifier' has no attribute {name!r}")
-    from dgpo.verifier import pool  # what only counts verdicts does without it
+    from dgpo.verifier import pool  # code that only counts verdicts never loads it
 
     return getattr(pool, name)

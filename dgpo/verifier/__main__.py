@@ -2,8 +2,8 @@
 
     python -m dgpo.verifier FILE [--answer-field answer] [--completion-field completion] [--workers 2]
 
-FILE is .jsonl, .json, .parquet or .csv. Rows with a completion are judged by it; in a file of problems, which has none,
-every reference answer is put in a box and judged against itself. Rows with an empty answer are left out.
+FILE is .jsonl, .json, .parquet or .csv. A row with a completion is judged by it. A file of problems has none: there
+each reference answer is put in a box and judged against itself. Rows with an empty answer are skipped.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dgpo.verifier", description=str(__doc__).splitlines()[0])
     parser.add_argument("file")
     parser.add_argument("--answer-field", default="answer")
-    parser.add_argument("--completion-field", help="then every row has to have it (completion, where there is one)")
+    parser.add_argument("--completion-field", help="every row needs it; default: completion, if there")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
     if options.workers < 1:

@@ -1,10 +1,10 @@
-"""What a completion answers: the content of its last closed box, or of the boxes next to one another that end it."""
+"""The answer of a completion: the content of its last closed box, or of the adjacent boxes that end it."""
 
 import re
 from enum import StrEnum
 
-MAX_ANSWER = 1_000  # characters of an answer or a reference; a longer one is not read
-MAX_DEPTH = 40  # brackets within one another; nor is a deeper one
+MAX_ANSWER = 1_000  # characters; a longer answer or reference is not read
+MAX_DEPTH = 40  # nested brackets; a deeper answer is not read either
 _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BETWEEN = re.compile(  # two boxes of one list
@@ -33,12 +33,12 @@ class Verdict(StrEnum):
 def final_answer(completion: str) -> str | None:
     """The content of the last closed `\\boxed{}` or `\\fbox{}` after `</think>`, if that occurs; None without a box.
 
-    Boxes with nothing but commas, "and", "or" and names between them are one list, so that a hedge earns nothing. Of
-    boxes within one another the outermost counts. Braces left open by the dozen are garbage, and returned as they are.
+    Boxes separated only by commas, "and", "or" and names form one list, so that hedging earns nothing. Of nested
+    boxes the outermost counts. A text with dozens of open braces is garbage and is returned unchanged.
     """
     text = completion.rpartition("</think>")[2]
-    open_boxes: list[tuple[int, int] | None] = []  # for every open brace: where its box begins and its content
-    closed: list[tuple[int, int, int]] = []  # where each outermost box begins, and its content from and to
+    open_boxes: list[tuple[int, int] | None] = []  # of every open brace: where its box and the content begin
+    closed: list[tuple[int, int, int]] = []  # of each outermost box: its start, and its content's start and end
     for token in _TOKEN.finditer(text):
         if token[0] == "{":
             open_boxes.append(None)

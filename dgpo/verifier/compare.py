@@ -1,7 +1,7 @@
-"""Whether two answers of the same shape, or of two shapes that say the same, are equal.
+"""Whether two answers are equal: of the same shape, or of two shapes that mean the same.
 
-Order counts in points and intervals and not in lists and sets; brackets count in intervals; names count where both
-sides give one. What the shapes hold is compared by functions that the caller passes in.
+Order counts in points and intervals, but not in lists and sets; brackets count in intervals; names count where both
+sides give one. The caller passes in the functions that compare what the shapes hold.
 """
 
 import re
@@ -11,12 +11,12 @@ from dgpo.verifier import forms
 from dgpo.verifier.brackets import split
 from dgpo.verifier.forms import Atom, Equation, Many, Matrix, Named, Range, Ratio, Row, Union, Word
 
-_EMPTY = Atom(r"\emptyset")  # of which {∅} is not another way of writing
+_EMPTY = Atom(r"\emptyset")  # {∅} is something else
 _VARIABLE = re.compile(
     r"\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|omega|phi|rho|sigma|tau|psi|xi|eta|text)(?![a-zA-Z])|\\(?:min|max)$"
     r"|(?<![a-zA-Z\\])(?![ei](?![a-zA-Z]))[a-zA-Z]"
 )
-# what says that a side is one quantity: a sum, a limit, P(…), |A|; and the letters of a curve
+# marks of a side that is one quantity: a sum, a limit, P(…), |A|; and the letters of a curve
 _QUANTITY = re.compile(
     r"\\(?:sum|prod|i*int|oint|lim|det)(?![a-zA-Z])|\\frac\s*\{\s*(?:d|\\partial)"
     r"|(?:P|E|Var|\\mathbb\{[EP]\}|\\text\{(?:Var|Pr)\})\s*[(\[][^()\[\]]*[A-Z][^()\[\]]*[)\]]$|\\?\|[A-Z\s\\a-z]*\|$"
@@ -32,7 +32,7 @@ Compare = Callable[[str, str], bool]
 def equal(  # noqa: C901 (a table of pairs of shapes)
     gold, given, same: Compare, same_equation: Compare, same_order: Callable[[forms.Order, forms.Order], bool]
 ) -> bool:
-    """Whether two forms say the same; the functions compare expressions and equations, given as text, and orders."""
+    """Whether two forms mean the same. The functions compare expressions and equations, both as text, and orders."""
 
     def eq(a, b):
         return equal(a, b, same, same_equation, same_order)
@@ -44,7 +44,7 @@ def equal(  # noqa: C901 (a table of pairs of shapes)
         case Word(), Word():
             if gold.text == given.text:
                 return True
-            if gold.raw.isupper() and given.raw.isupper():  # ABCD is an order, and no product
+            if gold.raw.isupper() and given.raw.isupper():  # ABCD is an order, not a product
                 return False
             return not (gold.sure or given.sure or " " in gold.text + given.text) and same(gold.raw, given.raw)
         case Many(items), Word() if given.raw.isupper() and len(items) > 1:  # A, C and D as ACD
@@ -84,7 +84,7 @@ def equal(  # noqa: C901 (a table of pairs of shapes)
             return named and gold.modulus == given.modulus and (gold.number - given.number) % gold.modulus == 0
         case forms.Residue(), Atom():
             return same(str(gold.number), given.text)
-        case Atom(), forms.Residue():  # 3 (mod 7) is 3, whichever way mod is meant
+        case Atom(), forms.Residue():  # 3 (mod 7) is 3, whatever mod means here
             return 0 <= given.number < given.modulus and same(gold.text, str(given.number))
         case ((Row() | Range()), (Row() | Range())):
             return (gold.left, gold.right) == (given.left, given.right) and each(gold.items, given.items)
@@ -145,9 +145,10 @@ def equal(  # noqa: C901 (a table of pairs of shapes)
 
 
 def _ending(statement: Equation, eq):
-    """The value that a statement such as det A = 6 or m+n = 4+5 = 9 ends in; None for 3 = 5 and f(x+1) = 2x.
+    """The last value of a statement such as det A = 6 or m+n = 4+5 = 9; None for 3 = 5 and f(x+1) = 2x.
 
-    Every other side is that value, or a name of it: it has a letter, and is one quantity where the value has letters.
+    Every other side must be that value or a name for it: it has a letter, and is one quantity if the value has
+    letters.
     """
     value = forms.read(statement.sides[-1])
     constant = not _VARIABLE.search(statement.sides[-1])
@@ -171,9 +172,9 @@ def _text(form) -> str:
 
 
 def _renamed(gold: Named, given: Named):
-    """What `given` says of the name that `gold` has; None if they name different things.
+    """The form of `given` in the variable names of `gold`; None if they name different things.
 
-    f(x) = 2x says what f(n) = 2n says, and y = 2x what f(x) = 2x says.
+    f(x) = 2x means the same as f(n) = 2n, and y = 2x the same as f(x) = 2x.
     """
     if gold.name == given.name or {gold.name, given.name} <= {"y", "f(x)"}:
         return given.form
@@ -186,7 +187,7 @@ def _renamed(gold: Named, given: Named):
 
 
 def _by_name(items) -> tuple:
-    """The values of x = 1, y = 2, ordered by name as a point would list them; empty if some have no name."""
+    """The values of x = 1, y = 2 in the order of their names, as in a point; empty if some have no name."""
     if not all(isinstance(i, Named) for i in items):
         return ()
     return (
@@ -197,7 +198,7 @@ def _by_name(items) -> tuple:
 
 
 def _points(given: bool) -> tuple[str, ...]:
-    """The brackets of a point; a reference in square ones is an interval."""
+    """The brackets that a point may have; a reference in square brackets is an interval."""
     return ("()", "[]") if given else ("()",)
 
 
@@ -209,7 +210,7 @@ def _vector(rows):
 
 
 def _match(gold, given, eq, loose: bool) -> bool:
-    """Whether every item has its partner; `loose` lets repeated items of a set share one."""
+    """Whether every item has a partner of its own; with `loose`, repeated items of a set may share one."""
     if max(len(gold), len(given)) > forms.MAX_ITEMS or (not loose and len(gold) != len(given)):
         return False
 
@@ -226,7 +227,7 @@ def _match(gold, given, eq, loose: bool) -> bool:
 
 
 def _otherwise(gold, given, eq):
-    """The rows of `given`, where "otherwise" is the one condition of `gold` that no other of them has."""
+    """The rows of `given` with "otherwise" replaced by the one condition of `gold` that no other row has."""
     conditions = [row.items[-1] for row in given]
     left = [row.items[-1] for row in gold if not any(eq(row.items[-1], c) for c in conditions)]
     other = [i for i, c in enumerate(conditions) if isinstance(c, Word) and c.text in ("otherwise", "else")]

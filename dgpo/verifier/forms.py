@@ -1,8 +1,8 @@
 """The shape of an answer: lists, sets, tuples, intervals, inequalities, matrices, assignments, words.
 
-math-verify reads these too, but takes {2,1} for (1,2) and cannot match an inequality to an interval or ± to two roots.
-So an answer is taken apart by its commas, brackets and relation signs, and only what is left inside, expressions
-without any of these, is read as algebra.
+math-verify reads these too, but takes {2,1} for (1,2) and cannot match an inequality with an interval or ± with two
+roots. So this module splits an answer at its commas, brackets and relation signs, and only the expressions that
+remain are read as algebra.
 """
 
 import itertools
@@ -47,22 +47,22 @@ _REALS = re.compile(
 )
 
 
-# The shapes. Expressions in them are text (str), and all else in them is a shape.
+# The shapes. Expressions in them are text (str); everything else in them is a shape.
 Atom = namedtuple("Atom", "text")  # an expression
 Word = namedtuple(
     "Word", "text raw sure"
-)  # what is spelt, as it is compared and as it stands; sure: as text, no product
-Many = namedtuple("Many", "items braces", defaults=[False])  # in no particular order; braces: written as a set
+)  # a spelt word: as compared, and as written; sure: set as text, so not a product
+Many = namedtuple("Many", "items braces", defaults=[False])  # in any order; braces: written as a set
 Row = namedtuple("Row", "left right items")  # two or more in brackets: a point, a vector or an interval
 Order = namedtuple("Order", "less more strict")  # an inequality between two expressions
-# an interval that an inequality describes, of the variable `name` ("" if it has none), and that inequality
+# the interval that an inequality describes, the variable's `name` ("" if it has none), and the inequality itself
 Range = namedtuple("Range", "name left right items order", defaults=[None])
 Residue = namedtuple("Residue", "name number modulus")  # 3 (mod 7), of `name` ("" if it has none)
 Union = namedtuple("Union", "parts")
 Ratio = namedtuple("Ratio", "items")
 Matrix = namedtuple("Matrix", "rows")
 Named = namedtuple("Named", "name form")  # name = form, or name ∈ form
-Equation = namedtuple("Equation", "text sides")  # sides that are claimed to be equal, the first no name
+Equation = namedtuple("Equation", "text sides")  # sides claimed to be equal, the first of which is not a name
 
 _PLAIN_WORDS = {word: Atom(str(number)) for number, word in enumerate(_NUMBER_WORDS)}
 _NO_SOLUTION = re.compile(r"none|empty set|(?:there (?:i|are|exist) )?no (?:real )?(?:solution|root)(?: exist)?")
@@ -73,8 +73,8 @@ _PLAIN_WORDS |= {
 }
 
 
-def read(text: str):  # noqa: C901 (a table of shapes, the first that fits)
-    """The form of a normalised text. Anything that has no other form is an Atom."""
+def read(text: str):  # noqa: C901 (a table of shapes; the first that fits wins)
+    """The form of a normalised text; an Atom if nothing else fits."""
     text = peel(text)
     if literals.value(text) is not None:
         return Atom(text)
@@ -87,7 +87,7 @@ def read(text: str):  # noqa: C901 (a table of shapes, the first that fits)
         return Many(tuple(as_word(rf"\text{{{name}}}") or Atom(name) for name in names))
     if word:
         return Atom(r"\emptyset") if _NO_SOLUTION.fullmatch(word.text) else _PLAIN_WORDS.get(word.text, word)
-    if text.startswith(r"\text{") and closes(text, 6, "}"):  # set in another type: \textbf{5}
+    if text.startswith(r"\text{") and closes(text, 6, "}"):  # in another typeface: \textbf{5}
         return read(text[6:-1])
     if residue := _RESIDUE.match(text):
         return Residue(residue[1] or "", int(residue[2]), int(residue[3]))
@@ -138,7 +138,7 @@ def read(text: str):  # noqa: C901 (a table of shapes, the first that fits)
 
 
 def _terms(text: str) -> list[str]:
-    """The text cut before every plus and minus outside all brackets; a minus stays."""
+    """The text cut before every plus and minus outside all brackets; terms keep their minus."""
     cuts = [position for token, position, depth in scan(text) if position and depth == 0 and token in ("+", "-")]
     return [text[a:b].strip().removeprefix("+").strip() for a, b in itertools.pairwise([0, *cuts, len(text)])]
 
@@ -222,7 +222,7 @@ def _transpose(form):
 
 
 def _signs(text: str) -> list[str]:
-    """The text once for every choice of its signs; ∓ goes with ±, several ± are independent."""
+    """The text with every choice of its signs; ∓ is opposite to ±, several ± are independent."""
     parts = re.split(r"(\\pm|\\mp)(?![a-zA-Z])", text)
     signs = parts[1::2]
     if r"\mp" in signs:
@@ -303,7 +303,7 @@ def _range(marks: list[str], sides: list[str]):
 
 
 def _without(name: str, *holes):
-    """All real numbers but these; in the order of their values, if they have any, else as they stand."""
+    """All real numbers except these, sorted by value if all have one, else in the given order."""
     values = [literals.value(getattr(hole, "text", "")) for hole in holes]
     if all(isinstance(value, int | Fraction) for value in values):
         holes = [hole for _, hole in sorted(zip(values, holes, strict=True), key=lambda pair: pair[0])]
@@ -321,7 +321,7 @@ def _within(name: str, shift: str, mark: str, bound: str):
 
 
 def _overlap(forms: list) -> Range | None:
-    """x > 1 and x < 3 as one interval; None for anything else, also for two half-lines that do not meet."""
+    """x > 1 and x < 3 as one interval; None for anything else, including two half-lines that do not meet."""
     if len(forms) != 2 or not all(isinstance(f, Range) for f in forms) or forms[0].name != forms[1].name:
         return None
     for below, above in (forms, forms[::-1]):

@@ -1,6 +1,6 @@
 """One answer against its reference, with math-verify. Runs only inside a worker: hostile input can hang it.
 
-Expressions are read by math-verify and compared by value (`values.py`). What has no value there, such as an integral
+math-verify reads the expressions, and `values.py` compares their values. What has no value there, such as an integral
 or a relation between variables, math-verify compares itself.
 """
 
@@ -18,7 +18,7 @@ from dgpo.verifier import compare, forms, literals, quantities, values
 from dgpo.verifier.answer import Verdict
 from dgpo.verifier.brackets import split
 
-# units stay, quantities.py has dealt with them: left to itself, math-verify reads 5m as 5
+# units stay, since quantities.py has dealt with them: math-verify by itself reads 5m as 5
 _READING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
 # all of a text or nothing: without an anchor, it picks the last fraction out of what it cannot read
 _NO_LIMIT: Any = None  # of seconds: the worker has its own
@@ -26,21 +26,21 @@ _LATEX = [LatexExtractionConfig(normalization_config=_READING, try_extract_witho
 _CHOICE = re.compile(
     r"^(?:\\text\{)?\s*(?P<open>\(?)\s*(?P<letter>[A-Ja-j])\s*(?P<close>[).]?)\s*[.:]?\s*\}?(?:\s*(?P<rest>\S.*))?$"
 )
-# what follows the label of a choice is no plain answer
+# what follows the label of a choice is not a plain answer
 _MORE = re.compile(r"^[-+*/^_=!,'(]|^\\(?:cdot|times)|\b(?:or|and|[A-J])\b")
 _LOG = re.compile(r"\\log(?!\s*_)(?![a-z])")
 # math-verify reads 5 6 as 56, 5_2 as 5, 6 ≡ 5 as 5 and 4 R 3 as a product, and leaves out signs beyond ASCII
 _NOT_READ = re.compile(
     r"[0-9]\s+[0-9]|\\text\{[^{}]*\}\s*[0-9]|[0-9]\s*_|\\(?:equiv|(?:long)?rightarrow|to)(?![a-zA-Z])|[^\x00-\x7f]"
 )
-_MISREAD = [  # names that math-verify takes for something else, or whose marks it drops, as names that it keeps apart
+_MISREAD = [  # names that math-verify misreads or strips of their marks, as names that it keeps apart
     (r"(?<![a-zA-Z\\])([EI])(?=\s*_)", r"\\hat{\1}"),  # E_1 is not read at all, I_1 and I_2 are both read as i
     (r"\\angle\s*([A-Z])\s*([A-Z])\s*([A-Z])(?![a-zA-Z])", lambda m: _angle(*m.groups())),
     (r"\\gamma(?![a-zA-Z])", r"\\hat{g}"),  # read as an infinite value of the gamma function
     (r"(?<=[a-zA-Z])'+", lambda m: f"_{{{'p' * len(m[0])}}}"),
 ]
 _ANGLE_FUNCTION = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
-# the constant of integration, and what says that a letter is any integer
+# the constant of integration, and the clause that makes a letter any integer
 _CONSTANT = re.compile(r"\+\s*(?:[CcKk](?:_\s*\{?[01]\}?)?|\\text\{\s*(?:[Cc]|[Cc]onst(?:ant)?\.?)\s*\})$")
 _INTEGER = re.compile(
     r"[\s,;(]*(?:\\text\{[\s,(]*(?:where|for|with)?\s*(?:all|any|some)?\s*\})?\s*([a-z])"
@@ -50,7 +50,7 @@ _FAMILY = re.compile(
     r"(?<![a-zA-Z\\])([kmnlj])\s*(?:\\cdot\s*)?\\pi(?![a-z])|(?:\\pi|(?:360|180)\s*\^\\circ)\s*(?:\\cdot\s*)?([kmnlj])"
 )
 _DENIED = re.compile(r"\b(?:not(?! exist)|wrong|incorrect|never|isn't)\b", re.IGNORECASE)
-_UNDONE = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-zA-Z])")  # the question once more, and no answer to it
+_UNDONE = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-zA-Z])")  # repeats the question and does not answer it
 _AND_SO_ON = re.compile(r"\\ldots(?![a-zA-Z])")  # math-verify drops it
 _LETTERS = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 
@@ -70,7 +70,7 @@ def judge(gold: str, answer: str) -> Verdict:
 
 
 def plain(gold: str, answer: str) -> Verdict:
-    """What math-verify alone says, the reference boxed: for audits."""
+    """The verdict of math-verify alone, with the reference boxed, for audits."""
     right, given = (parse(rf"\boxed{{{text}}}", parsing_timeout=_NO_LIMIT) for text in (gold, answer))
     if not given:
         return Verdict.unparsed
@@ -111,9 +111,9 @@ def _equal(gold: str, answer: str) -> bool:
 
 
 def _one_parameter(gold: str, answer: str) -> tuple[str, str]:
-    """Both with one name for the constant of integration and for the integer of a family such as kπ, as the gold has.
+    """Both texts with the gold's name for the constant of integration and for the integer of a family such as kπ.
 
-    "k ∈ ℤ" is dropped, which the question says. Letters that occur elsewhere are left alone.
+    "k ∈ ℤ" is dropped, since the question says it. Letters that occur elsewhere stay.
     """
     for name, other in ("C_", "c_"), ("c_", "C_"):
         if name in gold and name not in answer and other not in gold:
@@ -174,7 +174,7 @@ def _natural(gold: str, answer: str) -> bool:
 
 
 def _without_degrees(gold: str, answer: str) -> bool:
-    """90° − x is 90 − x, where the question asks for degrees: whether they are equal without the sign."""
+    """Whether they are equal without the degree sign: 90° − x is 90 − x where the question asks for degrees."""
     if (r"^\circ" in gold) == (r"^\circ" in answer) or _ANGLE_FUNCTION.search(gold + answer):
         return False
     return _same_number(gold.replace(r"^\circ", ""), answer.replace(r"^\circ", ""))
@@ -194,7 +194,7 @@ def _same_order(gold: forms.Order, given: forms.Order) -> bool:
 
 
 def _same_equation(gold: str, answer: str) -> bool:
-    """Whether two equations have the same sides, are multiples of one another, or math-verify solves them alike."""
+    """Whether two equations have the same sides, are multiples, or have the same solutions in math-verify."""
     sides = split(gold, "="), split(answer, "=")
     if all(len(s) == 2 for s in sides):
         (a, b), (c, d) = sides
@@ -222,8 +222,8 @@ def _same_equation(gold: str, answer: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _read(text: str):
-    """What math-verify makes of a text; None if nothing."""
-    # boxed: passed raw, it reads 8\sqrt{10} as 8
+    """A text as math-verify reads it; None if it cannot."""
+    # boxed, since it reads a bare 8\sqrt{10} as 8
     text = quantities.degrees_inside(text).replace("%", r"\%").replace("$", "")
     for what, by in _MISREAD:
         text = re.sub(what, by, text)
@@ -234,19 +234,19 @@ def _read(text: str):
 
 
 def _is_twice(x) -> bool:
-    """Whether it is (n!)!, as which n!! is read."""
+    """Whether it is (n!)!, which is how math-verify reads n!!."""
     return isinstance(x, factorial) and isinstance(x.args[0], factorial)
 
 
 def _angle(a: str, b: str, c: str) -> str:
-    """∠ABC as one name, which ∠CBA is too and ∠ACB is not."""
+    """∠ABC as one name, the same as ∠CBA's and not ∠ACB's."""
     return rf"\hat{{{min(a, c)}{b}{max(a, c)}}}"
 
 
 def _choice(gold: str, answer: str) -> bool | None:
-    """Whether the letters of two choices agree, which may be followed by a value; None if it is no choice.
+    """Whether the letters of two choices agree; a value may follow a letter. None if they are not choices.
 
-    B and (B) and (B) 12 are one choice; beside a reference 12 the (B) of (B) 12 is only a label.
+    B, (B) and (B) 12 are the same choice; against the reference 12, the (B) of (B) 12 is only a label.
     """
     right, given = _CHOICE.match(gold), _CHOICE.match(answer)
     if not given or (given["rest"] and (not given["close"] or _MORE.search(given["rest"]))):
@@ -266,13 +266,13 @@ def _both_sets(gold, given) -> bool:
 
 
 def _same_case(gold: str, answer: str) -> bool:
-    """math-verify reads all letters as small ones; here R is not r."""
+    """Whether no letter differs in case alone: math-verify lowers all letters, but R is not r."""
     left, right = ({t for t in _LETTERS.findall(text) if len(t) == 1} for text in (gold, answer))
     return not any(c.swapcase() in right and c not in right and c.swapcase() not in left for c in left)
 
 
 def _string(text: str) -> str:
-    """What is compared where nothing can be read: the text without spaces and without braces round one character."""
+    """The text without spaces and without braces round single characters, compared where nothing can be read."""
     text = re.sub(r"(\\[a-zA-Z]+) (?=[a-zA-Z])", r"\1~", text)
     text = re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)  # 5 6 is not 56
     return re.sub(r"(?<=[_^])\{(.)\}", r"\1", text)

@@ -1,4 +1,4 @@
-"""Plain numbers, compared exactly: most answers are integers, and need neither a worker nor algebra."""
+"""Plain numbers, compared exactly: most answers are integers and need neither a worker nor algebra."""
 
 import re
 from fractions import Fraction
@@ -27,9 +27,9 @@ def equal(a: str, b: str) -> bool | None:
 
 
 def value(text: str) -> int | Fraction | str | None:
-    """The number that a normalised text writes down, exactly; None if it is anything else.
+    """The exact number that a normalised text writes; None if it is anything else.
 
-    A long integer comes back as its digits: Python refuses to convert more than 4,300 of them, and so would we.
+    A long integer is returned as its digits, since Python refuses to convert more than 4,300.
     """
     text = _DOLLARS.sub(r"\1", text.strip())
     if match := _INTEGER.fullmatch(text):

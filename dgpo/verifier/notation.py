@@ -1,7 +1,7 @@
-"""One way of writing for the reference and the answer: Unicode to LaTeX, variants of a command to one, no decoration.
+"""One notation for references and answers: Unicode becomes LaTeX, commands lose their variants and decoration.
 
-Everything here changes how an answer is written and never what it says. Each step is one line of a table with the
-reason where it is not plain; `tests/verifier/test_verifier.py` has a case for every step.
+Everything here changes how an answer is written, never what it means. Each step is one line of a table, with a reason
+where it is not obvious; `tests/verifier/test_verifier.py` has a case for every step.
 """
 
 import functools
@@ -27,7 +27,7 @@ _SYMBOLS_TABLE = str.maketrans(_SYMBOLS)
 _END = "(?![a-zA-Z])"  # of a command's name
 _GROUP = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[0-9a-zA-Z])"
 _TEXT = "text(?:rm|bf|it|sf|tt|normal|up)?|math(?:rm|sf|it|normal|bf)|operatorname|mbox|hbox|bf|rm|boldsymbol|bm"
-# by what a command is replaced, and the commands
+# the command that replaces others, and the others
 _COMMANDS = r"""
     \frac dfrac tfrac cfrac nicefrac sfrac; \binom dbinom tbinom; \{ lbrace; \} rbrace; | lvert rvert vert; [ lbrack
     ] rbrack; \leq~ leqslant leqq le; \geq~ geqslant geqq ge; \neq~ ne; < lt; > gt; \emptyset~ varnothing O
@@ -38,7 +38,7 @@ _COMMANDS = r"""
 _COMMANDS = {
     n: by.replace("~", " ") for by, *names in map(str.split, re.split(r"[;\n]", _COMMANDS.strip())) for n in names
 }
-# every name of a function, and its one command; the hyperbolic functions that are read as reciprocals of others
+# every name of a function and its one command; the hyperbolic functions that are read as reciprocals of others
 _RECIPROCALS = {"sech": "cosh", "csch": "sinh", "coth": "tanh"}
 _RECIPROCALS |= {f"ar{name}": f"ar{other}" for name, other in _RECIPROCALS.items()}
 _FUNCTIONS = {name: rf"\{name} " for name in ("log", "ln", "exp", "gcd", "lcm")} | {"lg": r"\log_{10} "}
@@ -49,9 +49,9 @@ for _other in ("sinh", "cosh", "tanh", "sech", "csch", "coth", "cosech"):
     _name = _other.replace("cosec", "csc")
     _FUNCTIONS |= {_other: rf"\{_name} "} | {f"{arc}{_other}": rf"\ar{_name} " for arc in ("arc", "ar", "a")}
 _FUNCTIONS = dict(sorted(_FUNCTIONS.items(), key=lambda item: -len(item[0])))
-_NAMES = "|".join(name for name in _FUNCTIONS if name != "sec")  # which is a unit as text
+_NAMES = "|".join(name for name in _FUNCTIONS if name != "sec")  # as text it is a unit
 _CURRENCIES = {"Rs": "₹", "INR": "₹", "USD": "$", "EUR": "€", "GBP": "£"}
-# words before an answer that add nothing to it
+# words before an answer that add nothing
 _LEAD_IN = (
     r"(?i:(?:the )?(?:final )?answer(?: is)?\s*:?|(?:exactly|equals|year)(?= )"
     r"|(?:option|choice)(?=\s*\(?[A-J]\b))\s*|答案[是为:：]?\s*"
@@ -60,7 +60,7 @@ _REAL = r"(?:\s*\\in\s*\\mathbb\s*\{?R\}?)?"
 _EVERY = "(?:all|any|every|each)(?: real)?(?: numbers?| values? of)?|(?:some|any) constants?"
 _COUNTERS = "个|人|元|只|本|张|次|种|块|天|年|岁|小时|分钟|秒|(?:平方|立方)?(?:千|厘|毫)?米|公里|千?克|公斤|升"
 
-# (what, by what), in this order
+# (pattern, replacement), in this order
 _REWRITES = [
     (rf"\\({'|'.join(_COMMANDS)}){_END}", lambda m: _COMMANDS[m[1]]),
     (r"\\(?:m?left|m?right|[bB]igg?[lrm]?|middle)(?=\s*(?:[\[\]()|./]|\\[{}|a-z]))\s*\.?", ""),
@@ -135,13 +135,13 @@ _REWRITES = [
 _REWRITES = [(re.compile(what), by) for what, by in _REWRITES]
 
 
-# What a program would print, as LaTeX. A letter before means that it is part of a word.
+# What a program prints, as LaTeX. After a letter it is part of a word.
 _LIBRARY = r"(?:(?:np|numpy|math|sympy)\.)?"
 _CODE_FUNCTION = re.compile(
     rf"(?<![\\a-zA-Z]){_LIBRARY}({'|'.join(_FUNCTIONS)})(?=\s*[(^_0-9]|\s+(?:\\|[a-zA-Z](?![a-zA-Z])))"
 )
 _CODE_NUMBER = re.compile(r"(?<![\\a-zA-Z0-9.])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([+-]?[0-9]{1,6})(?!\.?[0-9a-zA-Z])")
-_CODE_WRAP = re.compile(  # what encloses its argument, given in parentheses or as the next sign
+_CODE_WRAP = re.compile(  # commands that enclose an argument: in parentheses, or the next character
     rf"(?<![\\a-zA-Z]){_LIBRARY}(sqrt|floor|ceil|abs|cbrt)\s*(?=\()|\\(sqrt|floor|ceil)\s*(?=\()|\\(cbrt)\s*(?=[(0-9a-z])"
     rf"|(√)\s*(?=[(0-9a-z\\])|(\^)\s*(?=\()|\\({'|'.join(_RECIPROCALS)})\s*(\^\s*(?:\{{[^{{}}]*\}}|[0-9a-z]))?\s*(?=[(0-9a-zA-Z\\])"
 )
@@ -165,9 +165,9 @@ _PLAIN = re.compile(r"-?[0-9]+")
 _TRAILING = re.compile(r"(?:\s|[.,;:!]|\\\\|\\(?=$))+$")
 
 
-@functools.lru_cache(maxsize=4096)  # the answers to one problem share its reference
+@functools.lru_cache(maxsize=4096)  # all answers to a problem share its reference
 def normalise(text: str) -> str:
-    """`text` in the one way of writing."""
+    """`text` in the one notation."""
     if _PLAIN.fullmatch(text):
         return text
     text = "".join(_character(c) for c in _scripts(_vulgar(text)))
@@ -183,7 +183,7 @@ def normalise(text: str) -> str:
 
 
 def hopeless(text: str) -> bool:
-    """Whether no reader can make sense of it: no letter or digit, or nesting beyond what anyone writes."""
+    """Whether nothing can be read in it: it has no letter or digit, or brackets nested deeper than anyone writes."""
     if not any(c.isalnum() for c in text) and r"\{" not in text:
         return True
     depth = deepest = 0
@@ -219,7 +219,7 @@ def _scripts(text: str) -> str:
 
 
 def _lines(text: str) -> str:
-    """The lines of an alignment as a list; one that begins with = goes on with the line before."""
+    """The lines of an alignment as a list; a line that begins with = continues the one before."""
     return "; ".join(re.sub(r"\\\\\s*&?\s*=", "=", text).replace("&", "").split(r"\\"))
 
 
@@ -246,7 +246,7 @@ def _wrapped(name: str, power: str, inner: str) -> str:
 
 
 def _argument_end(text: str, start: int, factor: str) -> int:
-    """Where an argument ends: after its closing parenthesis, else after its number, or its letter or command."""
+    """Where an argument ends: after its closing parenthesis, else after its number, letter or command."""
     if text[start] != "(":
         found = re.compile(factor + r"(?:\\[a-zA-Z]+|[a-zA-Z])|[0-9]+|.").match(text, start)
         return found.end() if found else start

@@ -1,4 +1,4 @@
-"""The parent's side of the workers: start, feed, kill."""
+"""The parent's side of the workers: start, feed and kill them."""
 
 import atexit
 import contextlib
@@ -18,7 +18,7 @@ from dgpo.verifier import literals, notation
 from dgpo.verifier.answer import MAX_ANSWER, Verdict, final_answer
 from dgpo.verifier.worker import TRIES
 
-_START_SECONDS = 120.0  # for importing math-verify on a machine that is busy with other things
+_START_SECONDS = 120.0  # time to import math-verify on a busy machine
 _PATIENCE = 10.0  # seconds beyond ten times its CPU limit before a silent worker is killed
 _WORKER = "dgpo.verifier.worker"
 
@@ -28,13 +28,13 @@ class VerifierError(RuntimeError):
 
 
 class Verifier:
-    """Judges completions in `workers` processes, started when the first of them is needed.
+    """Judges completions in `workers` processes, which start when first needed.
 
-    timeout     CPU seconds for one answer; past them it is judged `timeout`
+    timeout     CPU seconds for one answer; a slower one is judged `timeout`
     memory_mb   address space of one worker
     counts      verdicts given so far
 
-    Use it as a context manager or call `close`. Usable from any thread (calls take turns) and after a fork.
+    Use it as a context manager or call `close`. It works from any thread (calls take turns) and after a fork.
     """
 
     def __init__(self, workers: int = 2, timeout: float = 1.0, memory_mb: int = 512):
@@ -54,7 +54,7 @@ class Verifier:
     def verify_many(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
         """The verdicts on (gold, completion) pairs, in their order.
 
-        Raises VerifierError when a worker does not start or the verifier is closed, TypeError for what is no string,
+        Raises VerifierError if a worker does not start or the verifier is closed, TypeError for anything but strings,
         ValueError for a reference of more than MAX_ANSWER characters.
         """
         quick = [_without_worker(gold, completion) for gold, completion in pairs]
@@ -66,13 +66,13 @@ class Verifier:
         return verdicts
 
     def plain(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
-        """What math-verify alone says of (gold, completion) pairs, within the same limits: for audits. Not counted."""
+        """Verdicts of math-verify alone on (gold, completion) pairs, within the same limits; they are not counted."""
         jobs = [("plain", gold, final_answer(completion)) for gold, completion in pairs]
         judged = self._judge([job for job in jobs if job[2]])
         return [judged[job] if job[2] else Verdict.no_answer for job in jobs]
 
     def close(self) -> None:
-        """End the workers. Closing twice is fine; a call afterwards, or one in another thread, raises VerifierError."""
+        """End the workers. Closing twice is fine; later calls and calls in other threads raise VerifierError."""
         self._closed = True
         with self._lock:
             self._stop()
@@ -88,7 +88,7 @@ class Verifier:
             self._stop()
 
     def _begin(self):
-        """Without workers; after a fork the child's beginning too, whose copy of the lock may be held for ever."""
+        """Start without workers. A forked child starts here too: its copy of the lock may be held for ever."""
         self._pool: list[_Worker] = []
         self._lock = threading.RLock()
 
@@ -98,7 +98,7 @@ class Verifier:
         self._pool = []
 
     def _judge(self, jobs: list[tuple]) -> dict[tuple, Verdict]:
-        jobs = list(dict.fromkeys(jobs))  # equal ones are judged once
+        jobs = list(dict.fromkeys(jobs))  # equal pairs are judged once
         with self._lock:
             self._check_open()
             if not jobs:
@@ -108,7 +108,7 @@ class Verifier:
             try:
                 return self._run(jobs)
             except BaseException:  # KeyboardInterrupt too
-                self._stop()  # answers still on their way must not be taken for those of the next call
+                self._stop()  # verdicts still in the pipe must not pass for those of the next call
                 raise
 
     def _check_open(self):
@@ -133,7 +133,7 @@ class Verifier:
                         if worker.job and int(number) == worker.number:
                             done[worker.job] = Verdict(verdict)
                             worker.job = None
-                    elif worker in ready or worker.overdue():  # gone, or stuck beyond what its own limits allow
+                    elif worker in ready or worker.overdue():  # gone, or stuck beyond its own limits
                         lost = worker.job or worker
                         tries[lost] += 1
                         again = worker in ready and tries[lost] < TRIES  # killed from outside: not the job's fault
@@ -151,7 +151,7 @@ class Verifier:
 
 
 class _Worker:
-    """One worker process and the job it is at. Jobs have numbers, so that no verdict is taken for another job's."""
+    """One worker process and its current job. Jobs are numbered, so that no verdict is taken for another job's."""
 
     def __init__(self, timeout: float, memory_mb: int):
         self.timeout, self.memory_mb, self.number = timeout, memory_mb, 0
@@ -168,7 +168,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             bufsize=0,
-            env={**os.environ, "PYTHONSAFEPATH": "1"},  # a sympy.py in the current folder is not the one we mean
+            env={**os.environ, "PYTHONSAFEPATH": "1"},  # ignore a sympy.py in the current folder
         )
         self._stdin, self.stdout = lifetimes.pipes(self._process)
 
@@ -177,11 +177,11 @@ class _Worker:
         if self.job is None and self.started and todo:
             self.job, self.number = todo.popleft(), self.number + 1
             self.deadline = time.monotonic() + 10 * self.timeout + _PATIENCE
-            with contextlib.suppress(BrokenPipeError):  # gone: reading from it will tell
+            with contextlib.suppress(BrokenPipeError):  # gone: the next read shows it
                 self._stdin.write(f"{self.number} {json.dumps(self.job)}\n".encode())
 
     def read(self) -> str:
-        """The line it has written; empty when it is gone."""
+        """The line that it wrote; empty once it is gone."""
         return self.stdout.readline().decode().strip()
 
     def overdue(self) -> bool:
@@ -202,7 +202,7 @@ class _Worker:
 
 
 def _without_worker(gold: str, completion: str) -> Verdict | tuple[str, str, str]:
-    """The verdict where it is plain to see; otherwise the job for a worker."""
+    """The verdict if no worker is needed for it, else the job for a worker."""
     if not isinstance(gold, str) or not isinstance(completion, str):
         raise TypeError(f"verify needs strings, not {type(gold).__name__} and {type(completion).__name__}")
     if len(gold) > MAX_ANSWER:
@@ -238,7 +238,7 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 
 def verify(gold: str, completion: str) -> Verdict:
-    """The verdict on one completion, by one worker that this process keeps until it ends."""
+    """The verdict on one completion, from one worker that lives as long as this process."""
     global _shared
     if _shared is None:
         _shared = Verifier(workers=1)

@@ -1,6 +1,6 @@
-"""Numbers with something behind them: units, degrees, per cent, number words, bases.
+"""Numbers followed by something: units, degrees, per cent, number words, bases.
 
-A unit may be missing on either side, because the question mostly names it; a unit that is there must be the right one.
+Either side may lack the unit, since the question usually names it; a unit that is given must be right.
 """
 
 import functools
@@ -22,11 +22,11 @@ _OTHER_TEXT = """
 """
 _OTHER_NAMES = {name: unit for name, _, unit in (pair.replace("_", " ").partition(":") for pair in _OTHER_TEXT.split())}
 _CHINESE = re.compile("|".join(sorted((n for n in _OTHER_NAMES if n > "一"), key=len, reverse=True)))
-# units that are read without \\text; other letters behind a number are as likely variables
+# units that are read without \\text; any other letter behind a number may as well be a variable
 _SHORT = "mm cm km in ft yd mi mg kg lb lbs min sec hr hrs ml mL mph kph kJ kW kWh Hz kHz MHz ohm mol nm usd cent"
 _SHORT = frozenset(_SHORT.split())
 _NUMBER_WORDS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_BLOCKED = re.compile(  # words that say more than a unit does
+_BLOCKED = re.compile(  # words that mean more than a unit
     r"\b(?:and|or|not|if|is|are|when|where|mod|but|about|approximately|either|neither|nor|any|all|to|from|than|less|more"
     r"|half|third|quarter|twice|plus|minus|times|over)\b|(?<!\^)(?<!\{)(?<!-)[0-9]",
     re.IGNORECASE,
@@ -60,7 +60,7 @@ _ARC = re.compile(r"^(.*[0-9])\s*('{1,2})$")  # minutes and seconds of an angle,
 
 @dataclass(frozen=True)
 class Quantity:
-    """`number` (text), times `factor`, of `unit`. A unit is "" when there is none, "%", "°" or a canonical name."""
+    """`number` (text) times `factor`, in `unit`: "" for none, "%", "°" or a canonical name."""
 
     number: str
     unit: str = ""
@@ -68,14 +68,14 @@ class Quantity:
 
 
 def read_both(gold: str, given: str) -> tuple[Quantity, Quantity]:
-    """Both read; beside 5 cm, the m of 0.05m is a unit too, and no variable."""
+    """Both as quantities; next to 5 cm, the m of 0.05m is a unit, not a variable."""
     quantities = read(gold), read(given)
     known = [bool(_size(q.unit)) for q in quantities]
     return quantities if known[0] == known[1] else (read(gold, known[1]), read(given, known[0]))
 
 
 def read(text: str, unit: bool = False) -> Quantity:
-    """The number of a text and what stands behind it; `unit` says that single letters there are units."""
+    """The number of a text and what follows it; with `unit`, single letters there are units."""
     text = _UNIT_FRACTION.sub(r"\\text{\1/\2}\3", text.strip())
     text = _UNIT_POWER.sub(lambda m: m[0].replace("^{", "^").replace("}", "") + "}", text)
     if match := _CURRENCY.match(text):
@@ -107,7 +107,7 @@ def read(text: str, unit: bool = False) -> Quantity:
 
 
 def equal(gold: Quantity, given: Quantity, same) -> bool:
-    """Whether two quantities are equal, `same(a, b)` telling whether two number texts are."""
+    """Whether two quantities are equal; `same(a, b)` compares two numbers as text."""
 
     def scaled(q: Quantity, more=Fraction(1)):
         factor = q.factor * more
@@ -152,7 +152,7 @@ def degrees_inside(text: str) -> str:
 
 
 def _percent_equal(gold: Quantity, given: Quantity, same) -> bool:
-    """50% is 1/2. It is 50 too, if the sign is left out; but 0.5% is not 0.5, where both could be meant."""
+    """50% is 1/2. It is also 50, with the sign omitted; but 0.5% is not 0.5, which would be ambiguous."""
     if gold.unit and given.unit:
         return False
     percent, plain = (gold.number, given.number) if gold.unit else (given.number, gold.number)
@@ -175,7 +175,7 @@ def _with_unit(text: str, number: str, phrase: str, known_only: bool) -> Quantit
     names = re.findall(r"[^\W\d_]+", unit)
     sure = "/" in unit or all(n in _SHORT or len(n) > 3 for n in names)
     if known_only and factor == 1 and not (sure and _size(unit)):
-        return Quantity(text)  # 5 m: a product with a variable as likely as metres
+        return Quantity(text)  # 5 m is as likely a product with a variable
     return Quantity(number.strip(), unit, factor)
 
 
@@ -190,7 +190,7 @@ def _canonical(words: list[str]) -> str:
 
 @functools.cache
 def _registry():
-    import pint  # here, because only a worker needs it
+    import pint  # imported here, since only a worker needs it
 
     registry = pint.UnitRegistry(non_int_type=cast(Any, Fraction), cache_folder=None)
     for definition in _MORE_UNITS.split(";"):
@@ -200,14 +200,14 @@ def _registry():
 
 @functools.lru_cache(maxsize=1024)
 def _size(unit: str) -> tuple[Mapping, Fraction] | None:
-    """What a unit such as cm^2, kJ or m s^-1 measures and how large it is; None for what is no unit."""
+    """The dimension of a unit such as cm^2, kJ or m s^-1 and its size; None for anything else."""
     if "unit" in unit.lower() or not _UNIT.fullmatch(unit):  # 12 square units
         return None
     for name in (unit, unit.lower()):
         try:
             units = _registry().parse_units(name)
             factor = Fraction(cast(Any, _registry().get_root_units(units)[0]))
-        except Exception:  # noqa: BLE001 (pint raises half a dozen kinds for what it cannot read)
+        except Exception:  # noqa: BLE001 (pint raises half a dozen kinds of error for what it cannot read)
             continue
         return None if "[temperature]" in units.dimensionality else (units.dimensionality, factor)
     return None
@@ -218,7 +218,7 @@ def _fraction(x: Fraction) -> str:
 
 
 def _same_thing(a: str, b: str) -> bool:
-    """Whether two phrases such as "right triangles" and "triangles" name one thing: a word in common."""
+    """Whether two phrases such as "right triangles" and "triangles" name one thing: they share a word."""
     if "°" in a + b or (_size(a) and _size(b)):
         return False
     known, other = (a, b) if _size(a) else (b, a)

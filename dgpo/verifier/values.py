@@ -1,8 +1,8 @@
-"""The value of an expression that math-verify has read: exact while it is rational, else to many digits.
+"""The value of an expression that math-verify read: exact if it is rational, else to many digits.
 
-Two expressions are equal when their values agree at every point tried. math-verify compares to fifteen digits and
-rounds decimals to six places, which takes 1.4142136 for √2 and 10^-20 for 2·10^-20; and its `simplify` needs seconds
-where a value needs a millisecond. Nothing is simplified or solved here.
+Two expressions are equal if their values agree at every point tried. math-verify compares fifteen digits and rounds
+decimals to six places, which makes 1.4142136 equal to √2 and 10^-20 equal to 2·10^-20; and its `simplify` needs
+seconds where a value needs a millisecond. Nothing is simplified or solved here.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from mpmath.libmp import NoConvergence
 from sympy.core.function import AppliedUndef
 
 DIGITS, CONFIRM_DIGITS = 60, 320
-_BITS = 60_000  # of exact numbers; more are rounded to DIGITS
+_BITS = 60_000  # of an exact number; a longer one is rounded to DIGITS
 _MAGNITUDE = 10**7  # largest exponent of ten of any value
 
 _PLAIN = """
@@ -37,7 +37,7 @@ _EXACT: dict[str, Any] = {
     "Abs": abs,
     "Mod": operator.mod,
 }
-_LARGEST: dict[str, int] = dict.fromkeys(("exp", "sinh", "cosh", "tanh"), _MAGNITUDE)  # arguments worth computing
+_LARGEST: dict[str, int] = dict.fromkeys(("exp", "sinh", "cosh", "tanh"), _MAGNITUDE)  # largest arguments
 _LARGEST |= dict.fromkeys(("sin", "cos", "tan", "cot", "sec", "csc"), 10**1000)
 _ROUNDED = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "tanh")
 _KINKED = sympy.Abs, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling, sympy.sign
@@ -49,11 +49,11 @@ class Unknown(Exception):
 
 
 class TooBig(Exception):
-    """A value on the way is beyond what is worth computing."""
+    """An intermediate value is too large to be worth computing."""
 
 
 def difference(equation: Any) -> Any:
-    """Left side minus right side; sympy's own types do not say that an equation has numbers on its sides."""
+    """Left side minus right side; sympy's types do not declare that the sides of an equation can be subtracted."""
     return equation.lhs - equation.rhs
 
 
@@ -63,20 +63,20 @@ def symbols(*expressions: sympy.Basic) -> list[str]:
 
 
 def points(names: list[str]) -> list[dict[str, Fraction]]:
-    """Where to compare: fixed random rationals, small and larger and of either sign; one place for constants."""
+    """The points to compare at: fixed random rationals, small and large, of either sign; one for constants."""
     rng = random.Random(",".join(names))
     ranges = [(50, 400)] * 3 + [(-400, 400)] * 3 + [(1_000, 6_000)] * 4
     return [{name: Fraction(rng.randint(*span), 131) for name in names} for span in ranges] if names else [{}]
 
 
 def whole_points(names: list[str]) -> list[dict[str, Fraction]]:
-    """Positive integers, for identities that hold only there, such as cos nπ = (−1)^n."""
+    """Positive integers, for identities that hold only for those, such as cos nπ = (−1)^n."""
     rng = random.Random(",".join(names))
     return [{name: Fraction(rng.randint(1, 12 + 3 * k)) for name in names} for k in range(12)]
 
 
 def equal(gold: sympy.Basic, given: sympy.Basic) -> bool:
-    """Whether two expressions have the same value wherever the first is real (anywhere, if it is complex throughout).
+    """Whether two expressions have the same value wherever the first is real (everywhere, if it is never real).
 
     Raises Unknown if one of them has no value, TooBig if it would take too long to compute.
     """
@@ -111,7 +111,7 @@ def proportional(gold: sympy.Basic, given: sympy.Basic) -> complex | None:
 
 
 def parted(gold: sympy.Eq, given: sympy.Eq) -> bool | None:
-    """Whether a point was found that solves one equation and not the other; None if none was found that solves any."""
+    """Whether some point solves one equation but not the other; None if no point was found that solves either."""
     names = symbols(gold, given)
     found = [
         _holds(there, {**point, name: root})
@@ -147,12 +147,12 @@ def _holds(equation: sympy.Eq, point: dict) -> bool:
 
 
 def _agree(gold, given, places, digits) -> bool:
-    """Equal at every place where the first is real; at all of them if it is nowhere real."""
+    """Whether they are equal at every point where the first is real; at all points if it is never real."""
     left, too_big = [], None
     for place in places:
         try:
             left.append((value(gold, place, digits), place))
-        except TooBig as error:  # at this place; a smaller one may do
+        except TooBig as error:  # at this point; a smaller one may work
             too_big = error
     if too_big and not left:
         raise too_big
@@ -162,7 +162,7 @@ def _agree(gold, given, places, digits) -> bool:
 
 
 def _alike(gold, given, x, place, digits) -> bool:
-    """Whether the other is x at a place too; what cancels there, cosh² − sinh², is computed to more digits."""
+    """Whether the other also has value x at a point; what cancels there, as cosh² − sinh², gets more digits."""
     y = value(given, place, digits)
     if _close(x, y, digits):
         return True
@@ -175,7 +175,7 @@ def _alike(gold, given, x, place, digits) -> bool:
 
 
 def value(e: sympy.Basic, point: dict[str, Fraction], digits: int):
-    """The value at a point: Fraction, or mpf or mpc of so many digits. NaN and infinity for what has none."""
+    """The value at a point: a Fraction, or an mpf or mpc of that many digits; NaN or infinity where there is none."""
     with mp.workdps(digits + 15):
         try:
             return _value(e, point)
@@ -198,7 +198,7 @@ def _value(e, point):
         return _power(_value(e.base, point), _value(e.exp, point))
     if e in _CONSTANTS:
         return _CONSTANTS[e]()
-    if isinstance(e, AppliedUndef):  # an unknown function: some number that its name and argument determine
+    if isinstance(e, AppliedUndef):  # an unknown function: a number derived from its name and arguments
         key = repr([type(e).__name__, *(mpmath.nstr(_number(_value(a, point)), 25) for a in e.args)])
         return Fraction(int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"), 2**31)
     if type(e).__name__ not in _KNOWN:
@@ -286,7 +286,7 @@ def _number(x):
 
 
 def _close(a, b, digits: int) -> bool:
-    """Equal if both are exact, else to all but a few of the digits, relative to the larger."""
+    """Whether they are equal: exactly if both are exact, else to all but a few digits, relative to the larger."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     with mp.workdps(digits + 15):

@@ -1,9 +1,9 @@
 """A judging process, which `pool.py` starts and talks to over its pipes.
 
-The outer process imports math-verify once, then forks the inner one, which judges; when that one dies of a hostile
-answer, the next is forked in milliseconds. A job that the inner one's own limits end is judged `timeout`; one whose
-inner process was killed from outside, idle or busy, is tried again. The limits, CPU time and memory, are the kernel's,
-also inside long C calls, and a busy machine changes no verdict.
+The outer process imports math-verify once, then forks an inner one, which judges. If a hostile answer kills it, the
+next is forked in milliseconds. A job that exceeds the inner process's own limits is judged `timeout`; a job whose
+inner process was killed from outside is tried again. The kernel enforces the limits on CPU time and memory, even
+inside long C calls, and a busy machine changes no verdict.
 
     stdin    a job a line: its number and a JSON array [function of judge.py, gold, answer]
     stdout   "ready" once, then for every job a line with its number and the verdict
@@ -21,14 +21,14 @@ from multiprocessing.connection import Connection
 from dgpo import lifetimes
 from dgpo.verifier.answer import Verdict
 
-TRIES = 3  # of one job, when what judges it is killed from outside
-_OUT_OF_MEMORY, _FULL = 3, 4  # exit codes of the inner process: of this job; of what the last ones left behind
+TRIES = 3  # of one job whose inner process is killed from outside
+_OUT_OF_MEMORY, _FULL = 3, 4  # exit codes: this job is too large; earlier ones left too much
 
 
 def main(cpu_seconds: str, memory_mb: str) -> None:
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from dgpo.verifier import judge  # here, because the limits come first
+    from dgpo.verifier import judge  # imported here, after the limits are set
 
     judge.warm_up()
     gc.collect()
@@ -71,13 +71,13 @@ class _Inner:
                 _leave_our_pipes()
                 lifetimes.end_with(outer)
                 _serve(theirs, *self._arguments)
-            finally:  # never back into what the outer process does
+            finally:  # never return into the outer process's code
                 os._exit(1)
         theirs.close()
 
 
 def _leave_our_pipes() -> None:
-    """Else the pool would not see that the outer process is gone while this one is there."""
+    """Without this, the pool would not see the outer process end while this one lives."""
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
@@ -95,7 +95,7 @@ def _serve(pipe: Connection, judge, cpu_seconds: float, memory_mb: int) -> None:
             verdict = (judge.plain if how == "plain" else judge.judge)(gold, answer)
         except MemoryError:
             os._exit(_OUT_OF_MEMORY)
-        except Exception:  # noqa: BLE001 (there is nothing that sympy does not raise on odd input)
+        except Exception:  # noqa: BLE001 (sympy raises anything on odd input)
             verdict = Verdict.unparsed
         signal.setitimer(signal.ITIMER_PROF, 0)
         pipe.send_bytes(verdict.encode())
@@ -108,7 +108,7 @@ def _peak_mb() -> float:
 
 
 def _read_line() -> bytes:
-    """One line of stdin, of which there is one at a time: the next job comes after this one's verdict."""
+    """One line of stdin. There is only one at a time: the next job comes after this one's verdict."""
     parts = []
     while part := os.read(0, 65536):
         parts.append(part)

@@ -1,6 +1,7 @@
 """The sequence policy: its gradient by autograd, its pass@k by enumeration and by sampling, its seeds on their own."""
 
 import itertools
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from analysis import sequence
 from analysis.sequence import World
 from dgpo.methods import get
 
+REWARDS = ("answer", "share")
 SMALL = World(length=2, vocabulary=4, features=6, held_out=8, prompts=4, group=4, epochs=2, minibatches=2)
 
 
@@ -92,12 +94,20 @@ def test_it_learns():
     assert mean[20] > 1.5 * mean[0]
 
 
+def test_a_reward_for_the_share_of_right_tokens_teaches_where_no_answer_is_right():
+    rare = replace(SMALL, length=6, teacher=0.1)  # hardly any of 4^6 answers is right
+    of = {reward: frame([("grpo", 0.05)], [0], replace(rare, reward=reward), steps=40, every=40) for reward in REWARDS}
+    gained = {reward: one["pass@4"].iloc[-1] - one["pass@4"].iloc[0] for reward, one in of.items()}
+    assert gained["share"] > gained["answer"] + 0.05
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
         ({"group": 1}, "group=1 must be at least 2"),
         ({"prompts": 200}, "prompts=200 must be at most held_out=128"),
         ({"minibatches": 7}, "minibatches=7 must divide"),
+        ({"reward": "half"}, "reward='half' must be 'answer' or 'share'"),
     ],
 )
 def test_a_world_that_cannot_be_is_refused(values, says):

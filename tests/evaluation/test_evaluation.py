@@ -145,10 +145,11 @@ class TestFolder:
             assert len(list(run.read(given["eval_dir"]))) == 1, "reading is free"
         run.rescore(given["eval_dir"])
 
-    def test_a_launcher_is_refused(self, given, monkeypatch):
+    def test_an_engine_spread_over_ranks_is_refused(self, given, monkeypatch):
         monkeypatch.setattr("dgpo.distributed.process_group.world_size", lambda: 2)
-        with pytest.raises(ConfigError, match="an evaluation is one process, and a launcher started 2"):
-            run.evaluate(settings.load(**given))
+        config = settings.load(**given, rollout="vllm", vllm={"tensor_parallel": 2})
+        with pytest.raises(ConfigError, match=r"vllm\.tensor_parallel=2 must be 1 in an evaluation"):
+            run.evaluate(config)
 
     def test_a_trained_kind_of_policy_on_chain(self, checkpoint, tmp_path):
         config = settings.load(

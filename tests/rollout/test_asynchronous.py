@@ -171,8 +171,8 @@ class TestFailures:
     def test_so_does_not_reading_what_it_is_sent(self, sampler):
         sampler.timeout = 0.5
         os.kill(sampler._process.pid, signal.SIGSTOP)
-        with pytest.raises(SamplerError, match=r"did not read within timeout=0\.5 s while loading weights"):
-            sampler.load([("model.norm.weight", torch.ones(10_000_000))])
+        with pytest.raises(SamplerError, match=r"did not read within timeout=0\.5 s while sampling"):
+            sampler.begin([[3] * 1_000_000], [1], trainer.Sampling(8))
 
     def test_a_start_that_fails_names_the_reason(self, small):
         config = configs.make({**small, "model": "nowhere/at/all"})

@@ -13,6 +13,7 @@ SMALL = {
     "06_your_own_method": {"seeds": 3, "steps": 20},
     "08_bias_and_variance": {"policies": 10, "tokens": 16, "points": 6},
     "10_a_language_model": {"shown": 2},
+    "11_sequences": {"seeds": 2, "steps": 4, "rates": [0.01, 0.04]},
 }
 
 

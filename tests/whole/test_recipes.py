@@ -24,6 +24,7 @@ class TestRecipe:
         assert config.loss_aggregation == "token-mean"
         assert (config.kl_coef, config.entropy_coef, config.temperature) == (0, 0, 1)
         assert (config.method, config.epochs) == ("dgpo", 1)
+        assert (config.importance_correction, config.importance_cap, config.max_mismatch) == ("tis-token", 2, 0.1)
         assert (config.method_params["n"], config.method_params["m"]) == ((2, 2) if "1.5b" in name else (1, 2))
 
     def test_its_model_is_one_that_plan_knows_and_it_fits_eight_h200(self, name, capsys):
