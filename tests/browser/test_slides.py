@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import contrast
 import pytest
 
 DECK = (Path(__file__).parents[2] / "docs" / "slides" / "index.html").as_uri()
@@ -48,6 +49,19 @@ def test_every_slide_fits_and_every_figure_draws(deck):
         assert all(right <= 1280 and bottom <= 704 for right, bottom in deck.execute_script(boxes)), i
     assert seen == {"token", "weights", "push", "race", "error", "learn", "collapses", "best"}
     assert deck.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_word_stands_out_from_its_paper(deck, theme):
+    deck.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    for i in range(deck.execute_script("return Reveal.getTotalSlides()")):
+        deck.execute_script("Reveal.slide(arguments[0], 0, 9)", i)
+        found = contrast.words(deck, "Reveal.getCurrentSlide()")
+        if deck.execute_script("return Boolean(Reveal.getCurrentSlide().querySelector('[data-figure]'))"):
+            wait(deck, f"{FIGURE}.querySelector('.picture svg')")
+            found += contrast.words(deck, FIGURE)
+        assert [one for one in found if one[1] < contrast.LEAST] == [], i
+        assert len(found) >= 3
 
 
 def test_a_figure_that_comes_again_has_the_dials_of_its_slide(deck):
