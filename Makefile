@@ -1,6 +1,7 @@
 # make train   train the embedded default and leave an executed notebook
 # make test    run all tests; test-browser, test-vllm, test-peers those that need a browser, vLLM, other trainers;
 #              test-rounding, test-newest see below
+# make slides  the talk, docs/slides/index.html
 # Both set up .venv first. Variables: METHOD, ARGS (more papermill parameters), PYTHON, VENV.
 # make train starts runs/$(METHOD) afresh; ARGS="-p resume true" goes on with it.
 
@@ -15,7 +16,7 @@ BIN    := $(VENV)/bin
 # One process a core, but no more than four: each takes a gigabyte. A file's tests stay together, for its fixtures.
 WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: docs setup train test test-rounding test-newest test-browser test-vllm test-peers smollm2 test-smollm2 lint types format \
+.PHONY: docs slides setup train test test-rounding test-newest test-browser test-vllm test-peers smollm2 test-smollm2 lint types format \
     bench bench-peers notebooks clean
 
 setup: $(VENV)/.ready
@@ -58,6 +59,19 @@ $(NEWEST)/.ready: pyproject.toml
 # The site, offline, into docs/_build/html; notebooks with their figures where `make notebooks` has run them.
 docs: setup
 	$(BIN)/python docs/site/build.py --executed runs/notebooks
+
+# The talk, in one file. reveal.js comes from npm.
+REVEAL := build/reveal.js-5.2.1.tgz
+slides: setup $(REVEAL)
+	$(BIN)/python docs/site/slides.py $(REVEAL) > build/slides.html
+	mv build/slides.html docs/slides/index.html
+	@echo "Open docs/slides/index.html in a browser; S shows the speaker's notes"
+
+$(REVEAL):
+	@command -v npm >/dev/null || { echo "make slides needs npm, for reveal.js: apt-get install npm"; exit 1; }
+	@mkdir -p $(@D)
+	cd $(@D) && npm pack --silent reveal.js@5.2.1
+	echo "359b575dd51bbda32f89b2fd4c7dc46ad7389a805572158916c29252f7a27333  $@" | sha256sum -c --quiet || { rm $@; exit 1; }
 
 # The real vLLM engine on a CPU, in an environment of its own (4 GB): it needs torch's CPU build, which is not on PyPI, and
 # the generic builds of what it pulls in do not load beside that.

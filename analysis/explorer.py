@@ -1,11 +1,12 @@
 """The explorer in a notebook: curves of every method, including yours, and the tokens of a run. `Explorer()` shows it.
 
     Explorer()                                    every registered method
-    Explorer(run="runs/first") with a run's tokens: point at one to read it
-    Explorer(state="n=2&show=dgpo,mine&r=0.3") a state copied from it, or from the explorable's address
+    Explorer(run="runs/first")                    with a run's tokens: point at one to read it
+    Explorer(state="n=2&show=dgpo,mine&r=0.3")    a state copied from it, or from the explorable's address
 
-It works wherever anywidget does: JupyterLab, VS Code, marimo. The functions of the explorable draw the suite's own
-methods; the weights of a method that you registered come from its own `weight`, in Python.
+Tests run it in JupyterLab. It was tried in marimo 0.25, as `mo.ui.anywidget(Explorer())`, whose `.value["state"]` other
+cells follow; VS Code shows anywidgets too, but it was not tried there. The suite's own methods are drawn by the
+functions of the explorable; the weights of a method that you registered come from its own `weight`, in Python.
 """
 
 import math
@@ -56,7 +57,7 @@ class Explorer(anywidget.AnyWidget):
             records = run.tokens()
             self._says = run_words.words(run, records["token"])
         except ValueError as error:
-            return {"problem": str(error), "folder": str(run)}, b""
+            return {"problem": str(error), "folder": str(run.path if isinstance(run, runs.Run) else run)}, b""
         self._records = records
         acting = records[records["advantage"] != 0]
         self._shown = some(acting).sort_values(_ORDER).reset_index(drop=True)

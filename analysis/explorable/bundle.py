@@ -17,8 +17,10 @@ from dgpo import methods
 SOURCE = Path(__file__).parent / "src"
 LIGHT, DARK = "#FFFFFF", "#16181D"  # backgrounds, --paper
 NEUTRAL = {
-    LIGHT: "color-scheme:light;--ink:#1d2129;--soft:#5b6270;--faint:#e4e6ea;--shade:#f3f4f6;--edge:#c9cdd4;",
-    DARK: "color-scheme:dark;--ink:#e8eaee;--soft:#a3aab7;--faint:#2a2e36;--shade:#1f2229;--edge:#454b57;",
+    LIGHT: "color-scheme:light;--ink:#1d2129;--soft:#5b6270;--faint:#e4e6ea;--shade:#f3f4f6;--edge:#c9cdd4;"
+    "--raised:#ffffff;",
+    DARK: "color-scheme:dark;--ink:#e8eaee;--soft:#a3aab7;--faint:#2a2e36;--shade:#1f2229;--edge:#454b57;"
+    "--raised:#3a404c;",
 }
 LINE = {LIGHT: 1.8, DARK: 3}  # least contrast of a line, which leaves the palette unchanged on white
 TEXT = 4.5  # least contrast of a word (WCAG AA)

@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     with docutils_namespace():
         site = Sphinx(source, Path(__file__).parent, out, args.out / "doctrees", "html", warningiserror=True)
         site.build(force_all=True)
-    shutil.copy(ROOT / "docs/explorable/index.html", out / "docs/explorable")
+    for folder in ("docs/explorable", "docs/slides"):
+        (out / folder).mkdir(exist_ok=True)
+        shutil.copy(ROOT / folder / "index.html", out / folder)
     if not site.statuscode:
         print(f"open {out / 'index.html'}")
     return site.statuscode

@@ -9,5 +9,7 @@ nb_execution_mode = "off"
 myst_heading_anchors = 3
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
-exclude_patterns = ["docs/results/*/findings.md", "tests/**", "dgpo/**", "analysis/**", "**/.ipynb_checkpoints"]
+exclude_patterns = [
+    "docs/results/*/findings.md", "docs/slides/*.md", "tests/**", "dgpo/**", "analysis/**", "**/.ipynb_checkpoints",
+]  # fmt: skip
 html_theme_options = {"light_css_variables": {"color-brand-primary": "#B34E00", "color-brand-content": "#B34E00"}}

@@ -30,7 +30,7 @@ def page() -> str:
     """The whole page."""
     keys = bundle.built_in()
     known = bundle.js({key: bundle.described(key) for key in keys})
-    data = f"export const METHODS = {known};\nexport const RESULTS = {bundle.js(results())};\n"
+    data = f"export const METHODS = {known};\nexport const RESULTS = {bundle.js(results('fresh', LINES))};\n"
     looks = (bundle.SOURCE / "figures.css").read_text() + (FOLDER / "page.css").read_text()
     parts = {
         "title": "What a clip does",
@@ -40,9 +40,9 @@ def page() -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (FOLDER / "page.html").read_text())
 
 
-def results() -> dict:
-    """The runs of docs/results/fresh: for each line its method and [seed, avg@16, collapsed] of every run."""
-    rows = list(csv.DictReader((ROOT / "docs/results/fresh/runs.csv").open()))
+def results(sweep: str, lines: dict[str, tuple[str, str]]) -> dict:
+    """The runs of docs/results/`sweep`: for each line its method and [seed, avg@16, collapsed] of every run."""
+    rows = list(csv.DictReader((ROOT / "docs/results" / sweep / "runs.csv").open()))
     runs = [
         {
             "key": key,
@@ -51,7 +51,7 @@ def results() -> dict:
                 [int(r["seed"]), round(float(r["avg"]), 4), r["collapsed"] == "True"] for r in rows if r["line"] == line
             ],
         }
-        for line, (key, label) in LINES.items()
+        for line, (key, label) in lines.items()
     ]
     return {"start": float(rows[0]["start"]), "lines": runs}
 

@@ -124,6 +124,7 @@ def test_what_is_wrong_with_a_run_is_said_in_its_place(tmp_path, case):
     explorer = Explorer(run=silent)
     assert says in explorer._esm
     assert explorer.tokens == b""
+    assert f'"folder": "{silent}"' in explorer._esm  # what "Copy this state" writes
 
 
 def test_tokens_outside_the_trust_region_are_drawn_first():

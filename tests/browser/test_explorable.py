@@ -4,6 +4,7 @@ import math
 import statistics
 from pathlib import Path
 
+import contrast
 import numpy as np
 import pytest
 
@@ -33,7 +34,9 @@ KEYS = [
 def page(browser):
     """Opens the page at a state; fails if the console said anything."""
 
-    def at(state=OPEN, width=1280):
+    def at(state=OPEN, width=1280, scheme="light"):
+        theme = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": theme})
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         browser.get("about:blank")
@@ -160,6 +163,23 @@ def test_six_acts_at_every_width(page, width):
         assert height > 150, act
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_word_stands_out_from_its_paper_in_either_theme(page, scheme):
+    browser = page("show=" + ",".join(KEYS), scheme=scheme)
+    for opened in (False, True):
+        if opened:
+            browser.execute_script("document.querySelector('#everything').click()")
+        for act in range(1, 7):
+            look(browser, act)
+        assert contrast.pale(browser) == []
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    before = browser.execute_script(paper)
+    assert before == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 29)"}[scheme]
+    browser.execute_script("document.querySelector('#theme').click()")
+    assert browser.execute_script(paper) != before
+    assert contrast.pale(browser) == []
 
 
 def test_every_slider_moves_its_figure_by_key(page):

@@ -1,10 +1,12 @@
 """The site builds without a warning, and every link in it leads somewhere; the README's code runs as it is written."""
 
 import gzip
+import io
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -126,6 +128,34 @@ def test_the_explorable_is_that_of_the_code_and_needs_nothing_else():
     assert (ROOT / "docs/explorable/index.html").read_text() == made.stdout
     assert len(gzip.compress(made.stdout.encode())) <= 500_000
     assert not re.search(r"https?://|\bimport\b.*\bfrom\b|<link\b|\bsrc=", made.stdout)
+
+
+def test_the_slides_are_those_of_the_code_and_need_nothing_else(tmp_path):
+    """Write them anew with: make slides. Here reveal.js is what the committed file has of it."""
+    deck = (ROOT / "docs/slides/index.html").read_text("utf-8")
+    parts = {"dist/reveal.css": "reveal.css", "dist/reveal.js": "reveal.js", "plugin/notes/notes.js": "notes.js"}
+    with tarfile.open(tmp_path / "reveal.tgz", "w:gz") as package:
+        for path, name in parts.items():
+            content = re.search(rf'<(\w+) id="{re.escape(name)}">(.*?)</\1>', deck, re.S)[2].encode()
+            entry = tarfile.TarInfo(f"package/{path}")
+            entry.size = len(content)
+            package.addfile(entry, io.BytesIO(content))
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "docs/site/slides.py"), str(tmp_path / "reveal.tgz")],
+        capture_output=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert deck == made.stdout.decode()
+    assert len(gzip.compress(made.stdout)) <= 700_000
+    assert not re.search(r'<link\b|\bsrc="(?!data:)', deck.partition('<script id="reveal.js">')[0])
+
+
+def test_every_slide_has_notes_that_pace_it():
+    slides = (ROOT / "docs/slides/talk.md").read_text("utf-8").split("\n---\n")
+    times = [re.search(r"^Notes: (\d+):(\d\d) to (\d+):(\d\d)\.", slide, re.M).groups() for slide in slides]
+    seconds = [(60 * int(a) + int(b), 60 * int(c) + int(d)) for a, b, c, d in times]
+    assert [start for start, _ in seconds] == [0, *(end for _, end in seconds[:-1])]
+    assert seconds[-1][1] == 20 * 60
+    assert all("Source: " in slide for slide in slides)
 
 
 def test_the_readme_is_short():

@@ -8,7 +8,7 @@ import { weigh } from "./weights.js";
 const LOW = 1e-3,
   HIGH = 1e3,
   POINTS = 240,
-  NAMES = 118;
+  NAMES = 124;
 
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 
@@ -104,7 +104,8 @@ function lanes(methods, A, top, width) {
   return { svg: title + rule(one, top + 16, one, end - 8, "cursor") + rows.join(""), height: end };
 }
 
-function draw(width) {
+/** Both charts over the lanes of pushes; a talk shows one of them at a time. */
+function draw(width, { charts, push }) {
   const methods = shown(),
     A = Number(state.s),
     { r, pi } = state;
@@ -112,24 +113,27 @@ function draw(width) {
     throw new Error(`π_old = ${pi}: a probability strictly between 0 and 1 is needed.`);
   if (!(r > 0 && r < Infinity)) throw new Error(`r = ${r}: a positive ratio is needed.`);
   const [one, two] = layout(width, A, pi);
-  const charts =
+  const curves =
     panel(one, { title: "weight on ∇log π", of: (w) => w, methods, A }) +
     panel(two, { title: "weight on ∇π, in units of 1/π_old", of: (w, ratio) => w / ratio, methods, A });
-  const row = lanes(methods, A, two.bottom + 96, width);
+  const row = lanes(methods, A, charts ? two.bottom + 96 : 12, width);
   const words = methods.map((m) => `${m.label} ${doing(weigh(m, Math.log(r), A, pi), r)}`);
   return {
-    svg: charts + row.svg,
-    height: row.height,
-    label:
-      "Two charts of the weight of each method against the ratio, and a lane a method with its push at " +
-      "the chosen ratio.",
+    svg: (charts ? curves : "") + (push ? row.svg : ""),
+    height: push ? row.height : two.bottom + 66,
+    label: [
+      charts && "Two charts of the weight of each method against the ratio.",
+      push && "A lane a method with its push at the chosen ratio.",
+    ]
+      .filter(Boolean)
+      .join(" "),
     say: `At r = ${show(r)}, ${A < 0 ? "a bad token" : "a good token"}: ${words.join(", ")}.`,
   };
 }
 
 export const act2 = {
   uses: [...DIALS, "r", "pi", "s"],
-  build(redraw, settings = true) {
+  build(redraw, { settings = true, charts = true, push = true } = {}) {
     const sweep = player("Move r", 4, (share) =>
       set({ r: +((state.s === "-1" ? 0.02 : Math.min(30, 1 / state.pi)) ** share).toPrecision(3) }),
     );
@@ -141,9 +145,9 @@ export const act2 = {
     };
     return {
       above: settings ? [chips()] : [],
-      drag,
+      drag: charts && drag,
       stop: sweep.stop,
-      draw,
+      draw: (width) => draw(width, { charts, push }),
       controls: [choice("s"), sweep.it, slider("r"), slider("pi"), ...(settings ? dials() : [])],
     };
   },

@@ -30,14 +30,11 @@ function draw(width, { methods, learner }) {
     curves = [];
   methods.forEach((method, m) => {
     const rows = learner.history[m];
-    const path = (of, style) =>
-      line(
-        rows.map((row, i) => [x(i), y(Math.max(0, of(row)))]),
-        method.key,
-        style,
-      );
-    for (let b = 0; b < SEEDS; b++) curves.push(path((row) => row[b][key], { width: 1, opacity: 0.25 }));
-    curves.push(path((row) => mean(row, key), { dash: METHODS[method.key].dash }));
+    const path = (of) => rows.map((row, i) => [x(i), y(Math.max(0, of(row)))]);
+    const seeds = Array.from({ length: SEEDS }, (_, b) => [...path((row) => row[b][key]), null]).flat();
+    const average = path((row) => mean(row, key));
+    curves.push(line(seeds, method.key, { width: 1, opacity: 0.25 }));
+    curves.push(line(average, method.key, { dash: METHODS[method.key].dash }));
     ends.push({ key: method.key, text: method.label, y: y(Math.max(0, mean(rows.at(-1), key))) });
   });
   const strips = policies(methods, learner, height + 34, width);
@@ -62,18 +59,19 @@ function policies(methods, { policies: all, problems, setting, cells }, top, wid
   const rows = methods.map((method, m) => {
     const y = top + 22 + m * 22,
       z = all[m][0];
-    const squares = [],
+    const squares = {}, // by opacity: one path for all that share it is drawn faster than a rectangle each
       fill = `var(--${method.key})`;
     for (let t = 0; t < setting.length; t++) {
       const { p } = softmax([...z.subarray(t * setting.arms, (t + 1) * setting.arms)]);
       p.forEach((v, k) => {
-        const gap = k === setting.arms - 1 ? 4 : 1,
-          opacity = (0.06 + 0.94 * Math.sqrt(v)).toFixed(3);
-        const place = { x: x(t * setting.arms + k) + 0.5, y, width: Math.max(1, wide - gap), height: 15 };
-        squares.push(el("rect", { ...place, fill, opacity }));
+        const width = Math.max(1, wide - (k === setting.arms - 1 ? 4 : 1)).toFixed(1),
+          opacity = (0.06 + 0.94 * Math.sqrt(v)).toFixed(2);
+        const square = `M${(x(t * setting.arms + k) + 0.5).toFixed(1)} ${y}h${width}v15h-${width}z`;
+        squares[opacity] = (squares[opacity] ?? "") + square;
       });
     }
-    return squares.join("") + named(width - 109, y + 8, method.key, method.label);
+    const paths = Object.entries(squares).map(([opacity, d]) => el("path", { d, fill, opacity }));
+    return paths.join("") + named(width - 109, y + 8, method.key, method.label);
   });
   const notches = problems[0].good.map((good, k) =>
     good ? el("path", { class: "notch", d: `M${x(k) + wide / 2 - 5} ${top + 11}h10l-5 7z` }) : "",

@@ -5,9 +5,8 @@ import { axes, el, named, rule, scale, text } from "./plot.js";
 const lost = (runs) => runs.filter((run) => run[2]).length;
 const of = (label) => RESULTS.lines.find((line) => line.label === label).runs;
 
-function draw(width) {
-  const { lines, start } = RESULTS,
-    row = 46,
+function draw(width, { lines, start }) {
+  const row = lines.length > 8 ? 30 : 46,
     left = 92,
     top = 30,
     from = top + lines.length * row;
@@ -40,15 +39,20 @@ function draw(width) {
       rule(mark, top - 4, mark, from, "cursor") +
       text(mark + 6, top - 8, "before training"),
     height: from + 52,
-    label: "Each of ten runs of six methods by its held-out score; crosses are runs that collapsed.",
+    label: "Each run of each method by its held-out score; crosses are runs that collapsed.",
     say:
       lines.map(({ label, runs }) => `${label}: ${lost(runs)} of ${runs.length} collapsed`).join("; ") + ".",
   };
 }
 
-export const act6 = {
+/** A figure of the runs of a sweep. */
+export const outcome = (results) => ({
   uses: [],
-  build: () => ({ draw, controls: [] }),
+  build: () => ({ draw: (width) => draw(width, results), controls: [] }),
+});
+
+export const act6 = {
+  ...outcome(RESULTS),
   predict: {
     question:
       "Six methods, ten fresh seeds, a hard learning rate, nothing tuned on these seeds. Which " +

@@ -56,7 +56,7 @@ export function slider(key) {
     range.setAttribute("aria-valuetext", show(state[key]));
     box.value = state[key] === Infinity ? "inf" : String(state[key]);
   });
-  const style = method ? `--accent:var(--${method})` : null;
+  const style = method ? `--method:var(--${method})` : null;
   return h(
     "div",
     { class: "slider", style, "data-help": help },
@@ -109,7 +109,7 @@ export function chips(legend = "Methods, in every act") {
     boxes[key] = h("input", { type: "checkbox", value: key, onchange: () => toggle(key) });
     return h(
       "label",
-      { class: "chip", style: `--accent:var(--${key});--accent-text:var(--${key}-text)` },
+      { class: "chip", style: `--method:var(--${key});--method-text:var(--${key}-text)` },
       boxes[key],
       h("span", {}, label),
     );

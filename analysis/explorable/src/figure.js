@@ -96,16 +96,23 @@ export function mount({ uses, build }, figure) {
 /** Draw it in the next frame, or once it is near the screen. */
 function invalidate(drawing) {
   stale.add(drawing);
-  frame ||= requestAnimationFrame(() => {
-    frame = 0;
-    for (const one of [...stale].filter((each) => each.seen)) {
-      stale.delete(one);
-      one.draw();
-    }
-  });
+  frame ||= requestAnimationFrame(drawStale);
 }
 
-onAnswer(() => drawings.forEach(invalidate));
+function drawStale() {
+  frame = 0;
+  for (const one of [...stale].filter((each) => each.seen)) {
+    stale.delete(one);
+    one.draw();
+  }
+}
+
+onAnswer(() => {
+  // Python took long enough: do not wait for a frame as well
+  cancelAnimationFrame(frame);
+  drawings.forEach((one) => stale.add(one));
+  drawStale();
+});
 onChange((changed) =>
   drawings.forEach((one) => {
     if (one.uses.some((key) => changed.has(key))) invalidate(one);

@@ -26,13 +26,15 @@ export function open(model, el, children) {
   };
 }
 
-/** Whether what lies behind an element is dark. */
+/** Whether what lies behind an element is dark. A canvas reads every way to write a colour. */
 function dark(element) {
+  const brush = h("canvas", { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
   for (let at = element; at; at = at.parentElement ?? at.getRootNode().host) {
-    const [r, g, b, alpha = 1] = getComputedStyle(at)
-      .backgroundColor.match(/[\d.]+/g)
-      .map(Number);
-    if (alpha > 0.5) return 0.2126 * r + 0.7152 * g + 0.0722 * b < 110;
+    brush.clearRect(0, 0, 1, 1);
+    brush.fillStyle = getComputedStyle(at).backgroundColor;
+    brush.fillRect(0, 0, 1, 1);
+    const [r, g, b, alpha] = brush.getImageData(0, 0, 1, 1).data;
+    if (alpha > 127) return 0.2126 * r + 0.7152 * g + 0.0722 * b < 110;
   }
   return false;
 }

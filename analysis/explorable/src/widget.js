@@ -12,7 +12,7 @@ import { columns, yourRun } from "./run.js";
 import { FIELDS, PRESETS, load, method, onChange, reset, set, state, written } from "./state.js";
 import { make, weigh } from "./weights.js";
 
-const weight = { ...act2, build: (redraw) => act2.build(redraw, false) };
+const weight = { ...act2, build: (redraw) => act2.build(redraw, { settings: false }) };
 const VIEWS = { weight, race: act3, error: act4, learn: act5 };
 
 /** Fill `el`; the state is kept in the model, so that Python has it too. */
