@@ -189,6 +189,12 @@ class Config(PolicySettings):
     reward_weights: list[AnyNumber] = _task([], description="of several rewards; none: 1 each")
     reward_timeout: Above0 = _task(10.0, description="longest time of one reward", unit="seconds", resume="free")
     right_above: AnyNumber = _task(1.0, description="a reward of at least this counts as right in avg@k and pass@k")
+    overlong_window: Count = _task(
+        0,
+        description="rewards fall by up to 1 over so many last tokens before max_new_tokens (DAPO); 0: they do not",
+        unit="tokens",
+    )
+    mask_truncated: bool = _task(False, description="completions cut off at max_new_tokens have no gradient (DAPO)")
     data: PathText | None = _task(None, description="file or hub name of training problems", resume="content")
     eval_data: PathText | None = _task(
         None, description="held-out problems; none: the first of a seeded shuffle of data", resume="content"

@@ -40,6 +40,10 @@ def _check_batch(config: "Config") -> None:
             f"max_tokens_per_micro_batch={config.max_tokens_per_micro_batch} must be at least the longest sequence, "
             f"max_prompt_tokens + max_new_tokens = {longest}"
         )
+    if config.overlong_window > config.max_new_tokens:
+        raise ConfigError(
+            f"overlong_window={config.overlong_window} must be at most max_new_tokens={config.max_new_tokens}"
+        )
     if config.group_size == 1 and config.filter_groups != "none":
         raise ConfigError(
             f"group_size=1 with filter_groups={config.filter_groups!r}: the rewards of one completion never differ, "

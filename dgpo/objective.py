@@ -63,6 +63,14 @@ def zero_variance(rewards: Tensor) -> Tensor:
     return rewards.amax(1) == rewards.amin(1)
 
 
+def overlong_penalty(length: Tensor, limit: int, window: int) -> Tensor:
+    """DAPO's soft penalty of long completions: 0 up to limit − window tokens, then down to −1 at `limit`.
+
+    min(0, (limit − window − length) / window), of any shape. Source: arXiv 2503.14476, equation 13.
+    """
+    return ((limit - window - length.float()) / window).clamp(max=0)
+
+
 def loss_weights(mask: Tensor, how: str = "token-mean", length: int | None = None) -> Tensor:
     """The loss weight of each token of one optimizer batch, float32 `[B, T]`, 0 on masked tokens.
 

@@ -37,6 +37,7 @@ from dgpo.objective import (
     kl_penalty,
     loss_weights,
     objective,
+    overlong_penalty,
     zero_variance,
 )
 from dgpo.progress import Progress, tell
@@ -200,6 +201,9 @@ class Trainer:
             nothing = batch.rollout_logp
             scored = batch.scored(advantage=nothing[:, :1], old_logp=nothing, entropy=nothing)
             return scored, dict.fromkeys(("entropy", *(f"mismatch/{name}" for name in mismatch.MEASURES)))
+        if config.overlong_window:
+            length = batch.mask.sum(1).view_as(rewards)
+            rewards = rewards + overlong_penalty(length, config.max_new_tokens, config.overlong_window)
         advantage = group_advantages(rewards, config.advantage).view(-1, 1)
         with self.seconds.phase("old_logp"):
             logp, entropy = self.engine.logp(batch)
@@ -224,6 +228,8 @@ class Trainer:
             ref_logp=reference,
             importance_weight=factor,
         )
+        if config.mask_truncated:
+            scored = scored.replace(mask=live & batch.finished[:, None])
         metrics: Metrics = {"entropy": float(entropy[live].mean())}
         metrics |= {f"mismatch/{k}": v for k, v in distance.items()}
         if lost:

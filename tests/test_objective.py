@@ -19,6 +19,7 @@ from dgpo.objective import (
     kl_penalty,
     loss_weights,
     objective,
+    overlong_penalty,
     surrogate,
     zero_variance,
 )
@@ -70,6 +71,12 @@ def test_unknown_kinds_list_the_known_ones():
 
 def test_zero_variance_groups():
     assert zero_variance(torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.1, 0.1]])).tolist() == [True, False, True]
+
+
+def test_overlong_penalty_by_hand():
+    length = torch.tensor([[0, 60], [70, 80], [90, 100]])
+    expected = torch.tensor([[0, 0], [-0.25, -0.5], [-0.75, -1]])
+    torch.testing.assert_close(overlong_penalty(length, limit=100, window=40), expected)
 
 
 def test_token_coefficients_by_hand():

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dgpo import config as configs
 from dgpo import methods, trainer
 from dgpo.config import ConfigError
+from dgpo.objective import group_advantages, loss_weights, overlong_penalty
 from dgpo.run.checkpoint import CheckpointError
 from dgpo.run.rows import read_rows
 from dgpo.trainer import TrainingDiverged, train
@@ -249,6 +250,10 @@ class TestFailures:
         update(torch.sum)  # nothing of the refused gradients is left over
         assert all(w.isfinite().all() for w in weights())
 
+    def test_a_window_larger_than_a_completion_is_refused(self, small):
+        with pytest.raises(ConfigError, match="overlong_window=15 must be at most max_new_tokens=14"):
+            run(small, overlong_window=15)
+
     def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(self, small, monkeypatch):
         saved = trainer.Engine.save
         calls = []
@@ -276,6 +281,44 @@ class TestFailures:
             run(small, max_new_tokens=500)
         with pytest.raises(ConfigError, match=r"max_new_tokens=14 must be at least 17.*difficulty=2"):
             run(small, difficulty=2)
+
+
+class TestLongCompletions:
+    @pytest.fixture
+    def scored(self, small):
+        """Scored batches of one rollout by settings: its completions have 3 to 14 tokens, some cut off at 14."""
+        made = trainer.Trainer(configs.make(small))
+        with contextlib.closing(made.run), contextlib.closing(made.sampler):
+            made.restore()
+            batch, rewards, _ = made.rollout()
+            cut = torch.arange(len(batch)) % 3 == 0
+            batch = batch.replace(finished=~cut)
+
+            def of(**changes):
+                made.config = made.config.model_copy(update=changes)
+                return made.score(batch, rewards)[0]
+
+            yield of, rewards, batch
+
+    def test_the_penalty_is_in_the_advantage_and_not_in_the_reward(self, scored):
+        of, rewards, batch = scored
+        length = batch.mask.sum(1).view_as(rewards)
+        assert 0 < ((penalty := overlong_penalty(length, 14, 2)) < 0).sum() < penalty.numel()
+        given = of(overlong_window=2)
+        assert torch.equal(given.advantage.view_as(rewards), group_advantages(rewards + penalty, "grpo"))
+
+    def test_what_was_cut_off_has_no_gradient_and_no_share_of_the_mean(self, scored):
+        of, _, batch = scored
+        whole, masked = of(), of(mask_truncated=True)
+        assert torch.equal(masked.mask, batch.mask & batch.finished[:, None])
+        assert torch.equal(masked.advantage, whole.advantage)
+        weights = loss_weights(masked.mask, "token-mean")
+        assert weights.sum() == pytest.approx(1)
+        assert (weights[~batch.finished] == 0).all()
+
+    def test_a_run_with_both(self, small):
+        last = rows(run(small, overlong_window=8, mask_truncated=True, loss_aggregation="seq-mean-token-mean"))[-1]
+        assert last["step"] == 4
 
 
 def test_prompts_are_made_once_where_nothing_is_sampled_ahead(small, monkeypatch):
