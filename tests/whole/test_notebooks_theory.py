@@ -6,7 +6,7 @@ from running import BOOKS, execute, shown
 
 SMALL = {
     "01_two_gradients": {},
-    "02_what_diverges": {"steps": 600},
+    "02_what_diverges": {"steps": 600, "batches": 20},
     "03_bandit": {"seeds": 3, "steps": 20, "rates": [0.1, 1.0], "rate_seeds": 2},
     "04_softmax_policies": {"seeds": 3, "steps": 10, "leak_steps": 20},
     "05_explorer": {"state": "n=2&show=dgpo,mine"},
