@@ -24,6 +24,7 @@ PAPER = {
     "aspo": "no yes no  no yes no  biased large large biased biased  large small",
     "dgpo": "yes yes yes  yes yes yes  unbiased small small unbiased unbiased  normal normal",
 }
+_WORDS = ("small", "moderate", "large")
 
 
 def words(properties) -> dict:
@@ -53,6 +54,32 @@ def compare(pi_old: float = 0.05) -> pd.DataFrame:
                 measured = properties.measured.get(group, {}).get(name, float("nan"))
                 rows.append((key, f"{group} {name}", paper, derived, measured))
     return pd.DataFrame(rows, columns=["method", "cell", "paper", "derived", "measured"])
+
+
+def windows(
+    left=(0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95), right=(1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0), pi_old=0.05
+) -> pd.DataFrame:
+    """How many of the 78 cells any two cuts reproduce, by the windows on LN (rows) and HP (columns).
+
+    It shows how much the words of a boundary bias owe to the windows and cuts that `analysis.properties` fitted.
+    """
+    place = {"LN": CELLS.index(("bias", "LN")), "HP": CELLS.index(("bias", "HP"))}
+    paper = {side: [_WORDS.index(line.split()[i]) for line in PAPER.values()] for side, i in place.items()}
+    width = max(len(left), len(right))
+    pairs = zip(np.resize(left, width), np.resize(right, width), strict=True)
+    sizes: dict = {}
+    for a, b in pairs:
+        found = [describe(key, pi_old, (a, b)).measured["bias"] for key in PAPER]
+        sizes |= {("LN", a): [f["LN"] for f in found], ("HP", b): [f["HP"] for f in found]}
+    others = len(CELLS) * len(PAPER) - 2 * len(PAPER)
+    table = [[others + _most(sizes["LN", a] + sizes["HP", b], paper["LN"] + paper["HP"]) for b in right] for a in left]
+    return pd.DataFrame(table, index=pd.Index(left, name="LN down to"), columns=pd.Index(right, name="HP up to"))
+
+
+def _most(sizes, words) -> int:
+    """The most of the words (0, 1, 2) that two cuts through the sizes give."""
+    cuts = [*sizes, np.inf]
+    return max(sum((x >= a) + (x >= b) == w for x, w in zip(sizes, words, strict=True)) for a in cuts for b in cuts)
 
 
 def aspo_drawing(ratios=(0.1, 0.2, 0.4, 0.7, 1.5, 2.0, 3.0, 5.0, 8.0)) -> pd.DataFrame:

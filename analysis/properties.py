@@ -93,8 +93,8 @@ class Properties:
         return asdict(self) | {"trust_region": list(self.trust_region), "jumps": [asdict(j) for j in self.jumps]}
 
 
-def describe(method, pi_old: float = 0.05) -> Properties:
-    """Measure a method (key, Method, Method class or weight function) at one π_old.
+def describe(method, pi_old: float = 0.05, windows: tuple[float, float] = (BIAS_LEFT, BIAS_RIGHT)) -> Properties:
+    """Measure a method (key, Method, Method class or weight function) at one π_old; `windows` are those of LN and HP.
 
     Raises ValueError, naming the method, for a weight that is NaN, infinite, of the wrong shape or tracks gradients,
     and for a π_old that leaves no ratio beyond 1+εh.
@@ -117,7 +117,7 @@ def describe(method, pi_old: float = 0.05) -> Properties:
     }
     jumps = curve.jumps(-1, bottom, top, (low, high)) + curve.jumps(1, bottom, top, (low, high))
     sides = {name: curve.side(*past[name], jumps) for name in ("LN", "HP")}
-    bias, size = _bias(curve, past, low, high)
+    bias, size = _bias(curve, past, low, high, dict(zip(("LN", "HP"), windows, strict=True)))
     mean_gate = {k: curve.window(*past[k], LAGGING)[1].mean() for k in ("LP", "HN")}
     slopes = {k: curve.exponent(*past[k]) for k in ("LN", "HP")}
     exponents = {f"w_prob_{k}": math.nan if math.isnan(s) else s - 1 for k, s in slopes.items()}
@@ -138,13 +138,13 @@ def describe(method, pi_old: float = 0.05) -> Properties:
     )
 
 
-def _bias(curve, past, low, high):
+def _bias(curve, past, low, high, windows):
     t = np.linspace(low + 1e-9, high - 1e-9, POINTS)  # rounding may put the boundary itself on either side
     inside = max(np.abs(curve.gate(sign, t) - 1).max() for sign in (-1, 1))
     word, size = {"IN": "unbiased" if inside <= EQUAL else "biased"}, {"IN": float(inside)}
     for name, (sign, start, end) in past.items():
         boundary = name in ("LN", "HP")
-        factor = {"LN": BIAS_LEFT, "HP": BIAS_RIGHT}.get(name, LAGGING)
+        factor = windows.get(name, LAGGING)
         departs = np.zeros(1, bool)
         if boundary:
             t = np.linspace(start, end, POINTS)

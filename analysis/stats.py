@@ -54,9 +54,31 @@ def paired_t(a, b, confidence: float = 0.95) -> Estimate:
 
 
 def probability_of_improvement(a, b, rng, confidence: float = 0.95, resamples: int = 2000) -> Estimate:
-    """P(a run of `a` scores above the same run of `b`) on a random task, ties counted half; rows resampled together."""
+    """P(a run of `a` scores above the same run of `b`) on a random task, ties counted half; rows resampled together.
+
+    A run is compared with its partner, which has the same seed. rliable's definition, for runs without partners,
+    compares it with all runs: `unpaired_improvement`.
+    """
     a, b = _pair(a, b)
     return _bootstrap(_mean, ((a > b) + 0.5 * (a == b),), rng, confidence, resamples)
+
+
+def unpaired_improvement(a, b, rng, confidence: float = 0.95, resamples: int = 2000) -> Estimate:
+    """P(any run of `a` scores above any run of `b`) on a random task, ties counted half, as rliable defines it.
+
+    The mean over tasks of Mann and Whitney's U / (runs of a · runs of b); runs of a and of b are resampled apart.
+    Source: arXiv 2108.13264, section 4.3.
+    """
+    a, b = _check(a, "the first scores"), _check(b, "the second scores")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"a and b must have the same tasks, and have {a.shape[1]} and {b.shape[1]}")
+
+    def share(x, y):
+        return float(((x[:, None] > y) + 0.5 * (x[:, None] == y)).mean())
+
+    drawn = [share(rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(share(a, b), float(low), float(high))
 
 
 def summary(scores: dict, rng, reference: str | None = None, confidence: float = 0.95) -> pd.DataFrame:

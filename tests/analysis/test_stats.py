@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
 
 from analysis import stats
 
@@ -35,6 +36,17 @@ def test_pairing_removes_what_the_seeds_share():
     assert d.high - d.low < 0.05 * (stats.mean(x, rng).high - stats.mean(x, rng).low)
     assert stats.probability_of_improvement(y, x, rng).value == 1
     assert stats.probability_of_improvement(x, x, rng) == stats.Estimate(0.5, 0.5, 0.5)
+
+
+def test_improvement_of_runs_without_partners_is_that_of_mann_and_whitney():
+    a, b = np.array([[1.0], [4.0], [6.0]]), np.array([[0.0], [4.0]])
+    rng = np.random.default_rng(0)
+    found = stats.unpaired_improvement(a, b, rng)
+    u = mannwhitneyu(a[:, 0], b[:, 0]).statistic
+    assert found.value == pytest.approx(u / 6)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    with pytest.raises(ValueError, match="same tasks, and have 1 and 2"):
+        stats.unpaired_improvement(a, np.zeros((2, 2)), rng)
 
 
 def test_intervals_cover_about_as_often_as_they_say():
