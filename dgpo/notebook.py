@@ -7,6 +7,7 @@ every setting of `Launch` (`launch`); any other accepts the names in its own cel
 """
 
 import ast
+from pathlib import Path
 
 from dgpo import config as configs
 from dgpo.launch import settings
@@ -34,6 +35,12 @@ def check(namespace: dict) -> None:
     own, injected = parameter_names(namespace)
     if unknown := [name for name in injected if name not in own]:
         raise configs.ConfigError(f"unknown parameter {unknown[0]!r}; this notebook has: {', '.join(own)}")
+
+
+def find(path: str | Path) -> Path:
+    """A path of the repository, as papermill (in its root) and JupyterLab (in the notebook's folder) see it."""
+    path = Path(path)
+    return path if path.is_absolute() or path.exists() else ".." / path
 
 
 def parameter_names(namespace: dict) -> tuple[list[str], list[str]]:

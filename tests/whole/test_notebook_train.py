@@ -110,6 +110,12 @@ class TestParameters:
         config = notebook.config({"In": cells, "method": "grpo", "n": 2.0, "lr": 0.1})
         assert (config.method, config.lr) == ("grpo", 3e-4)
 
+    def test_a_path_of_the_repository_is_found_from_its_root_and_from_the_notebooks_folder(self, monkeypatch, tmp_path):
+        for place, found in ((ROOT, "examples"), (BOOKS, "../examples")):
+            monkeypatch.chdir(place)
+            assert notebook.find("examples") == Path(found)
+            assert notebook.find(tmp_path / "elsewhere") == tmp_path / "elsewhere"
+
     def test_other_notebooks_know_the_names_of_their_own_cell(self):
         notebook.check({"In": [self.OWN + "seeds = 3\nsteps = 2", "# Parameters\nsteps = 5"]})
         with pytest.raises(ConfigError, match="unknown parameter 'step'; this notebook has: seeds, steps"):

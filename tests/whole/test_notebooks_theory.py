@@ -12,6 +12,12 @@ SMALL = {
     "05_explorer": {"state": "n=2&show=dgpo,mine"},
     "06_your_own_method": {"seeds": 3, "steps": 20},
     "08_bias_and_variance": {"policies": 10, "tokens": 16, "points": 6},
+    "09_your_own_task": {
+        "steps": 2,
+        "difficulty": 2,
+        "run_dir": "{tmp}/run",
+        "settings": {"tiny": {"steps": 100, "max_difficulty": 2}, "eval_problems": 8, "eval_every": 2},
+    },
     "10_a_language_model": {"shown": 2},
     "11_sequences": {"seeds": 2, "steps": 4, "rates": [0.01, 0.04]},
 }
@@ -19,7 +25,8 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_it_runs(name, tmp_path):
-    out = execute(name, tmp_path / "out.ipynb", SMALL[name])
+    given = {k: v.format(tmp=tmp_path) if k == "run_dir" else v for k, v in SMALL[name].items()}
+    out = execute(name, tmp_path / "out.ipynb", given)
     assert any("image/png" in data for data in shown(out))
 
 
