@@ -72,7 +72,7 @@ class VLLMSampler(Sampler):
 
             if dist.is_initialized():  # by the trainer: an engine that ends would end the process group too
                 core.cleanup_dist_env_and_memory = lambda: None
-            self._params = SamplingParams
+            self._params, threads = SamplingParams, torch.get_num_threads()
             self.llm = LLM(
                 str(source),
                 dtype=config.dtype,
@@ -90,6 +90,7 @@ class VLLMSampler(Sampler):
                 use_tqdm_on_load=False,
                 trust_remote_code=config.trust_remote_code,
             )
+            torch.set_num_threads(threads)  # from 0.32 on vLLM leaves the trainer one
         self._check_model(str(source))
         self.llm.apply_model(self._scale_logits)
 

@@ -1,0 +1,95 @@
+"""A strict stand-in for vLLM's engine on a GPU: it takes the arguments of vLLM 0.27 to 0.33 and no others.
+
+Sleep and wake as the real engine has them: level 2 drops weights and KV cache; `reload_weights` needs the weights
+awake, `generate` needs both, and weights that were loaded since. An argument that is not listed here fails its test:
+look it up in `LLM`, `EngineArgs` and `SamplingParams` before you add it.
+"""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import torch
+
+
+class SamplingParams:
+    def __init__(
+        self, *, temperature=1.0, top_p=1.0, seed=None, max_tokens=16, stop_token_ids=None, logprobs=None,
+        detokenize=True,
+    ):  # fmt: skip
+        vars(self).update({k: v for k, v in locals().items() if k != "self"})
+
+
+class LLM:
+    """`calls` has everything that was asked of the engine, in order; `weights` is the last version loaded."""
+
+    def __init__(
+        self, model, *, dtype, max_model_len, max_num_seqs, gpu_memory_utilization, tensor_parallel_size,
+        distributed_executor_backend, enable_sleep_mode, enforce_eager, enable_chunked_prefill, logprobs_mode,
+        generation_config, skip_tokenizer_init, use_tqdm_on_load, trust_remote_code,
+    ):  # fmt: skip
+        assert isinstance(model, str)
+        assert 0 < gpu_memory_utilization < 1
+        assert distributed_executor_backend in (None, "external_launcher")
+        self.arguments = {k: v for k, v in locals().items() if k != "self"}
+        self.calls, self.weights, self._sleeps = [], "as on disk", enable_sleep_mode
+        self._awake = {"weights", "kv_cache"}
+        self.model = SimpleNamespace(compute_logits=lambda hidden: hidden)
+        model_config = SimpleNamespace(get_head_size=lambda: 64, using_transformers_backend=lambda: False)
+        core = SimpleNamespace(shutdown=lambda: self.calls.append("shutdown"))
+        self.llm_engine = SimpleNamespace(model_config=model_config, engine_core=core)
+        torch.set_num_threads(1)  # as vLLM does from 0.32 on
+
+    def sleep(self, level: int = 1):
+        assert self._sleeps, "the engine was made without enable_sleep_mode"
+        assert self._awake == {"weights", "kv_cache"}, "it sleeps already"
+        self._awake, self.weights = set(), None if level == 2 else self.weights
+        self.calls.append(f"sleep {level}")
+
+    def wake_up(self, tags: list[str] | None = None):
+        assert not self._awake & set(tags or ()), f"{tags} are awake already"
+        self._awake |= set(tags or ("weights", "kv_cache"))
+        self.calls.append(f"wake {' '.join(tags or ['all'])}")
+
+    def collective_rpc(self, method: str, timeout=None, args=(), kwargs=None):
+        assert method == "reload_weights"
+        assert "weights" in self._awake, "weights were loaded into an engine that sleeps"
+        self.weights = {name: tensor.clone() for name, tensor in kwargs["weights_iterator"]}
+        self.calls.append("reload_weights")
+
+    def apply_model(self, func):
+        return [func(self.model)]
+
+    def reset_prefix_cache(self) -> bool:
+        self.calls.append("reset_prefix_cache")
+        return True
+
+    def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
+        assert self._awake == {"weights", "kv_cache"}, "the engine sleeps"
+        assert self.weights is not None, "no weights since a sleep of level 2"
+        assert self.calls[-1] == "reset_prefix_cache", "the cache of older weights"
+        self.calls.append("generate")
+        return [self._answer(p["prompt_token_ids"], s) for p, s in zip(prompts, sampling_params, strict=True)]
+
+    def _answer(self, prompt, params):
+        ids = [prompt[-1], params.stop_token_ids[0]][: params.max_tokens]
+        probabilities = [{t: SimpleNamespace(logprob=-0.5)} for t in ids]
+        reason = "stop" if ids[-1] in params.stop_token_ids else "length"
+        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=probabilities, finish_reason=reason)])
+
+
+def install(monkeypatch) -> None:
+    """Let `import vllm` find this engine, on a machine that says it has a GPU."""
+    core = SimpleNamespace(cleanup_dist_env_and_memory=None)
+    group = SimpleNamespace(world_size=1)
+    heads = SimpleNamespace(get_supported_head_sizes=lambda: [])
+    contents = {
+        "vllm": {"LLM": LLM, "SamplingParams": SamplingParams},
+        "vllm.v1": {}, "vllm.v1.engine": {"core": core}, "vllm.v1.attention": {}, "vllm.v1.attention.backends": {},
+        "vllm.v1.attention.backends.cpu_attn": {"CPUAttentionBackend": heads},
+        "vllm.distributed": {"get_tp_group": lambda: group},
+    }  # fmt: skip
+    for name, attributes in contents.items():
+        module = ModuleType(name)
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
