@@ -1,9 +1,9 @@
-"""What a run needs, before it starts: memory of each GPU by part and phase, seconds of a step.
+"""The needs of a run, before it starts: memory of each GPU by part and phase, and seconds of a step.
 
     python -m dgpo plan r1-distill-1.5b --gpus 8 --memory 141
 
 Pure arithmetic on the recipe and the model's shape: parameters are counted on the meta device, bytes and FLOPs from the
-architecture, and times are FLOPs or bytes over what the hardware reaches. What is assumed is printed with the result.
+architecture, and times are FLOPs or bytes over what the hardware reaches. The assumptions are printed with the result.
 Units: bytes, FLOPs and seconds, of one GPU.
 """
 
@@ -62,7 +62,7 @@ CARDS = {  # as published: memory, its bandwidth, dense bfloat16, NVLink one way
 
 @dataclass(frozen=True)
 class Shape:
-    """What the arithmetic needs to know of a model. `body`: parameters outside the embedding and the output layer."""
+    """The sizes of a model that the arithmetic needs. `body`: parameters outside the embedding and the output layer."""
 
     parameters: int
     body: int
@@ -104,7 +104,8 @@ class Shape:
         return 2 * self.body * tokens + 4 * self.queries * self.layers * pairs + 2 * self.words * self.hidden * outputs
 
     def kept_bytes(self, width: int) -> int:
-        """What one layer keeps of a token for its backward pass, in a Qwen2 with SDPA; `width` bytes a number.
+        """The bytes that one layer keeps of a token for its backward pass, in a Qwen2 with SDPA; `width` bytes a
+        number.
 
         Two norms: their input in float32, its normalised form, their output, a scale. Attention: queries, keys, values,
         output, a sum in float32 a head. The MLP: four of its inner size.
@@ -227,7 +228,7 @@ class Work:
         self.kv_bytes = 2 * shape.keys * shape.layers * self.width / self.spread  # of one token, on one GPU
         self.sampler_weights = self.weight_bytes / self.spread if self.engine else 0.0
         self.kv_cache = self.live_rows * self.longest * self.kv_bytes
-        if self.engine:  # it takes what it is given
+        if self.engine:  # it takes all that it is given
             self.kv_cache = config.vllm.gpu_memory * hardware.memory - self.sampler_weights
             if self.kv_cache < self.longest * self.kv_bytes:
                 raise ConfigError(
@@ -288,7 +289,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
 
 
 def _host(work: Work) -> float:
-    """Bytes of main memory a GPU: what is offloaded."""
+    """Bytes of main memory for each GPU, for offloaded tensors."""
     if work.offload == "none":
         return 0.0
     params = work.weight_bytes if work.offload == "optimizer+params" else 0
@@ -304,9 +305,11 @@ def _seconds(work: Work) -> dict[str, float]:
     forward = shape.forward_flops(work.tokens, work.pairs, outputs)
     again = shape.forward_flops(work.tokens, work.pairs, 0) if config.gradient_checkpointing else 0
     head_again = 2 * shape.words * shape.hidden * outputs
-    passes = 2 if config.lora.r else 3  # forward, and backward to the inputs of layers; to the weights of trained ones
+    passes = (
+        2 if config.lora.r else 3
+    )  # forward, backward to the layers' inputs, and to the weights if they are trained
 
-    if work.engine:  # a sequence that ends makes place for the next; the last one runs alone
+    if work.engine:  # a finished sequence makes room for the next; the last one runs alone
         context = work.prompt + work.length / 2
         rows = min(work.live_rows, max(1.0, work.kv_cache / (work.kv_bytes * context)))
         steps = max(config.max_new_tokens, outputs * work.spread / rows)
@@ -357,7 +360,7 @@ def _gb(value: float | None) -> str:
 
 
 def hardware_of(card: str = "h200", **given: float | None) -> Hardware:
-    """The card of CARDS with the given fields in place of its own. Raises ConfigError for one that is out of range."""
+    """A card of CARDS with some fields replaced. Raises ConfigError for a value out of range."""
     if card not in CARDS:
         raise ConfigError(f"gpu={card!r} must be one of {', '.join(CARDS)}; for another give its memory, bandwidth, …")
     for name, value in given.items():
