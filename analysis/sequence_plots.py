@@ -41,7 +41,7 @@ def differences(table: pd.DataFrame, a: str = "DGPO (2, 2)", publication: bool =
     if rows.empty:
         return blank(f"no differences of {a!r}", publication)
     worlds, settings, others = (list(dict.fromkeys(rows[c])) for c in ("world", "setting", "b"))
-    keys = {style.label(key): key for key in methods.names()}
+    keys = {style.label(key).partition(" (")[0]: key for key in methods.names()}  # PG (unclipped) is "PG"
     with style.figure_style(publication) as plt:
         size = (5.5, 1 + 0.4 * len(worlds)) if publication else (10, 1.2 + 0.55 * len(worlds))
         fig, axes = plt.subplots(1, len(settings), figsize=size, sharex=True, sharey=True, squeeze=False)
@@ -57,5 +57,5 @@ def differences(table: pd.DataFrame, a: str = "DGPO (2, 2)", publication: bool =
             ax.axvline(0, color="#888888", linewidth=1)
             ax.set(title=setting, xlabel=f"difference of {a} in pass@32")
         axes[0, 0].set_yticks(range(len(worlds)), worlds)
-        axes[0, 0].invert_yaxis()
+        axes[0, 0].set_ylim(len(worlds) - 0.5, -0.5)
         return finish(plt, fig, axes[0, 0].get_legend_handles_labels()[0], columns=5)
