@@ -57,10 +57,7 @@ def test_every_word_stands_out_from_its_paper(deck, theme):
     deck.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
     for i in range(deck.execute_script("return Reveal.getTotalSlides()")):
         deck.execute_script("Reveal.slide(arguments[0], 0, 9)", i)
-        wait(
-            deck,
-            "[...Reveal.getCurrentSlide().querySelectorAll('.fragment')].every((e) => getComputedStyle(e).opacity == 1)",
-        )
+        wait(deck, f"[...{FRAGMENTS}].every((e) => getComputedStyle(e).opacity == 1)")
         found = contrast.words(deck, "Reveal.getCurrentSlide()")
         if deck.execute_script("return Boolean(Reveal.getCurrentSlide().querySelector('[data-figure]'))"):
             wait(deck, f"{FIGURE}.querySelector('.picture svg')")
