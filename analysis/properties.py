@@ -175,8 +175,7 @@ class _Curve:
         return self.w(sign, t) * np.exp(-t)
 
     def window(self, sign, start, end, factor):
-        """(log r, gate) at ratios spaced evenly from `start` to that factor away from it, towards `end` but not past
-        it."""
+        """(log r, gate) at evenly spaced ratios from `start` to that factor away, towards `end` but not past it."""
         away = math.log(factor if factor > 1 else 1 / factor)
         stop = max(end, start - away) if end < start else min(end, start + away)
         t = np.log(np.linspace(math.exp(start), math.exp(stop), POINTS))
@@ -191,8 +190,7 @@ class _Curve:
         return Side(explores, bounded, not out)
 
     def bounded(self, start, end):
-        """Whether |gate| stops growing: its maximum over 1/2, 3/4 and all of the way to DEPTH grows less in the last
-        quarter."""
+        """Whether |gate| stops growing: its maximum on the way to DEPTH grows less in the last quarter than before."""
         records = np.maximum.accumulate(np.abs(self.gate(-1, np.linspace(start, end, POINTS))))
         half, three, whole = records[[POINTS // 2, 3 * POINTS // 4, -1]]
         # log r diverges: its maximum grows evenly (quotient 1). r^a + const with a > 0.1 has a quotient below 0.65.

@@ -16,7 +16,7 @@ from dgpo.run.rows import read_rows
 
 
 class RunError(ValueError):
-    """The folder is not a run, or lacks what was asked for; the message names the folder and what is missing."""
+    """The folder is not a run, or a part of it is missing; the message names both."""
 
 
 @dataclass(frozen=True)

@@ -305,9 +305,7 @@ def _seconds(work: Work) -> dict[str, float]:
     forward = shape.forward_flops(work.tokens, work.pairs, outputs)
     again = shape.forward_flops(work.tokens, work.pairs, 0) if config.gradient_checkpointing else 0
     head_again = 2 * shape.words * shape.hidden * outputs
-    passes = (
-        2 if config.lora.r else 3
-    )  # forward, backward to the layers' inputs, and to the weights if they are trained
+    passes = 2 if config.lora.r else 3  # forward, backward to inputs, and to the weights if they are trained
 
     if work.engine:  # a finished sequence makes room for the next; the last one runs alone
         context = work.prompt + work.length / 2

@@ -51,7 +51,7 @@ def evaluate(config: EvalConfig) -> Path:
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
     longest = max(_longest(benchmark, lm, tokenizer) for benchmark in loaded)
     policy = Policy(lm, config.temperature)
-    check_model(config, policy, tokenizer, longest)
+    process_group.on_rank0(check_model, config, policy, tokenizer, longest)
     with _shared(config, _made_of(source, lm, loaded), loaded) as folder:
         sampler = rollout.make(config, policy, tokenizer, source, longest)
         with closing(sampler), Judge() as judge:

@@ -195,7 +195,7 @@ def test_a_method_of_the_notebook_is_drawn_with_its_own_weight(explorer):
         log_r = np.log(np.array([0.01, 0.1, r]))
         expected = weigh(method, log_r, sign, 0.05)
         assert f">{float(f'{expected[2] / r:.2g}'):g}<" in look(explorer)
-        # Its own log r: Python's may differ in the last bit, and only what was asked for is known.
+        # The figure's own log r: Python's may differ in the last bit, and the table holds only the values it requested.
         found = ask(explorer, "return x.weigh(x.method('mine'), Math.log(arguments[0]), arguments[1], 0.05)", r, sign)
         np.testing.assert_allclose(found, expected[2], rtol=1e-12)
     picture(explorer, "own-method")
@@ -286,7 +286,7 @@ def test_a_background_may_be_written_in_any_way(explorer):
     shades = {"color(srgb 0.1 0.1 0.1)": "dark", "color(srgb 1 1 1)": "light", "oklch(0.2 0 0)": "dark"}
     for colour, wanted in shades.items():
         ask(explorer, "host.parentElement.style.backgroundColor = arguments[0]", colour)
-        ask(explorer, "document.body.toggleAttribute('data-looked-at')")  # the notebook's theme is asked for again
+        ask(explorer, "document.body.toggleAttribute('data-looked-at')")  # makes the widget read the theme again
         wait_for(explorer, f"{HOSTS}[0].dataset.theme === '{wanted}'", 30)
     ask(explorer, "host.parentElement.style.backgroundColor = ''; document.body.toggleAttribute('data-looked-at')")
 
