@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -31,6 +32,14 @@ def test_what_is_pinned_is_what_is_allowed(file):
     for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]):
         wanted = Requirement(text)
         assert wanted.specifier.contains(pinned[wanted.name.lower()]), text
+
+
+def test_a_folder_named_dgpo_does_not_hide_the_package(tmp_path):
+    """`make train` leaves runs/dgpo beside runs/dgpo.ipynb, whose kernel starts in runs/."""
+    (tmp_path / "dgpo").mkdir()
+    code = "import dgpo; print(dgpo.train.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_import_is_a_dependency():
