@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo.config import ConfigError
-from dgpo.data.files import FORMATS, DataError, answer_text, read_rows, row_fault
+from dgpo.data.files import FORMATS, DataError, answer_text, checked_rows
 from dgpo.evaluation.settings import EvalConfig
 from dgpo.files import file_hash
 from dgpo.run.identity import of_problems
@@ -46,13 +46,12 @@ def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
         return _generated(name, config)
     path = find(name, config.data_dir)
     problems = []
-    for found in read_rows(path, config.encoding):
-        if fault := row_fault(found, config.problem_field, config.answer_field):
-            raise DataError(f"{path}, line {found.number}: {fault}")
-        row = found.values
+    for (number, row, _), fault in checked_rows(path, config.encoding, config.problem_field, config.answer_field):
+        if fault:
+            raise DataError(f"{path}, line {number}: {fault}")
         text, answer = row[config.problem_field], answer_text(row[config.answer_field])
         rendered = prompt(text, tokenizer, config.date, config.instruction, config.system_prompt)
-        problems.append(Problem(str(row.get("id", f"{name}:{found.number}")), rendered, answer))
+        problems.append(Problem(str(row.get("id", f"{name}:{number}")), rendered, answer))
         if len(problems) == config.limit:
             break
     if not problems:

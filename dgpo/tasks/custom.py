@@ -23,7 +23,7 @@ class RewardTask(FileTask):
 
     def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
         failed = self.judges.failed
-        found = self.judges([p.prompt for p in problems], completions, [_columns(p) for p in problems])
+        found = judged(self.judges, problems, completions)
         right = sum(reward >= self.threshold for reward in found)
         failed = self.judges.failed - failed
         self.verdicts.update(right=right, wrong=len(found) - right - failed, failed=failed)
@@ -36,6 +36,16 @@ class RewardTask(FileTask):
     def close(self) -> None:
         """End the processes of the rewards."""
         self.judges.close()
+
+
+def judged(rewards: Rewards, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+    """The reward of each completion; problems that are conversations reach the functions as lists of messages."""
+    prompts = [p.messages or p.prompt for p in problems]
+    replies = [
+        [{"role": "assistant", "content": text}] if p.messages else text
+        for p, text in zip(problems, completions, strict=True)
+    ]
+    return rewards(prompts, replies, [_columns(p) for p in problems])
 
 
 def _columns(problem: Problem) -> dict:

@@ -13,7 +13,7 @@ from dgpo.errors import ConfigError, first_line
 
 
 def prompt(
-    problem: str,
+    problem: str | Sequence[dict],
     tokenizer,
     day: str | None = None,
     instruction: str = INSTRUCTION,
@@ -22,11 +22,21 @@ def prompt(
 ) -> str:
     """The problem in the checkpoint's own chat template; plainly, with `<think>` opened, if it has none.
 
+    A problem that is a list of messages {role, content} goes through the template as it stands, with nothing around it.
     `system` comes first, as a system message where the template has them; then each (problem, completion) of
     `examples`, as earlier turns of the chat; `instruction` follows the problem. A template that writes the date gets
     `day`, an ISO date (None: today). Raises ConfigError that names the model for a template that fails, renders nothing
-    or leaves out the problem.
+    or leaves out the problem, and for messages without a template.
     """
+    if not isinstance(problem, str):
+        if not getattr(tokenizer, "chat_template", None):
+            raise ConfigError(f"{_whose(tokenizer)} is needed for problems that are messages, and it has none")
+        unused = {"system_prompt": system, "instruction": instruction if instruction != INSTRUCTION else ""}
+        if given := [f"{name}={value!r}" for name, value in unused.items() if value]:
+            raise ConfigError(
+                f"{given[0]} has no effect on problems that are messages: leave it out, or write it there"
+            )
+        return _rendered(problem, tokenizer, day)
     text = problem.strip() + instruction
     if not getattr(tokenizer, "chat_template", None):
         ids = tokenizer("x").input_ids
@@ -37,16 +47,19 @@ def prompt(
     messages = [{"role": "system", "content": system}] if system else []
     for shown, answer in examples:
         messages += [{"role": "user", "content": shown + instruction}, {"role": "assistant", "content": answer}]
+    return _rendered([*messages, {"role": "user", "content": text}], tokenizer, day, problem)
+
+
+def _rendered(messages: Sequence[dict], tokenizer, day: str | None, problem: str = "") -> str:
+    """Messages in the chat template, which has to write `problem`, by default the last of them."""
     try:
         with _today(day) as today:
             rendered = tokenizer.apply_chat_template(
-                [*messages, {"role": "user", "content": text}],
-                tokenize=False,
-                add_generation_prompt=True,
-                **_date_string(tokenizer, today),
+                messages, tokenize=False, add_generation_prompt=True, **_date_string(tokenizer, today)
             )
     except Exception as error:  # jinja2's own, and any that an expression in a template leads to
         raise ConfigError(f"{_whose(tokenizer)} fails: {type(error).__name__}: {first_line(error)}") from error
+    problem = problem or messages[-1]["content"]
     if " ".join(problem.split()) not in " ".join(rendered.split()):  # a template may trim
         what = f"leaves out the problem and renders {rendered[:80]!r}" if rendered.strip() else "renders nothing"
         raise ConfigError(f"{_whose(tokenizer)} {what}")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dgpo.data.files import DataError, answer_text, read_rows, row_fault
+from dgpo.data.files import DataError, answer_text, checked_rows
+from dgpo.data.messages import problem_text
 from dgpo.data.overlap import loose_key
 from dgpo.tasks.base import Problem, Task
 from dgpo.tasks.prompts import INSTRUCTION, prompt
@@ -105,17 +106,16 @@ class FileTask(Task):
     def _load(self, data, tokenizer, fields, encoding, skip_bad_rows, limit, prefix) -> list[tuple[str, Problem]]:
         """The usable rows as (text, problem), what was left out counted under `prefix`."""
         rows, faults = [], []
-        for found in read_rows(data, encoding):
-            number, row, _ = found
-            fault = row_fault(found, *fields, needs_answer=self._needs_answer)
+        for (number, row, _), fault in checked_rows(data, encoding, *fields, needs_answer=self._needs_answer):
             if fault and not skip_bad_rows:
                 raise DataError(f"{data}, line {number}: {fault}; skip_bad_rows=true leaves such rows out")
             if fault:
                 faults.append(f"line {number}: {fault}")
             else:
-                text, name = row[fields[0]], str(row.get("id", f"{Path(data).stem}:{number}"))
-                answer = answer_text(row.get(fields[1], ""))
-                rows.append((" ".join(text.split()), Problem(name, self._prompt(text), answer, row)))
+                asked, name = row[fields[0]], str(row.get("id", f"{Path(data).stem}:{number}"))
+                answer, messages = answer_text(row.get(fields[1], "")), asked if isinstance(asked, list) else None
+                problem = Problem(name, self._prompt(asked), answer, row, messages)
+                rows.append((" ".join(problem_text(asked).split()), problem))
         if not rows:
             why = f"{len(faults)} skipped, such as {faults[0]}" if faults else "the file is empty"
             raise DataError(f"{data}: no usable row, {why}")

@@ -159,6 +159,71 @@ def test_problems_reach_rewards_with_their_columns_and_answers_may_be_absent(fun
     assert task.verdicts == {"right": 1, "wrong": 1, "failed": 0}
 
 
+CONVERSATION = [{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1="}]
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+OF_TRL = """
+import re
+
+def format_reward_func(completions, **kwargs):
+    pattern = r"^<think>.*?</think><answer>.*?</answer>$"
+    completion_contents = [completion[0]["content"] for completion in completions]
+    matches = [re.match(pattern, content) for content in completion_contents]
+    return [1.0 if match else 0.0 for match in matches]
+
+def reward_func(completions, ground_truth, **kwargs):
+    matches = [re.search(r"\\\\boxed\\{(.*?)\\}", completion) for completion in completions]
+    contents = [match.group(1) if match else "" for match in matches]
+    return [1.0 if c == gt else 0.0 for c, gt in zip(contents, ground_truth)]
+
+def seen(prompts, completions, **kwargs):
+    return [float(prompts == [[{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1="}]]
+                  and completions == [[{"role": "assistant", "content": "2"}]])]
+"""
+
+
+class TestConversations:
+    @pytest.fixture
+    def task(self, functions, checkpoint, made, tmp_path):
+        """A task of one row, made with settings of its own."""
+        from transformers import AutoTokenizer
+
+        (tmp_path / "of_trl.py").write_text(OF_TRL)
+
+        def make(row, *names, template=TEMPLATE, **settings):
+            (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+            tokenizer.chat_template = template
+            settings = {"problem_field": "prompt", "rewards": made(*names), "threshold": 1.0, **settings}
+            return RewardTask(tmp_path / "rows.jsonl", tokenizer, **settings)
+
+        return make
+
+    def test_messages_go_through_the_template_as_they_stand_and_reach_the_rewards(self, task):
+        made = task({"prompt": CONVERSATION}, "of_trl:seen", "of_trl:format_reward_func")
+        problem = made.train(0)
+        assert problem.prompt == "<system>Add.<user>1+1=<assistant>"
+        assert problem.messages == CONVERSATION
+        texts = ["2", "<think>1+1</think><answer>2</answer>"]
+        assert made.rewards([problem] * 2, texts) == [1, 1]
+
+    def test_plain_rows_stay_texts(self, task):
+        made = task({"prompt": "1+1=", "ground_truth": "2"}, "of_trl:reward_func", instruction="")
+        assert made.train(0).messages is None
+        assert made.rewards([made.train(0)] * 2, ["so \\boxed{2}", "2"]) == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("settings", "why"),
+        [
+            ({"template": None}, "its chat template is needed for problems that are messages, and it has none"),
+            ({"system_prompt": "Sum."}, "system_prompt='Sum.' has no effect on problems that are messages"),
+            ({"instruction": "Sum."}, "instruction='Sum.' has no effect on problems that are messages"),
+        ],
+    )
+    def test_what_does_not_fit_them_is_refused(self, task, settings, why):
+        with pytest.raises(ConfigError, match=why):
+            task({"prompt": CONVERSATION}, "of_trl:seen", **settings)
+
+
 class TestTask:
     @pytest.fixture
     def example(self, tmp_path, monkeypatch):
