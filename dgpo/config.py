@@ -130,6 +130,9 @@ class PolicySettings(Settings):
     encoding: Encoding = _task("utf-8", description="of problem files that are not UTF-8, such as cp1252")
     instruction: str = _task(INSTRUCTION, description="text after each problem of a file or of words")
     system_prompt: str | None = _task(None, description="system message before each problem of a file or of words")
+    examples: PathText | None = _task(
+        None, description="file of worked examples, shown before each problem of a file", resume="content"
+    )
     date: Day | None = _task(
         None, description="what a chat template gets as today's date; none: the day of the start", resume="later"
     )

@@ -61,6 +61,8 @@ def _check_task(config: "Config") -> None:
         raise ConfigError(
             f"task={config.task!r} needs model=FOLDER; model='tiny' knows only the tokens of {' and '.join(GENERATED)}"
         )
+    if config.examples and config.task != "math":
+        raise ConfigError(f"examples={config.examples!r} needs task='math', whose problems it precedes")
     if config.drop_contaminated and not (config.task == "math" and config.eval_data):
         raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
 

@@ -12,7 +12,7 @@ from dgpo.run.identity import of_problems
 from dgpo.settings import GENERATED
 from dgpo.tasks import generated_class
 from dgpo.tasks.base import Problem
-from dgpo.tasks.prompts import prompt
+from dgpo.tasks.prompts import prompt, read_examples
 from dgpo.verifier import Verifier, final_answer
 
 SHORT_NAMES = {
@@ -45,12 +45,13 @@ def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
     if name in GENERATED:
         return _generated(name, config)
     path = find(name, config.data_dir)
+    examples = read_examples(config.examples, config.problem_field, config.answer_field, config.encoding)
     problems = []
     for (number, row, _), fault in checked_rows(path, config.encoding, config.problem_field, config.answer_field):
         if fault:
             raise DataError(f"{path}, line {number}: {fault}")
         text, answer = row[config.problem_field], answer_text(row[config.answer_field])
-        rendered = prompt(text, tokenizer, config.date, config.instruction, config.system_prompt)
+        rendered = prompt(text, tokenizer, config.date, config.instruction, config.system_prompt, examples)
         problems.append(Problem(str(row.get("id", f"{name}:{number}")), rendered, answer))
         if len(problems) == config.limit:
             break

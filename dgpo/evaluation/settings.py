@@ -78,6 +78,8 @@ def load(**settings: Any) -> EvalConfig:
         raise ConfigError(
             f"benchmarks={config.benchmarks}: model='tiny' is warmed up for one of them; evaluate each apart"
         )
+    if config.examples and {*config.benchmarks} <= {*GENERATED}:
+        raise ConfigError(f"examples={config.examples!r} needs a benchmark that is a file, whose problems it precedes")
     if len(set(config.benchmarks)) < len(config.benchmarks):
         raise ConfigError(f"benchmarks={config.benchmarks}: one of them is named twice")
     return config

@@ -45,6 +45,8 @@ def task_class(name: str) -> type[Task]:
 
 def _from_file(config: Config, tokenizer) -> Task:
     assert config.data is not None  # config_rules
+    from dgpo.tasks.prompts import read_examples
+
     settings: dict[str, Any] = {
         "problem_field": config.problem_field,
         "answer_field": config.answer_field,
@@ -58,6 +60,7 @@ def _from_file(config: Config, tokenizer) -> Task:
         "date": config.date,
         "instruction": config.instruction,
         "system_prompt": config.system_prompt,
+        "examples": read_examples(config.examples, config.problem_field, config.answer_field, config.encoding),
     }
     if not config.reward:
         from dgpo.tasks.math import MathTask

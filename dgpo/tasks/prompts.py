@@ -9,6 +9,7 @@ from typing import Any
 from transformers.utils import chat_template_utils
 
 from dgpo.config import INSTRUCTION
+from dgpo.data.files import DataError, is_empty, read_rows
 from dgpo.errors import ConfigError, first_line
 
 
@@ -32,10 +33,10 @@ def prompt(
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(f"{_whose(tokenizer)} is needed for problems that are messages, and it has none")
         unused = {"system_prompt": system, "instruction": instruction if instruction != INSTRUCTION else ""}
-        if given := [f"{name}={value!r}" for name, value in unused.items() if value]:
-            raise ConfigError(
-                f"{given[0]} has no effect on problems that are messages: leave it out, or write it there"
-            )
+        given = [f"{name}={value!r}" for name, value in unused.items() if value] + ["examples"] * bool(examples)
+        if given:
+            what = "has no effect on problems that are messages: leave it out, or write it there"
+            raise ConfigError(f"{given[0]} {what}")
         return _rendered(problem, tokenizer, day)
     text = problem.strip() + instruction
     if not getattr(tokenizer, "chat_template", None):
@@ -48,6 +49,30 @@ def prompt(
     for shown, answer in examples:
         messages += [{"role": "user", "content": shown + instruction}, {"role": "assistant", "content": answer}]
     return _rendered([*messages, {"role": "user", "content": text}], tokenizer, day, problem)
+
+
+def read_examples(
+    path: str | None, problem_field: str, answer_field: str, encoding: str = "utf-8"
+) -> tuple[tuple[str, str], ...]:
+    """The (problem, completion) pairs in a file of worked examples, as they are written; none without a file.
+
+    Raises DataError for a row that lacks either text and for an empty file.
+    """
+    pairs: list[tuple[str, str]] = []
+    for number, row, fault in read_rows(path, encoding) if path else ():
+        bad = [field for field in (problem_field, answer_field) if not _is_written(row.get(field))]
+        if bad and not fault:
+            fault = f"field {bad[0]!r} must be a text; the row has {', '.join(map(repr, row)) or 'none'}"
+        if fault:
+            raise DataError(f"examples={path!r}, line {number}: {fault}")
+        pairs.append((row[problem_field].strip(), row[answer_field]))
+    if path and not pairs:
+        raise DataError(f"examples={path!r}: the file is empty")
+    return tuple(pairs)
+
+
+def _is_written(value: Any) -> bool:
+    return isinstance(value, str) and not is_empty(value)
 
 
 def _rendered(messages: Sequence[dict], tokenizer, day: str | None, problem: str = "") -> str:

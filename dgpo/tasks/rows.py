@@ -29,8 +29,9 @@ class FileTask(Task):
     drop_contaminated   leave out training rows that match a held-out problem exactly or up to punctuation
                         (`dgpo.data.overlap`); with `eval_data` only, since a split of one file keeps copies together
     notes               skipped_rows, long_prompts, duplicate_rows, conflicting_answers, rows_also_heldout,
-                        contaminated_rows
+                        contaminated_rows, examples_also_heldout
     instruction         text after each problem; system_prompt is text before it
+    examples            (problem, completion) pairs that every prompt shows before its problem
     needs_answer        whether a row must have one
     verdicts            counts of the verdicts so far
 
@@ -56,12 +57,13 @@ class FileTask(Task):
         date: str | None = None,
         instruction: str = INSTRUCTION,
         system_prompt: str | None = None,
+        examples: Sequence[tuple[str, str]] = (),
         needs_answer: bool = True,
     ):
         self.seed, self.notes, self.verdicts = seed, {}, Counter()
         self._needs_answer = needs_answer
         self._prompt = functools.partial(
-            prompt, tokenizer=tokenizer, day=date, instruction=instruction, system=system_prompt
+            prompt, tokenizer=tokenizer, day=date, instruction=instruction, system=system_prompt, examples=examples
         )
         reading = tokenizer, (problem_field, answer_field), encoding, skip_bad_rows, max_prompt_tokens
         rows = self._load(data, *reading, "")
@@ -76,6 +78,9 @@ class FileTask(Task):
             if drop_contaminated:
                 rows = self._drop_contaminated(rows, aside, data, eval_data)
             self._problems, self.heldout = tuple(p for _, p in rows), tuple(p for _, p in others[:heldout])
+        if examples:
+            aside = {loose_key(problem_text(p.row[problem_field])) for p in self.heldout}
+            self.notes["examples_also_heldout"] = sum(loose_key(text) in aside for text, _ in examples)
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
     def __len__(self):
