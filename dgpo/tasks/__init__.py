@@ -40,6 +40,8 @@ def task_class(name: str) -> type[Task]:
         raise ConfigError(f"task={name!r}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError(f"task={name!r} must be a class derived from dgpo.tasks.Task")
+    if absent := [method for method in ("train", "rewards") if getattr(found, method) is getattr(Task, method)]:
+        raise ConfigError(f"task={name!r} has no method {absent[0]!r}, which dgpo.tasks.Task leaves to it")
     return found
 
 

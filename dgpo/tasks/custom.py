@@ -20,6 +20,9 @@ class RewardTask(FileTask):
     def __init__(self, data: str | Path, tokenizer, *, rewards: Rewards, threshold: float, **settings):
         self.judges, self.threshold = rewards, threshold
         super().__init__(data, tokenizer, needs_answer=False, **settings)
+        kinds = {tuple(_columns(p)): p.id for p in (*self.heldout, *self._problems)}
+        for columns, name in kinds.items():
+            rewards.check(columns, f"row {name} of {data}")
 
     def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
         failed = self.judges.failed

@@ -67,6 +67,16 @@ class Rewards:
             raise RewardError(f"{len(faults)} of {len(rows)} rewards failed, the first: {faults[0]}")
         return [0.0 if isinstance(answer, str) else self._total(answer) for answer in answers]
 
+    def check(self, columns: Sequence[str], where: str) -> None:
+        """Raise ConfigError if a function cannot be called with rows of these columns; `where` names such a row."""
+        fault = self._workers[0].ask(json.dumps({"fit": list(columns)}), _STARTING)
+        if isinstance(fault, str):
+            there = ", ".join(map(repr, columns)) or "none"
+            raise ConfigError(
+                f"reward={fault.removeprefix('TypeError: ')}; {where} has the columns {there}, and a function gets "
+                "prompts, completions and these: add the column, or end its parameters with **columns"
+            )
+
     def _ask_all(self, worker: "_Worker", rows: list[str]) -> list[list[float | None] | str]:
         return [worker.ask(row, self.timeout) for row in rows]
 

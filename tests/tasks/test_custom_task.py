@@ -223,6 +223,24 @@ class TestConversations:
         with pytest.raises(ConfigError, match=why):
             task({"prompt": CONVERSATION}, "of_trl:seen", **settings)
 
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            (
+                "ours:column",
+                "reward=ours:column: missing a required argument: 'level'; row rows:1 of .* has the columns",
+            ),
+            (
+                "ours:narrow",
+                "reward=ours:narrow: got an unexpected keyword argument 'answer'; .* end its parameters with",
+            ),
+        ],
+    )
+    def test_a_function_that_does_not_fit_the_columns_is_named_before_training(self, task, functions, name, why):
+        (functions / "ours.py").write_text(FUNCTIONS + "\ndef narrow(prompts, completions):\n    return [1.0]\n")
+        with pytest.raises(ConfigError, match=why):
+            task({"prompt": "1+1=", "answer": "2"}, name)
+
 
 class TestTask:
     @pytest.fixture
@@ -266,8 +284,19 @@ class TestTask:
         with pytest.raises(ConfigError, match=words):
             tasks.task_class(task)
 
+    @pytest.mark.parametrize("method", ["train", "rewards"])
+    def test_a_class_without_a_method_is_named(self, tmp_path, monkeypatch, method):
+        other = {"train": "rewards", "rewards": "train"}[method]
+        text = f"from dgpo.tasks import Task\n\nclass Half(Task):\n    def {other}(self, *_): ...\n"
+        (tmp_path / f"no_{method}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ConfigError, match=f"task='no_{method}:Half' has no method '{method}'"):
+            tasks.task_class(f"no_{method}:Half")
+
     def test_without_words_of_its_own_it_needs_a_model(self, tmp_path, monkeypatch):
-        (tmp_path / "bare.py").write_text("from dgpo.tasks import Task\n\nclass Bare(Task):\n    pass\n")
+        (tmp_path / "bare.py").write_text(
+            "from dgpo.tasks import Task\n\nclass Bare(Task):\n    train = rewards = print\n"
+        )
         monkeypatch.syspath_prepend(tmp_path)
         from dgpo.model.tiny import load_policy
 
