@@ -133,6 +133,12 @@ class PolicySettings(Settings):
     examples: PathText | None = _task(
         None, description="file of worked examples, shown before each problem of a file", resume="content"
     )
+    reward: Texts = _task(
+        [], description="module:function, or several, in TRL's convention, in place of the verifier of files"
+    )
+    reward_weights: list[AnyNumber] = _task([], description="of several rewards; none: 1 each")
+    reward_timeout: Above0 = _task(10.0, description="longest time of one reward", unit="seconds", resume="free")
+    right_above: AnyNumber = _task(1.0, description="a reward of at least this counts as right in avg@k and pass@k")
     date: Day | None = _task(
         None, description="what a chat template gets as today's date; none: the day of the start", resume="later"
     )
@@ -186,12 +192,6 @@ class Config(PolicySettings):
         "chain",
         description="`chain`, `countdown` and `words` are generated, `math` reads files; or module:Class, your own",
     )
-    reward: Texts = _task(
-        [], description="module:function, or several, in TRL's convention, in place of the verifier of task=math"
-    )
-    reward_weights: list[AnyNumber] = _task([], description="of several rewards; none: 1 each")
-    reward_timeout: Above0 = _task(10.0, description="longest time of one reward", unit="seconds", resume="free")
-    right_above: AnyNumber = _task(1.0, description="a reward of at least this counts as right in avg@k and pass@k")
     overlong_window: Count = _task(
         0,
         description="rewards fall by up to 1 over so many last tokens before max_new_tokens (DAPO); 0: they do not",

@@ -26,6 +26,11 @@ def messages_fault(messages: list) -> str:
     return "" if messages[-1]["content"].strip() else "the last message is empty"
 
 
+def messages_of(problem: Any) -> list[dict[str, Any]] | None:
+    """The messages of a problem that is a conversation."""
+    return problem if isinstance(problem, list) else None
+
+
 def problem_text(problem: Any) -> str:
     """A problem as one text: of a conversation, the contents of its messages; "" for what is no problem."""
     if isinstance(problem, list):

@@ -20,9 +20,7 @@ class RewardTask(FileTask):
     def __init__(self, data: str | Path, tokenizer, *, rewards: Rewards, threshold: float, **settings):
         self.judges, self.threshold = rewards, threshold
         super().__init__(data, tokenizer, needs_answer=False, **settings)
-        kinds = {tuple(_columns(p)): p.id for p in (*self.heldout, *self._problems)}
-        for columns, name in kinds.items():
-            rewards.check(columns, f"row {name} of {data}")
+        check_columns(rewards, (*self.heldout, *self._problems), data)
 
     def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
         failed = self.judges.failed
@@ -39,6 +37,12 @@ class RewardTask(FileTask):
     def close(self) -> None:
         """End the processes of the rewards."""
         self.judges.close()
+
+
+def check_columns(rewards: Rewards, problems: Sequence[Problem], data: str | Path) -> None:
+    """Raise ConfigError if a reward cannot be called with the columns of one of the problems."""
+    for columns, name in {tuple(_columns(p)): p.id for p in problems}.items():
+        rewards.check(columns, f"row {name} of {data}")
 
 
 def judged(rewards: Rewards, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:

@@ -14,6 +14,7 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import IO, Any
 
 from dgpo import lifetimes
@@ -52,7 +53,7 @@ class Rewards:
     def __call__(self, prompts: Sequence, completions: Sequence, columns: Sequence[Mapping[str, Any]]) -> list[float]:
         """The total reward of each completion; the sequences are parallel. Raises RewardError."""
         rows = [
-            json.dumps({"prompt": p, "completion": c, "columns": dict(more)}, default=str)
+            json.dumps({"prompt": p, "completion": c, "columns": dict(more)}, default=as_json)
             for p, c, more in zip(prompts, completions, columns, strict=True)
         ]
         parts = [rows[i :: len(self._workers)] for i in range(len(self._workers))]
@@ -98,6 +99,11 @@ class Rewards:
         for worker in self._workers:
             worker.end()
         self._threads.shutdown()
+
+
+def as_json(value: Any) -> float | str:
+    """A fraction of a file as the number it is; anything else that JSON lacks, such as a date, as text."""
+    return float(value) if isinstance(value, Decimal) else str(value)
 
 
 class _Worker:

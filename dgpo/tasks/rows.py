@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dgpo.data.files import DataError, answer_text, checked_rows
-from dgpo.data.messages import problem_text
+from dgpo.data.messages import messages_of, problem_text
 from dgpo.data.overlap import loose_key
 from dgpo.tasks.base import Problem, Task
 from dgpo.tasks.prompts import INSTRUCTION, prompt
@@ -118,8 +118,8 @@ class FileTask(Task):
                 faults.append(f"line {number}: {fault}")
             else:
                 asked, name = row[fields[0]], str(row.get("id", f"{Path(data).stem}:{number}"))
-                answer, messages = answer_text(row.get(fields[1], "")), asked if isinstance(asked, list) else None
-                problem = Problem(name, self._prompt(asked), answer, row, messages)
+                answer = answer_text(row.get(fields[1], ""))
+                problem = Problem(name, self._prompt(asked), answer, row, messages_of(asked))
                 rows.append((" ".join(problem_text(asked).split()), problem))
         if not rows:
             why = f"{len(faults)} skipped, such as {faults[0]}" if faults else "the file is empty"

@@ -183,5 +183,8 @@ class Tomorrow(date):
 
 
 class NoJudge(nullcontext):
+    def __init__(self, config, loaded):
+        super().__init__()
+
     def __enter__(self):
-        return lambda benchmark, pairs: (["wrong"] * len(pairs), [None] * len(pairs))
+        return lambda benchmark, problems, texts: (["wrong"] * len(texts), [None] * len(texts))
