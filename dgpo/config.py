@@ -130,6 +130,15 @@ class PolicySettings(Settings):
     encoding: Encoding = _task("utf-8", description="of problem files that are not UTF-8, such as cp1252")
     instruction: str = _task(INSTRUCTION, description="text after each problem of a file or of words")
     system_prompt: str | None = _task(None, description="system message before each problem of a file or of words")
+    examples: PathText | None = _task(
+        None, description="file of worked examples, shown before each problem of a file", resume="content"
+    )
+    reward: Texts = _task(
+        [], description="module:function, or several, in TRL's convention, in place of the verifier of files"
+    )
+    reward_weights: list[AnyNumber] = _task([], description="of several rewards; none: 1 each")
+    reward_timeout: Above0 = _task(10.0, description="longest time of one reward", unit="seconds", resume="free")
+    right_above: AnyNumber = _task(1.0, description="a reward of at least this counts as right in avg@k and pass@k")
     date: Day | None = _task(
         None, description="what a chat template gets as today's date; none: the day of the start", resume="later"
     )
@@ -183,12 +192,6 @@ class Config(PolicySettings):
         "chain",
         description="`chain`, `countdown` and `words` are generated, `math` reads files; or module:Class, your own",
     )
-    reward: Texts = _task(
-        [], description="module:function, or several, in TRL's convention, in place of the verifier of task=math"
-    )
-    reward_weights: list[AnyNumber] = _task([], description="of several rewards; none: 1 each")
-    reward_timeout: Above0 = _task(10.0, description="longest time of one reward", unit="seconds", resume="free")
-    right_above: AnyNumber = _task(1.0, description="a reward of at least this counts as right in avg@k and pass@k")
     overlong_window: Count = _task(
         0,
         description="rewards fall by up to 1 over so many last tokens before max_new_tokens (DAPO); 0: they do not",

@@ -61,6 +61,8 @@ def _check_task(config: "Config") -> None:
         raise ConfigError(
             f"task={config.task!r} needs model=FOLDER; model='tiny' knows only the tokens of {' and '.join(GENERATED)}"
         )
+    if config.examples and config.task != "math":
+        raise ConfigError(f"examples={config.examples!r} needs task='math', whose problems it precedes")
     if config.drop_contaminated and not (config.task == "math" and config.eval_data):
         raise ConfigError("drop_contaminated=True needs task='math' and eval_data=PATH to compare with")
 
@@ -68,6 +70,11 @@ def _check_task(config: "Config") -> None:
 def _check_reward(config: "Config") -> None:
     if config.reward and config.task != "math":
         raise ConfigError(f"reward={config.reward} needs task='math', whose problems it judges, not {config.task!r}")
+    check_rewards(config)
+
+
+def check_rewards(config: "PolicySettings") -> None:
+    """Raise ConfigError for rewards that are no module:function, and for weights that are not as many."""
     if bad := [name for name in config.reward if name.count(":") != 1]:
         raise ConfigError(f"reward={bad[0]!r} must be module:function")
     if config.reward_weights and len(config.reward_weights) != len(config.reward):

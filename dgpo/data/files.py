@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from dgpo.data.messages import messages_fault, problem_text
 from dgpo.errors import Explained, first_line
 from dgpo.plain import text_encoding
 from dgpo.verifier.answer import MAX_ANSWER
@@ -70,6 +71,24 @@ def read_rows(data: str | Path, encoding: str = "utf-8") -> Iterator[FileRow]:
         raise DataError(f"{data}: cannot be read with encoding={encoding}: {error}") from None
 
 
+def checked_rows(
+    data: str | Path, encoding: str, problem_field: str, answer_field: str, needs_answer: bool = True
+) -> Iterator[tuple[FileRow, str]]:
+    """The rows of `read_rows`, each with its fault ("": none); the problems are all texts or all messages."""
+    first: FileRow | None = None
+    for found in read_rows(data, encoding):
+        fault = row_fault(found, problem_field, answer_field, needs_answer)
+        if not fault:
+            first = first or found
+            is_list = isinstance(found.values[problem_field], list)
+            if is_list != isinstance(first.values[problem_field], list):
+                kinds = ("a list of messages", "a text") if is_list else ("a text", "a list of messages")
+                fault = (
+                    f"field {problem_field!r} is {kinds[0]} and in line {first.number} {kinds[1]}: make all rows alike"
+                )
+        yield found, fault
+
+
 def row_fault(found: FileRow, problem_field: str, answer_field: str, needs_answer: bool = True) -> str:
     """What is wrong with a row of `read_rows`; empty if nothing is."""
     if found.fault:
@@ -82,11 +101,15 @@ def row_fault(found: FileRow, problem_field: str, answer_field: str, needs_answe
             return f"no field {field!r}; the row has {', '.join(map(repr, row)) or 'none'}"
         if is_empty(value):
             return f"field {field!r} is empty; the row has {', '.join(map(repr, row))}"
-        if not isinstance(value, str) and not (_is_number(value) and field == answer_field):
-            wanted = "a string or a number" if field == answer_field else "a string"
+        if isinstance(value, list) and field == problem_field:
+            if fault := messages_fault(value):
+                return f"field {field!r}: {fault}"
+        elif not isinstance(value, str) and not (_is_number(value) and field == answer_field):
+            wanted = "a string or a number" if field == answer_field else "a string or a list of messages"
             return f"field {field!r} is {type(value).__name__} {value!r}, not {wanted}"
     for field in (problem_field, answer_field, "id"):
-        if lone := _SURROGATE.search(str(row.get(field, ""))):
+        value = row.get(field, "")
+        if lone := _SURROGATE.search(problem_text(value) if isinstance(value, list) else str(value)):
             return f"field {field!r} holds the lone surrogate \\u{ord(lone[0]):04x}, half of a character"
     if answer_field not in needed:
         return ""

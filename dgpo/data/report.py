@@ -13,7 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from dgpo.data import overlap
-from dgpo.data.files import DataError, answer_text, is_empty, read_rows, row_fault
+from dgpo.data.files import DataError, answer_text, checked_rows, is_empty
+from dgpo.data.messages import problem_text
 from dgpo.data.overlap import CJK, KINDS, Row, contamination, exact_key, matched
 from dgpo.plain import path_text
 
@@ -72,16 +73,15 @@ def load(
     Raises DataError for a file that is missing, empty or not a data file, and for fields that no row has.
     """
     rows, unreadable, faults, fields, types = [], [], [], Counter(), Counter()
-    for found in read_rows(data, encoding):
-        number, row, broken = found
-        if fault := row_fault(found, problem_field, answer_field):
+    for (number, row, broken), fault in checked_rows(data, encoding, problem_field, answer_field):
+        if fault:
             faults.append(f"line {number}: {fault}")
         if broken:
             unreadable.append(f"line {number}")
             continue
         fields.update(row.keys())
-        text, answer = row.get(problem_field), row.get(answer_field)
-        rows.append(Row(str(row.get("id", f"line {number}")), text if isinstance(text, str) else "", answer))
+        text, answer = problem_text(row.get(problem_field)), row.get(answer_field)
+        rows.append(Row(str(row.get("id", f"line {number}")), text, answer))
         types.update([] if is_empty(answer) else ["float" if isinstance(answer, Decimal) else type(answer).__name__])
     if not rows and not unreadable:
         raise DataError(f"{data}: the file is empty")

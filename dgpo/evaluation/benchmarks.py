@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgpo.config import ConfigError
-from dgpo.data.files import FORMATS, DataError, answer_text, read_rows, row_fault
-from dgpo.evaluation.settings import EvalConfig
+from dgpo.config import ConfigError, PolicySettings, make
+from dgpo.data.files import FORMATS, DataError, answer_text, checked_rows
+from dgpo.data.messages import messages_of
+from dgpo.evaluation.settings import EvalConfig, makes_its_own
 from dgpo.files import file_hash
 from dgpo.run.identity import of_problems
 from dgpo.settings import GENERATED
-from dgpo.tasks import generated_class
-from dgpo.tasks.base import Problem
-from dgpo.tasks.prompts import prompt
-from dgpo.verifier import Verifier, final_answer
+from dgpo.tasks import generated_class, task_class
+from dgpo.tasks.base import Problem, Task
+from dgpo.tasks.custom import check_columns, judged
+from dgpo.tasks.prompts import prompt, read_examples
+from dgpo.tasks.rewards import Rewards
+from dgpo.verifier import Verdict, Verifier, final_answer
 
 SHORT_NAMES = {
     "aime24": "aime2024",
@@ -23,17 +26,22 @@ SHORT_NAMES = {
     "olympiadbench": "olympiadbench_maths_en",
     "gsm8k": "gsm8k_test",
 }
+_LONGEST_PROMPT = 1 << 20  # tokens: the model's positions are the limit
 _MAX_KEPT = 1_000  # characters of an extracted answer
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`sha256` is of the file, or of the generated problems; `limit` bounds the tokens of a completion."""
+    """`sha256` is of the file, or of the generated problems; `limit` bounds the tokens of a completion.
+
+    task    of a benchmark module:Class; it judges
+    """
 
     name: str
     sha256: str
     problems: tuple[Problem, ...]
     limit: int
+    task: Task | None = None
 
 
 def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
@@ -44,15 +52,18 @@ def load(name: str, config: EvalConfig, tokenizer) -> Benchmark:
     """
     if name in GENERATED:
         return _generated(name, config)
+    if makes_its_own(name):
+        return _own(name, config, tokenizer)
     path = find(name, config.data_dir)
+    fields = config.problem_field, config.answer_field
+    examples = read_examples(config.examples, *fields, config.encoding)
     problems = []
-    for found in read_rows(path, config.encoding):
-        if fault := row_fault(found, config.problem_field, config.answer_field):
-            raise DataError(f"{path}, line {found.number}: {fault}")
-        row = found.values
-        text, answer = row[config.problem_field], answer_text(row[config.answer_field])
-        rendered = prompt(text, tokenizer, config.date, config.instruction, config.system_prompt)
-        problems.append(Problem(str(row.get("id", f"{name}:{found.number}")), rendered, answer))
+    for (number, row, _), fault in checked_rows(path, config.encoding, *fields, needs_answer=not config.reward):
+        if fault:
+            raise DataError(f"{path}, line {number}: {fault}")
+        text, answer = row[fields[0]], answer_text(row.get(fields[1], ""))
+        rendered = prompt(text, tokenizer, config.date, config.instruction, config.system_prompt, examples)
+        problems.append(Problem(str(row.get("id", f"{name}:{number}")), rendered, answer, row, messages_of(text)))
         if len(problems) == config.limit:
             break
     if not problems:
@@ -77,7 +88,7 @@ def find(name: str, data_dir: str | None) -> Path:
 
 def limit_setting(name: str) -> str:
     """The setting that limits the completions of a benchmark."""
-    return "generated_max_new_tokens" if name in GENERATED else "max_new_tokens"
+    return "generated_max_new_tokens" if makes_its_own(name) else "max_new_tokens"
 
 
 def _generated(name: str, config: EvalConfig) -> Benchmark:
@@ -87,21 +98,57 @@ def _generated(name: str, config: EvalConfig) -> Benchmark:
     return Benchmark(name, of_problems(problems), problems, config.generated_max_new_tokens)
 
 
-class Judge:
-    """Verdicts and extracted answers as in training: generated tasks judge their own, the verifier judges files."""
+def _own(name: str, config: EvalConfig, tokenizer) -> Benchmark:
+    """The held-out problems of a task of one's own, which is made with the settings of a training."""
+    shared = config.model_dump(include=set(PolicySettings.model_fields), exclude={"examples", "overwrite"})
+    limits = {"max_new_tokens": config.generated_max_new_tokens, "max_prompt_tokens": _LONGEST_PROMPT}
+    made = make({**shared, **limits, "task": name, "eval_problems": config.generated_problems})
+    task = task_class(name)(made, tokenizer)
+    if not (problems := tuple(task.heldout)):
+        raise ConfigError(f"benchmark {name!r} has no held-out problems")
+    return Benchmark(name, of_problems(problems), problems, config.generated_max_new_tokens, task)
 
-    def __init__(self):
+
+class Judge:
+    """Verdicts and extracted answers as in training: tasks judge their own, rewards or else the verifier judge files.
+
+    A reward of at least `right_above` is correct. Raises ConfigError for rewards that do not fit the columns.
+    """
+
+    def __init__(self, config: EvalConfig, loaded: Sequence[Benchmark]):
         self._verifier: Verifier | None = None
+        self._threshold = config.right_above
+        self._tasks = {b.name: b.task for b in loaded if b.task}
+        self._rewards = None
+        if config.reward:
+            self._rewards = Rewards(config.reward, config.reward_weights, config.reward_timeout)
+            try:
+                for benchmark in loaded:
+                    check_columns(self._rewards, benchmark.problems, benchmark.name)
+            except BaseException:
+                self._rewards.close()
+                raise
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        if self._verifier is not None:
-            self._verifier.close()
+        for judge in (self._verifier, self._rewards, *self._tasks.values()):
+            if judge is not None:
+                judge.close()
 
-    def __call__(self, benchmark: str, pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str | None]]:
-        """(verdicts, answers) of (reference, completion) pairs; an answer is None where no box is closed."""
+    def __call__(
+        self, benchmark: str, problems: Sequence[Problem], texts: Sequence[str]
+    ) -> tuple[list[str], list[str | None]]:
+        """(verdicts, answers) of completions; an answer is None where no box is closed, with rewards the whole text."""
+        pairs = [(p.answer, text) for p, text in zip(problems, texts, strict=True)]
+        if self._rewards or benchmark in self._tasks:
+            if self._rewards:
+                rewards = judged(self._rewards, problems, texts)
+            else:
+                rewards = self._tasks[benchmark].rewards(problems, texts)
+            found = [Verdict.correct if reward >= self._threshold else Verdict.wrong for reward in rewards]
+            return [v.value for v in found], [(final_answer(text) or text.strip())[:_MAX_KEPT] for text in texts]
         if benchmark in GENERATED:
             judge = generated_class(benchmark).judge
             found, answers = zip(*(judge(reference, text) for reference, text in pairs), strict=True)

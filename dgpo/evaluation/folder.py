@@ -4,7 +4,7 @@ per_problem.parquet results.json`.
     manifest.json      what the evaluation was made of (dgpo.run.identity); the number of problems of each benchmark;
                        the hash of problems.parquet; the n it was made with, and larger ones it was resumed with, whose
                        completions are in files `n16_rows_000000.parquet`
-    problems.parquet   benchmark, index, id, prompt, answer
+    problems.parquet   benchmark, index, id, prompt, answer; with rewards of your own also row, the columns as JSON
     completions        index, sample, seed, text, tokens, length, finished, verdict, answer; problem by problem. Every
                        file carries the id of the evaluation and the hashes of the policy and the benchmark
     results.json       a summary of each benchmark, per_problem.parquet one of each problem; written at the end
@@ -37,6 +37,7 @@ from dgpo.plain import path_text
 from dgpo.run.identity import Change, Identity, MadeOf, digest
 from dgpo.seeds import fold_in
 from dgpo.settings import Positive
+from dgpo.tasks.rewards import as_json
 from dgpo.written import read_mapping
 
 _OWN = ("completions", "per_problem.parquet", "results.json", "figures", "manifest.json", "problems.parquet")
@@ -135,6 +136,8 @@ class EvaluationFolder:
             remove(path / name)
         rows = [(b.name, i, p.id, p.prompt, p.answer) for b in benchmarks for i, p in enumerate(b.problems)]
         frame = pd.DataFrame(rows, columns=["benchmark", "index", "id", "prompt", "answer"])
+        if config.reward:
+            frame["row"] = [json.dumps(p.row, default=as_json) for b in benchmarks for p in b.problems]
         atomic_write(path / "problems.parquet", lambda scratch: frame.to_parquet(scratch, index=False))
         manifest = Manifest(
             identity=Identity.new(made_of),

@@ -1,14 +1,17 @@
 """Sample, judge and store completions; judge stored ones again."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import date
+from itertools import repeat
 from pathlib import Path
 
 import pandas as pd
 
 from dgpo import rollout
 from dgpo.config_rules import check_machine
+from dgpo.data.messages import messages_of
 from dgpo.distributed import process_group
 from dgpo.errors import ConfigError
 from dgpo.evaluation import benchmarks
@@ -16,7 +19,7 @@ from dgpo.evaluation.benchmarks import Benchmark, Judge
 from dgpo.evaluation.folder import EvaluationFolder
 from dgpo.evaluation.heldout import decode, encode
 from dgpo.evaluation.scores import Samples, per_problem, summary
-from dgpo.evaluation.settings import EvalConfig
+from dgpo.evaluation.settings import EvalConfig, makes_its_own
 from dgpo.files import check_place, file_hash, lock
 from dgpo.model import tiny
 from dgpo.model.policy import Policy, pick_device
@@ -25,6 +28,8 @@ from dgpo.rollout import Sampling
 from dgpo.rollout.selfcheck import check_model
 from dgpo.run import identity
 from dgpo.settings import GENERATED
+from dgpo.tasks import task_class
+from dgpo.tasks.base import Problem
 
 _PATIENCE = 30 * 86_400  # seconds that a rank waits for the others' completions; their launcher ends it if one dies
 
@@ -45,16 +50,18 @@ def evaluate(config: EvalConfig) -> Path:
     rollout.check(config)
     config = process_group.on_rank0(_dated, config)
     for name in config.benchmarks:
-        if name not in GENERATED:
+        if ":" in name:
+            task_class(name)
+        elif name not in GENERATED:
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
     longest = max(_longest(benchmark, lm, tokenizer) for benchmark in loaded)
     policy = Policy(lm, config.temperature)
     process_group.on_rank0(check_model, config, policy, tokenizer, longest)
-    with _shared(config, _made_of(source, lm, loaded), loaded) as folder:
+    with Judge(config, loaded) as judge, _shared(config, _made_of(config, source, lm, loaded), loaded) as folder:
         sampler = rollout.make(config, policy, tokenizer, source, longest)
-        with closing(sampler), Judge() as judge:
+        with closing(sampler):
             _fill(folder, loaded, sampler, tokenizer, judge)
         process_group.all_gather_object(None)  # all of them are there
         process_group.on_rank0(_report, folder, config.k)
@@ -103,13 +110,13 @@ def rescore(path: str | Path) -> Path:
     _check_revisions(folder)
     for name in folder.benchmarks:
         folder.samples(name)  # all there, before anything is changed
-    with lock(folder.path, str(path)) as folder.lock, Judge() as judge:
+    with lock(folder.path, str(path)) as folder.lock, Judge(folder.config, _own_tasks(folder)) as judge:
         for name in folder.benchmarks:
-            answers = folder.problems(name)["answer"].tolist()
+            problems = _stored(folder, name)
             for chunk, places in folder.chunks(name):
                 columns = folder.read(name, chunk, places)
-                pairs = [(answers[i], text) for i, text in zip(columns["index"], columns["text"], strict=True)]
-                columns["verdict"], columns["answer"] = judge(name, pairs)
+                asked = [problems[i] for i in columns["index"]]
+                columns["verdict"], columns["answer"] = judge(name, asked, columns["text"])
                 folder.write(name, chunk, columns)
         _report(folder, folder.config.k)
     return folder.path
@@ -137,7 +144,7 @@ def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer,
             sampling = Sampling(benchmark.limit, config.temperature, config.top_p)
             batch = sampler.generate(encode(tokenizer, [p.prompt for p in problems]), seeds, sampling)
             texts = decode(tokenizer, batch)
-            verdicts, answers = judge(benchmark.name, [(p.answer, t) for p, t in zip(problems, texts, strict=True)])
+            verdicts, answers = judge(benchmark.name, problems, texts)
             columns = {
                 "index": [i for i, _ in places],
                 "sample": [sample for _, sample in places],
@@ -154,12 +161,32 @@ def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer,
             progress.update(there, right=verdicts.count("correct") / len(verdicts))
 
 
-def _made_of(source: str | Path, lm, loaded: list[Benchmark]) -> identity.MadeOf:
+def _own_tasks(folder: EvaluationFolder) -> list[Benchmark]:
+    """The benchmarks module:Class of a folder, made again. Raises EvaluationError if their problems have changed."""
+    names = [name for name in folder.benchmarks if ":" in name]
+    tokenizer = tiny.load_policy(folder.config)[1] if names else None
+    loaded = [benchmarks.load(name, folder.config, tokenizer) for name in names]
+    made_of = folder.identity.made_of
+    folder.check(made_of | {"data": made_of["data"] | {b.name: b.sha256 for b in loaded}}, str(folder.path))
+    return loaded
+
+
+def _stored(folder: EvaluationFolder, name: str) -> list[Problem]:
+    """The problems of a benchmark as the folder keeps them, with their rows where rewards judge them."""
+    frame = folder.problems(name)
+    rows = map(json.loads, frame["row"]) if "row" in frame else repeat({})
+    return [
+        Problem(id, prompt, answer, row, messages_of(row.get(folder.config.problem_field)))
+        for id, prompt, answer, row in zip(frame["id"], frame["prompt"], frame["answer"], rows, strict=False)
+    ]
+
+
+def _made_of(config: EvalConfig, source: str | Path, lm, loaded: list[Benchmark]) -> identity.MadeOf:
     return {
         "data": {b.name: b.sha256 for b in loaded},
         "model": identity.of_model(source, lm),
         "prompts": {b.name: identity.of_problems(b.problems) for b in loaded},
-        "code": identity.of_code(),
+        "code": identity.of_code() | identity.of_modules([*config.benchmarks, *config.reward]),
         "parameters": identity.of_parameters(lm),
     }
 
@@ -169,7 +196,7 @@ def _check_revisions(folder: EvaluationFolder) -> None:
     now = dict(folder.identity.made_of["data"])
     for name in folder.benchmarks:
         with suppress(ConfigError):  # the file is gone: the folder has the references
-            now |= {name: file_hash(benchmarks.find(name, folder.config.data_dir))} if name not in GENERATED else {}
+            now |= {name: file_hash(benchmarks.find(name, folder.config.data_dir))} if not makes_its_own(name) else {}
     folder.check(folder.identity.made_of | {"data": now}, str(folder.path))
 
 

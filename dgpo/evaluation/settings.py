@@ -12,8 +12,13 @@ from dgpo.settings import GENERATED, Above0, Count, PathText, Positive, nested, 
 
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
-# Besides the policy, the problems and the limit of tokens, these decide a score.
-SAMPLING = ("temperature", "top_p", "dtype", "rollout")
+# Besides the policy, the problems and the limit of tokens, these decide a score, the last three where rewards judge.
+SAMPLING = ("temperature", "top_p", "dtype", "rollout", "reward", "reward_weights", "right_above")
+
+_ELSEWHERE = {
+    "task": "benchmarks=[module:Class]",
+    "data": "data_dir=FOLDER and benchmarks=[NAME] for the file NAME in it",
+}
 
 _run, _task, _rollout, _scores = (partial(setting, group=group) for group in ("run", "task", "rollout", "scores"))
 
@@ -28,13 +33,13 @@ class EvalConfig(PolicySettings):
 
     benchmarks: list[str] = _task(
         ["chain"],
-        description="`chain`, `countdown`, and files in data_dir (math500) or their short names (aime24)",
+        description="`chain`, `countdown`, files in data_dir (math500) or their short names (aime24), or module:Class",
         min_length=1,
     )
     data_dir: PathText | None = _task(None, description="folder of the benchmarks' files", resume="content")
     limit: Count = _task(0, description="first problems of each file; 0 for all", unit="problems")
     generated_problems: Positive = _task(
-        128, description="held-out problems of `chain` or `countdown`", unit="problems"
+        128, description="held-out problems of `chain`, `countdown` or module:Class", unit="problems"
     )
 
     n: Positive = _rollout(
@@ -44,7 +49,7 @@ class EvalConfig(PolicySettings):
     top_p: Annotated[float, Field(gt=0, le=1)] = _rollout(0.95, description="nucleus of the samples")
     max_new_tokens: Positive = _rollout(32768, description="longest completion", unit="tokens")
     generated_max_new_tokens: Positive = _rollout(
-        40, description="longest completion in `chain` and `countdown`", unit="tokens"
+        40, description="longest completion in `chain`, `countdown` and module:Class", unit="tokens"
     )
     chunk_rows: Positive = _run(1024, description="completions in one file: what a kill can lose", unit="completions")
 
@@ -62,6 +67,8 @@ def load(**settings: Any) -> EvalConfig:
     """A validated EvalConfig. Raises ConfigError for an unknown setting and for values that are not allowed."""
     known, settings = EvalConfig.model_fields, nested(settings)
     for name in settings:
+        if name in _ELSEWHERE:
+            raise ConfigError(f"{name}={settings[name]!r} is of training; an evaluation has {_ELSEWHERE[name]}")
         if name not in known:
             raise ConfigError(unknown(name, settings[name], known))
     try:
@@ -70,7 +77,7 @@ def load(**settings: Any) -> EvalConfig:
         raise refusal(error) from None
     if beyond := [k for k in config.k if k > config.n]:
         raise ConfigError(f"k={config.k}: pass@k and maj@k need k ≤ n, and {beyond[0]} > n={config.n}")
-    if config.model == "tiny" and (others := [name for name in config.benchmarks if name not in GENERATED]):
+    if config.model == "tiny" and (others := [name for name in config.benchmarks if not makes_its_own(name)]):
         raise ConfigError(
             f"benchmark {others[0]!r} needs model=FOLDER; model='tiny' knows only the tokens of a generated task"
         )
@@ -78,9 +85,22 @@ def load(**settings: Any) -> EvalConfig:
         raise ConfigError(
             f"benchmarks={config.benchmarks}: model='tiny' is warmed up for one of them; evaluate each apart"
         )
+    if config.examples and all(map(makes_its_own, config.benchmarks)):
+        raise ConfigError(f"examples={config.examples!r} needs a benchmark that is a file, whose problems it precedes")
+    if config.reward:
+        from dgpo.config_rules import check_rewards
+
+        check_rewards(config)
+        if own := [name for name in config.benchmarks if makes_its_own(name)]:
+            raise ConfigError(f"reward={config.reward} judges files of problems; {own[0]!r} judges its own")
     if len(set(config.benchmarks)) < len(config.benchmarks):
         raise ConfigError(f"benchmarks={config.benchmarks}: one of them is named twice")
     return config
+
+
+def makes_its_own(benchmark: str) -> bool:
+    """Whether a benchmark is a task that makes and judges its problems, a generated one or module:Class; not a file."""
+    return benchmark in GENERATED or ":" in benchmark
 
 
 def differences(before: EvalConfig, now: EvalConfig) -> list[str]:

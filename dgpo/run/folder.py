@@ -25,7 +25,7 @@ from dgpo.files import Lock, atomic_write, check_place, lock, remove, sync_entry
 from dgpo.progress import tell
 from dgpo.run import checkpoint, rows
 from dgpo.run.checkpoint import CheckpointError
-from dgpo.run.identity import Identity, MadeOf
+from dgpo.run.identity import FILES, Identity, MadeOf
 
 _OWN = (
     "identity.json", "config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json",
@@ -144,7 +144,7 @@ class RunFolder:
         Raises for changes that are not accepted, see `open`.
         """
         config, before = self.config, self._read_identity()
-        names = {name: Path(path).name for name in ("data", "eval_data") if (path := getattr(config, name))}
+        names = {name: Path(path).name for name in FILES if (path := getattr(config, name))}
         accepted = before.check(
             now, self._name, accept=config.accept_changes, acceptable=configs.ACCEPTABLE, names=names
         )

@@ -1,6 +1,6 @@
 """What a run, a sweep or an evaluation was made of: recorded at the start, compared at every resume.
 
-    data         SHA-256 of each file of problems; for a hub dataset, of its rows
+    data         SHA-256 of each file of problems and of worked examples; for a hub dataset, of its rows
     model        SHA-256 of each file of the start policy; for a hub model, the revision
     prompts      SHA-256 of the held-out problems with their answers, as the policy sees them
     code         dgpo's version, and the SHA-256 of the source of a method from elsewhere
@@ -30,6 +30,7 @@ from dgpo.errors import ConfigError
 from dgpo.files import file_hashes
 from dgpo.progress import tell
 
+FILES = ("data", "eval_data", "examples")  # the settings that name files of problems
 MadeOf = dict[str, dict[str, str]]  # kind → item → what it is
 
 _PACKAGES = ("torch", "transformers", "deepspeed", "numpy")
@@ -135,7 +136,7 @@ def changes(before: MadeOf, now: MadeOf) -> list[Change]:
 def of_run(config, method, source: str | Path, policy: nn.Module, task) -> MadeOf:
     """What a run is made of; `source` is the checkpoint of its start policy."""
     return {
-        "data": of_data({"data": config.data, "eval_data": config.eval_data}),
+        "data": of_data({name: getattr(config, name) for name in FILES}),
         "model": of_model(source, policy.lm),
         "prompts": {"the held-out problems": of_problems(task.heldout)},
         "code": of_code(config.method, type(method)) | of_modules([config.task, *config.reward]),

@@ -40,11 +40,15 @@ def task_class(name: str) -> type[Task]:
         raise ConfigError(f"task={name!r}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError(f"task={name!r} must be a class derived from dgpo.tasks.Task")
+    if absent := [method for method in ("train", "rewards") if getattr(found, method) is getattr(Task, method)]:
+        raise ConfigError(f"task={name!r} has no method {absent[0]!r}, which dgpo.tasks.Task leaves to it")
     return found
 
 
 def _from_file(config: Config, tokenizer) -> Task:
     assert config.data is not None  # config_rules
+    from dgpo.tasks.prompts import read_examples
+
     settings: dict[str, Any] = {
         "problem_field": config.problem_field,
         "answer_field": config.answer_field,
@@ -58,6 +62,7 @@ def _from_file(config: Config, tokenizer) -> Task:
         "date": config.date,
         "instruction": config.instruction,
         "system_prompt": config.system_prompt,
+        "examples": read_examples(config.examples, config.problem_field, config.answer_field, config.encoding),
     }
     if not config.reward:
         from dgpo.tasks.math import MathTask

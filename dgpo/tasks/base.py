@@ -10,13 +10,15 @@ from typing import Any
 class Problem:
     """One question. `prompt` is the exact text the policy reads (chat template applied); `answer` is the reference.
 
-    `row` is its row of the problem file, whose columns your own rewards can read.
+    `row` is its row of the problem file, whose columns your own rewards can read; `messages` is the conversation where
+    the row has one in place of a text.
     """
 
     id: str
     prompt: str
     answer: str
     row: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    messages: list[dict[str, Any]] | None = field(default=None, compare=False, repr=False)
 
 
 class Task:

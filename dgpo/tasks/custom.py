@@ -20,10 +20,11 @@ class RewardTask(FileTask):
     def __init__(self, data: str | Path, tokenizer, *, rewards: Rewards, threshold: float, **settings):
         self.judges, self.threshold = rewards, threshold
         super().__init__(data, tokenizer, needs_answer=False, **settings)
+        check_columns(rewards, (*self.heldout, *self._problems), data)
 
     def rewards(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
         failed = self.judges.failed
-        found = self.judges([p.prompt for p in problems], completions, [_columns(p) for p in problems])
+        found = judged(self.judges, problems, completions)
         right = sum(reward >= self.threshold for reward in found)
         failed = self.judges.failed - failed
         self.verdicts.update(right=right, wrong=len(found) - right - failed, failed=failed)
@@ -36,6 +37,22 @@ class RewardTask(FileTask):
     def close(self) -> None:
         """End the processes of the rewards."""
         self.judges.close()
+
+
+def check_columns(rewards: Rewards, problems: Sequence[Problem], data: str | Path) -> None:
+    """Raise ConfigError if a reward cannot be called with the columns of one of the problems."""
+    for columns, name in {tuple(_columns(p)): p.id for p in problems}.items():
+        rewards.check(columns, f"row {name} of {data}")
+
+
+def judged(rewards: Rewards, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+    """The reward of each completion; problems that are conversations reach the functions as lists of messages."""
+    prompts = [p.messages or p.prompt for p in problems]
+    replies = [
+        [{"role": "assistant", "content": text}] if p.messages else text
+        for p, text in zip(problems, completions, strict=True)
+    ]
+    return rewards(prompts, replies, [_columns(p) for p in problems])
 
 
 def _columns(problem: Problem) -> dict:

@@ -12,7 +12,10 @@ from dgpo.plain import locate, plain
 
 
 def main(*names: str) -> int:
-    """Answer rows {prompt, completion, columns} with {values} or {error} until standard input ends."""
+    """Answer rows {prompt, completion, columns} with {values} or {error} until standard input ends.
+
+    {fit: columns} asks whether every function can be called with these columns; {error} says which cannot.
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a function prints is not an answer
     sys.path[:0] = [os.getcwd()]
@@ -25,11 +28,26 @@ def main(*names: str) -> int:
     for line in sys.stdin:
         row = json.loads(line)
         try:
-            answer = {"values": [value(function, row) for function in functions]}
+            if "fit" in row:
+                answer = {"values": [fit(name, f, row["fit"]) for name, f in zip(names, functions, strict=True)]}
+            else:
+                answer = {"values": [value(function, row) for function in functions]}
         except Exception as error:  # noqa: BLE001 (the user's code; the parent counts it)
             answer = {"error": f"{type(error).__name__}: {error}".replace("\n", " ")}
         print(json.dumps(answer), file=answers)
     return 0
+
+
+def fit(name: str, function, columns: list[str]) -> None:
+    """Raise TypeError that names the function and the argument if it cannot be called with rows of these columns."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of a function that is not Python's
+        return
+    try:
+        signature.bind(prompts=[], completions=[], **dict.fromkeys(columns))
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
 
 
 def value(function, row: dict) -> float | None:

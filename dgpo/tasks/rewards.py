@@ -14,6 +14,7 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import IO, Any
 
 from dgpo import lifetimes
@@ -52,7 +53,7 @@ class Rewards:
     def __call__(self, prompts: Sequence, completions: Sequence, columns: Sequence[Mapping[str, Any]]) -> list[float]:
         """The total reward of each completion; the sequences are parallel. Raises RewardError."""
         rows = [
-            json.dumps({"prompt": p, "completion": c, "columns": dict(more)}, default=str)
+            json.dumps({"prompt": p, "completion": c, "columns": dict(more)}, default=as_json)
             for p, c, more in zip(prompts, completions, columns, strict=True)
         ]
         parts = [rows[i :: len(self._workers)] for i in range(len(self._workers))]
@@ -66,6 +67,16 @@ class Rewards:
         if len(faults) > _TOLERATED * len(rows) and len(faults) > 1:
             raise RewardError(f"{len(faults)} of {len(rows)} rewards failed, the first: {faults[0]}")
         return [0.0 if isinstance(answer, str) else self._total(answer) for answer in answers]
+
+    def check(self, columns: Sequence[str], where: str) -> None:
+        """Raise ConfigError if a function cannot be called with rows of these columns; `where` names such a row."""
+        fault = self._workers[0].ask(json.dumps({"fit": list(columns)}), _STARTING)
+        if isinstance(fault, str):
+            there = ", ".join(map(repr, columns)) or "none"
+            raise ConfigError(
+                f"reward={fault.removeprefix('TypeError: ')}; {where} has the columns {there}, and a function gets "
+                "prompts, completions and these: add the column, or end its parameters with **columns"
+            )
 
     def _ask_all(self, worker: "_Worker", rows: list[str]) -> list[list[float | None] | str]:
         return [worker.ask(row, self.timeout) for row in rows]
@@ -88,6 +99,11 @@ class Rewards:
         for worker in self._workers:
             worker.end()
         self._threads.shutdown()
+
+
+def as_json(value: Any) -> float | str:
+    """A fraction of a file as the number it is; anything else that JSON lacks, such as a date, as text."""
+    return float(value) if isinstance(value, Decimal) else str(value)
 
 
 class _Worker:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dgpo.data.files import DataError, answer_text, read_rows, row_fault
+from dgpo.data.files import DataError, answer_text, checked_rows
+from dgpo.data.messages import messages_of, problem_text
 from dgpo.data.overlap import loose_key
 from dgpo.tasks.base import Problem, Task
 from dgpo.tasks.prompts import INSTRUCTION, prompt
@@ -28,8 +29,9 @@ class FileTask(Task):
     drop_contaminated   leave out training rows that match a held-out problem exactly or up to punctuation
                         (`dgpo.data.overlap`); with `eval_data` only, since a split of one file keeps copies together
     notes               skipped_rows, long_prompts, duplicate_rows, conflicting_answers, rows_also_heldout,
-                        contaminated_rows
+                        contaminated_rows, examples_also_heldout
     instruction         text after each problem; system_prompt is text before it
+    examples            (problem, completion) pairs that every prompt shows before its problem
     needs_answer        whether a row must have one
     verdicts            counts of the verdicts so far
 
@@ -55,12 +57,13 @@ class FileTask(Task):
         date: str | None = None,
         instruction: str = INSTRUCTION,
         system_prompt: str | None = None,
+        examples: Sequence[tuple[str, str]] = (),
         needs_answer: bool = True,
     ):
         self.seed, self.notes, self.verdicts = seed, {}, Counter()
         self._needs_answer = needs_answer
         self._prompt = functools.partial(
-            prompt, tokenizer=tokenizer, day=date, instruction=instruction, system=system_prompt
+            prompt, tokenizer=tokenizer, day=date, instruction=instruction, system=system_prompt, examples=examples
         )
         reading = tokenizer, (problem_field, answer_field), encoding, skip_bad_rows, max_prompt_tokens
         rows = self._load(data, *reading, "")
@@ -75,6 +78,9 @@ class FileTask(Task):
             if drop_contaminated:
                 rows = self._drop_contaminated(rows, aside, data, eval_data)
             self._problems, self.heldout = tuple(p for _, p in rows), tuple(p for _, p in others[:heldout])
+        if examples:
+            aside = {loose_key(problem_text(p.row[problem_field])) for p in self.heldout}
+            self.notes["examples_also_heldout"] = sum(loose_key(text) in aside for text, _ in examples)
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
     def __len__(self):
@@ -105,17 +111,16 @@ class FileTask(Task):
     def _load(self, data, tokenizer, fields, encoding, skip_bad_rows, limit, prefix) -> list[tuple[str, Problem]]:
         """The usable rows as (text, problem), what was left out counted under `prefix`."""
         rows, faults = [], []
-        for found in read_rows(data, encoding):
-            number, row, _ = found
-            fault = row_fault(found, *fields, needs_answer=self._needs_answer)
+        for (number, row, _), fault in checked_rows(data, encoding, *fields, needs_answer=self._needs_answer):
             if fault and not skip_bad_rows:
                 raise DataError(f"{data}, line {number}: {fault}; skip_bad_rows=true leaves such rows out")
             if fault:
                 faults.append(f"line {number}: {fault}")
             else:
-                text, name = row[fields[0]], str(row.get("id", f"{Path(data).stem}:{number}"))
+                asked, name = row[fields[0]], str(row.get("id", f"{Path(data).stem}:{number}"))
                 answer = answer_text(row.get(fields[1], ""))
-                rows.append((" ".join(text.split()), Problem(name, self._prompt(text), answer, row)))
+                problem = Problem(name, self._prompt(asked), answer, row, messages_of(asked))
+                rows.append((" ".join(problem_text(asked).split()), problem))
         if not rows:
             why = f"{len(faults)} skipped, such as {faults[0]}" if faults else "the file is empty"
             raise DataError(f"{data}: no usable row, {why}")

@@ -158,7 +158,7 @@ class TestFolder:
         (result,) = run.read(run.evaluate(config))
         assert result.sampling == {
             "temperature": 0.6, "top_p": 0.95, "dtype": "float32", "rollout": "transformers",
-            "generated_max_new_tokens": 40,
+            "generated_max_new_tokens": 40, "reward": [], "reward_weights": [], "right_above": 1.0,
         }  # fmt: skip
         assert result.right.shape == (20,)
         assert 0 < result.right.sum() < 64 * 20

@@ -159,6 +159,89 @@ def test_problems_reach_rewards_with_their_columns_and_answers_may_be_absent(fun
     assert task.verdicts == {"right": 1, "wrong": 1, "failed": 0}
 
 
+CONVERSATION = [{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1="}]
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+OF_TRL = """
+import re
+
+def format_reward_func(completions, **kwargs):
+    pattern = r"^<think>.*?</think><answer>.*?</answer>$"
+    completion_contents = [completion[0]["content"] for completion in completions]
+    matches = [re.match(pattern, content) for content in completion_contents]
+    return [1.0 if match else 0.0 for match in matches]
+
+def reward_func(completions, ground_truth, **kwargs):
+    matches = [re.search(r"\\\\boxed\\{(.*?)\\}", completion) for completion in completions]
+    contents = [match.group(1) if match else "" for match in matches]
+    return [1.0 if c == gt else 0.0 for c, gt in zip(contents, ground_truth)]
+
+def seen(prompts, completions, **kwargs):
+    return [float(prompts == [[{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1="}]]
+                  and completions == [[{"role": "assistant", "content": "2"}]])]
+"""
+
+
+class TestConversations:
+    @pytest.fixture
+    def task(self, functions, checkpoint, made, tmp_path):
+        """A task of one row, made with settings of its own."""
+        from transformers import AutoTokenizer
+
+        (tmp_path / "of_trl.py").write_text(OF_TRL)
+
+        def make(row, *names, template=TEMPLATE, **settings):
+            (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+            tokenizer.chat_template = template
+            settings = {"problem_field": "prompt", "rewards": made(*names), "threshold": 1.0, **settings}
+            return RewardTask(tmp_path / "rows.jsonl", tokenizer, **settings)
+
+        return make
+
+    def test_messages_go_through_the_template_as_they_stand_and_reach_the_rewards(self, task):
+        made = task({"prompt": CONVERSATION}, "of_trl:seen", "of_trl:format_reward_func")
+        problem = made.train(0)
+        assert problem.prompt == "<system>Add.<user>1+1=<assistant>"
+        assert problem.messages == CONVERSATION
+        texts = ["2", "<think>1+1</think><answer>2</answer>"]
+        assert made.rewards([problem] * 2, texts) == [1, 1]
+
+    def test_plain_rows_stay_texts(self, task):
+        made = task({"prompt": "1+1=", "ground_truth": "2"}, "of_trl:reward_func", instruction="")
+        assert made.train(0).messages is None
+        assert made.rewards([made.train(0)] * 2, ["so \\boxed{2}", "2"]) == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("settings", "why"),
+        [
+            ({"template": None}, "its chat template is needed for problems that are messages, and it has none"),
+            ({"system_prompt": "Sum."}, "system_prompt='Sum.' has no effect on problems that are messages"),
+            ({"instruction": "Sum."}, "instruction='Sum.' has no effect on problems that are messages"),
+        ],
+    )
+    def test_what_does_not_fit_them_is_refused(self, task, settings, why):
+        with pytest.raises(ConfigError, match=why):
+            task({"prompt": CONVERSATION}, "of_trl:seen", **settings)
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            (
+                "ours:column",
+                "reward=ours:column: missing a required argument: 'level'; row rows:1 of .* has the columns",
+            ),
+            (
+                "ours:narrow",
+                "reward=ours:narrow: got an unexpected keyword argument 'answer'; .* end its parameters with",
+            ),
+        ],
+    )
+    def test_a_function_that_does_not_fit_the_columns_is_named_before_training(self, task, functions, name, why):
+        (functions / "ours.py").write_text(FUNCTIONS + "\ndef narrow(prompts, completions):\n    return [1.0]\n")
+        with pytest.raises(ConfigError, match=why):
+            task({"prompt": "1+1=", "answer": "2"}, name)
+
+
 class TestTask:
     @pytest.fixture
     def example(self, tmp_path, monkeypatch):
@@ -201,8 +284,19 @@ class TestTask:
         with pytest.raises(ConfigError, match=words):
             tasks.task_class(task)
 
+    @pytest.mark.parametrize("method", ["train", "rewards"])
+    def test_a_class_without_a_method_is_named(self, tmp_path, monkeypatch, method):
+        other = {"train": "rewards", "rewards": "train"}[method]
+        text = f"from dgpo.tasks import Task\n\nclass Half(Task):\n    def {other}(self, *_): ...\n"
+        (tmp_path / f"no_{method}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ConfigError, match=f"task='no_{method}:Half' has no method '{method}'"):
+            tasks.task_class(f"no_{method}:Half")
+
     def test_without_words_of_its_own_it_needs_a_model(self, tmp_path, monkeypatch):
-        (tmp_path / "bare.py").write_text("from dgpo.tasks import Task\n\nclass Bare(Task):\n    pass\n")
+        (tmp_path / "bare.py").write_text(
+            "from dgpo.tasks import Task\n\nclass Bare(Task):\n    train = rewards = print\n"
+        )
         monkeypatch.syspath_prepend(tmp_path)
         from dgpo.model.tiny import load_policy
 

@@ -1,20 +1,24 @@
 """What the policy reads: the checkpoint's chat template, the ways it can fail, and the day that it writes."""
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import date
 
 import pandas as pd
 import pytest
 from running import random_model, some_problems
+from transformers import AutoTokenizer
 
 from dgpo import config as configs
+from dgpo import tasks
 from dgpo.config import ConfigError
+from dgpo.data.files import DataError
 from dgpo.evaluation import run as evaluation
 from dgpo.evaluation import settings
 from dgpo.run import folder as runfolder
+from dgpo.run import identity
 from dgpo.run.folder import RunFolder
 from dgpo.tasks import chain
-from dgpo.tasks.prompts import prompt
+from dgpo.tasks.prompts import prompt, read_examples
 
 LLAMA_32 = """{%- if not date_string is defined %}{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}
 Today: {{ date_string }} {{ messages[0].content }}"""
@@ -54,6 +58,62 @@ def test_a_template_may_trim_and_leave_out_the_instruction(tokenizer):
     assert prompt("One\n\n  line", tokenizer).startswith("One    line Please")
     tokenizer.chat_template = "{{ messages[0].content.split('\n')[0] }}"
     assert prompt("One line", tokenizer) == "One line"
+
+
+class TestExamples:
+    @pytest.fixture
+    def file(self, tmp_path):
+        path = tmp_path / "examples.jsonl"
+        path.write_text('{"q": "1+1?", "a": "2, of course. #### 2"}\n{"q": "1+2?", "a": "3"}\n')
+        return path
+
+    def test_they_are_earlier_turns_of_the_chat_or_text_before_the_problem(self, tokenizer, file):
+        pairs = read_examples(str(file), "q", "a")
+        assert pairs == (("1+1?", "2, of course. #### 2"), ("1+2?", "3"))
+        tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        rendered = prompt("2+2?", tokenizer, instruction="!", system="Add.", examples=pairs)
+        turns = "<user>1+1?!<assistant>2, of course. #### 2<user>1+2?!<assistant>3"
+        assert rendered == f"<system>Add.{turns}<user>2+2?!"
+        tokenizer.chat_template = None
+        rendered = prompt("2+2?", tokenizer, instruction="!", examples=pairs)
+        assert rendered == "1+1?!\n2, of course. #### 2\n\n1+2?!\n3\n\n2+2?!\n<think>\n"
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("", "the file is empty"),
+            ('{"q": "1+1?"}', "line 1: field 'a' must be a text; the row has 'q'"),
+            ('{"q": "1+1?", "a": 2}', "line 1: field 'a' must be a text"),
+            ("{", "line 1: not a JSON object"),
+        ],
+    )
+    def test_a_file_that_does_not_serve_is_named(self, file, text, why):
+        file.write_text(text)
+        with pytest.raises(DataError, match=f"^examples='.*examples.jsonl'[:,] {why}"):
+            read_examples(str(file), "q", "a")
+
+    def test_they_belong_to_the_identity_and_to_problems_of_files(self, file, tmp_path, checkpoint):
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text("".join(f'{{"q": "1+{i}?", "a": "{i + 1}"}}\n' for i in range(1, 4)))
+        given = {
+            "task": "math",
+            "data": str(rows),
+            "model": str(checkpoint),
+            "max_prompt_tokens": 999,
+            "eval_problems": 2,
+        }
+        given |= {"problem_field": "q", "answer_field": "a", "examples": str(file)}
+        config = configs.load("tiny", **given)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        with closing(tasks.make(config, tokenizer)) as task:
+            assert all("2, of course." in problem.prompt for problem in task.heldout)
+            shown = {"1+1?", "1+2?"} & {problem.row["q"] for problem in task.heldout}
+            assert task.notes["examples_also_heldout"] == len(shown) > 0
+        assert {"data", "examples"} == {*identity.of_data({n: getattr(config, n) for n in ("data", "examples")})}
+        with pytest.raises(ConfigError, match=r"examples='.*' needs task='math'"):
+            configs.load("tiny", examples=str(file))
+        with pytest.raises(ConfigError, match=r"examples='.*' needs a benchmark that is a file"):
+            settings.load(examples=str(file))
 
 
 class TestDay:
@@ -123,5 +183,8 @@ class Tomorrow(date):
 
 
 class NoJudge(nullcontext):
+    def __init__(self, config, loaded):
+        super().__init__()
+
     def __enter__(self):
-        return lambda benchmark, pairs: (["wrong"] * len(pairs), [None] * len(pairs))
+        return lambda benchmark, problems, texts: (["wrong"] * len(texts), [None] * len(texts))

@@ -85,6 +85,7 @@ LAYERS = [  # each imports from those before it alone; docs/architecture.md says
     "lifetimes",
     "seeds",
     "written",
+    "rewards",
     "verifier",
     "data",
     "methods",
