@@ -1,6 +1,6 @@
 """The tables of this folder: scores against the learning rate in each world; each method at its best, on fresh seeds.
 
-python docs/results/sequence/make.py FOLDER [WORLD ...]
+python docs/results/sequence/make.py FOLDER [WORLD ...]     # keeps the rows of other worlds that FOLDER has
 """
 
 import sys
@@ -77,16 +77,25 @@ def compare(runs):
     return pd.DataFrame([row | {"p_holm": adjusted[i]} for i, row in enumerate(rows)])
 
 
+def kept(folder, name, fresh_rows):
+    """The rows of other worlds that a table of the folder has, and the new ones, in the order of WORLDS."""
+    path = folder / name
+    old = pd.read_csv(path) if path.exists() else fresh_rows[:0]
+    both = pd.concat([old[~old.world.isin(fresh_rows.world)], fresh_rows])
+    both = both.sort_values("world", key=lambda w: w.map(list(WORLDS).index), kind="stable")
+    both.to_csv(path, index=False)
+    return both
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, chosen = Path(sys.argv[1]), sys.argv[2:] or list(WORLDS)
-    tables, runs = {}, []
     for name in chosen:
         start = time.process_time()
-        tables[name] = rates(WORLDS[name])
+        table = rates(WORLDS[name])
         tuned = time.process_time() - start
-        runs.append(fresh(WORLDS[name], tables[name]).assign(world=name))
+        runs = fresh(WORLDS[name], table).assign(world=name)
         print(f"{name}: rates {tuned:.0f}, all {time.process_time() - start:.0f} CPU s", flush=True)
-        pd.concat(tables, names=["world"]).round(4).to_csv(folder / "rates.csv")
-        pd.concat(runs).round(5).to_csv(folder / "fresh.csv", index=False)
-    compare(pd.concat(runs)).round(5).to_csv(folder / "differences.csv", index=False)
+        kept(folder, "rates.csv", pd.concat({name: table}, names=["world"]).round(4).reset_index())
+        runs = kept(folder, "fresh.csv", runs.round(5))
+        compare(runs).round(5).to_csv(folder / "differences.csv", index=False)
