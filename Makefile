@@ -149,8 +149,8 @@ bench-peers: setup
 	$(BIN)/python -m benchmarks.peers .venv-trl/bin/python
 
 notebooks: setup
-	@mkdir -p runs/notebooks
-	@for name in $(basename $(notdir $(wildcard notebooks/*.ipynb))); do \
+	@mkdir -p runs/notebooks/solutions
+	@for name in $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)); do \
 	    case $$name in \
 	        10_*) [ -d docs/results/smollm2 ] || continue; own="";; \
 	        train) own="-p run_dir runs/notebooks/train -p overwrite true";; \

@@ -41,7 +41,7 @@ def differences(table: pd.DataFrame, a: str = "DGPO (2, 2)", publication: bool =
     if rows.empty:
         return blank(f"no differences of {a!r}", publication)
     worlds, settings, others = (list(dict.fromkeys(rows[c])) for c in ("world", "setting", "b"))
-    keys = {style.label(key).partition(" (")[0]: key for key in methods.names()}  # PG (unclipped) is "PG"
+    keys = {style.label(key): key for key in methods.names()} | {"PG": "pg"}
     with style.figure_style(publication) as plt:
         size = (5.5, 1 + 0.4 * len(worlds)) if publication else (10, 1.2 + 0.55 * len(worlds))
         fig, axes = plt.subplots(1, len(settings), figsize=size, sharex=True, sharey=True, squeeze=False)

@@ -31,6 +31,7 @@ CONTENTS = {
         *(f"docs/integrations/{path.stem}" for path in sorted(ROOT.glob("docs/integrations/[a-z]*.md"))),
     ],
     "Notebooks": [f"notebooks/{path.stem}" for path in sorted(ROOT.glob("notebooks/*.ipynb"))],
+    "Solutions": [f"notebooks/solutions/{path.stem}" for path in sorted(ROOT.glob("notebooks/solutions/*.ipynb"))],
     "Reference": ["docs/settings", "docs/cards/index", "docs/api/index"],
     "Behind it": [
         "docs/paper", "docs/conventions", "docs/architecture", "docs/results/README", "benchmarks/RESULTS",
@@ -68,8 +69,8 @@ def assemble(source: Path, executed: Path | None) -> None:
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
     for name in PAGES:
         shutil.copy(ROOT / name, source / name)
-    for notebook in (source / "notebooks").glob("*.ipynb"):
-        if executed and (found := executed / notebook.name).exists():
+    for notebook in (source / "notebooks").rglob("*.ipynb"):
+        if executed and (found := executed / notebook.relative_to(source / "notebooks")).exists():
             shutil.copy(found, notebook)
     pages.write(source / "docs")
     contents = "\n".join(

@@ -21,14 +21,14 @@ def test_a_line_for_each_method_over_its_rates():
 
 
 def test_a_shown_difference_is_filled_and_colours_are_the_methods():
-    rows = [("base", "best", "DGPO (2, 2)", b, 0.1, 0.0, 0.2, p) for b, p in (("GRPO", 0.01), ("PG", 0.4))]
+    others = {"GRPO": ("grpo", 0.01), "PG": ("pg", 0.4), "CISPO": ("cispo", 0.01)}
+    rows = [("base", "best", "DGPO (2, 2)", b, 0.1, 0.0, 0.2, p) for b, (_, p) in others.items()]
     table = pd.DataFrame(rows, columns=["world", "setting", "a", "b", "difference", "low", "high", "p_holm"])
     (ax,) = sequence_plots.differences(table).axes
     dots = [c for c in ax.collections if isinstance(c, PathCollection)]
-    faces = [c.get_facecolor()[0] for c in dots]
-    assert same_color(faces[0], style.colour("grpo"))
-    assert same_color(faces[1], "white")
-    assert same_color(dots[1].get_edgecolor()[0], style.colour("pg"))
+    for dot, (key, p) in zip(dots, others.values(), strict=True):
+        assert same_color(dot.get_edgecolor()[0], style.colour(key)), key
+        assert same_color(dot.get_facecolor()[0], style.colour(key) if p < 0.05 else "white"), key
 
 
 def test_a_table_without_rows_says_so():

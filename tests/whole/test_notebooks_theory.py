@@ -30,6 +30,20 @@ def test_it_runs(name, tmp_path):
     assert any("image/png" in data for data in shown(out))
 
 
+SOLVED = sorted(path.stem for path in (BOOKS / "solutions").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_its_solutions_hold(name, tmp_path):
+    """Each solution asserts what it says; there are three, as there are exercises."""
+    execute(f"solutions/{name}", tmp_path / "out.ipynb", {})
+    book = nbformat.read(BOOKS / f"solutions/{name}.ipynb", 4)
+    code = [c for c in book.cells if c.cell_type == "code"]
+    assert sum(c.source.startswith("## ") for c in book.cells) == 3
+    assert not any(c.outputs or c.execution_count for c in code), "outputs are stored"
+    assert all(len(c.source.splitlines()) < 16 for c in code)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_its_form(name):
     book = nbformat.read(BOOKS / f"{name}.ipynb", 4)
