@@ -288,6 +288,7 @@ def test_a_figure_opens_once_the_reader_has_predicted(page):
     browser = page("")
     closed = "return document.querySelectorAll('figure.veiled').length"
     assert browser.execute_script(closed) == 6
+    assert not browser.find_element("css selector", "#act-6 .after").is_displayed(), "the text tells the answer"
     for act in range(1, 7):
         assert browser.execute_script(f"return document.querySelector('#act-{act} .body').inert")
         browser.execute_script(f"document.querySelector('#act-{act} .answer').click()")
@@ -296,6 +297,7 @@ def test_a_figure_opens_once_the_reader_has_predicted(page):
         assert verdict.startswith(("Yes.", "Not quite."))
         assert len(verdict) > 60
     assert browser.execute_script(closed) == 0
+    assert browser.find_element("css selector", "#act-6 .after").is_displayed()
 
 
 @pytest.mark.parametrize(

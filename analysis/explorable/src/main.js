@@ -6,7 +6,7 @@ import { act4 } from "./act4.js";
 import { act5 } from "./act5.js";
 import { act6 } from "./act6.js";
 import { learn } from "./bandit.js";
-import { h, prediction, presets } from "./controls.js";
+import { prediction, presets } from "./controls.js";
 import { METHODS } from "./data.js";
 import { ascent } from "./dynamics.js";
 import { moments } from "./estimator.js";
@@ -20,7 +20,6 @@ let saving = 0;
 ACTS.forEach((act, i) => {
   const figure = document.querySelector(`#act-${i + 1} figure`);
   mount(act, figure);
-  figure.append(h("p", { class: "veil", "aria-hidden": true }, "Predict first"));
   document.querySelector(`#act-${i + 1} .ask`).append(prediction(i + 1, act.predict, figure));
 });
 
