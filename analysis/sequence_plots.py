@@ -28,6 +28,9 @@ def against_rate(found: pd.DataFrame, score: str = "pass@32", publication: bool 
             ax.axhline(first[score].mean(), color="#666666", linewidth=0.8, linestyle=":")
             ax.annotate("before training", (0.99, first[score].mean()), xycoords=("axes fraction", "data"), ha="right")
         ax.set(xscale="log", xlabel="learning rate (Adam)", ylabel=f"held-out {score}")
+        rates = sorted(last["lr"].unique())
+        ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        ax.minorticks_off()
         return finish(plt, fig, handles)
 
 

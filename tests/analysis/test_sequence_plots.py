@@ -16,6 +16,7 @@ def test_a_line_for_each_method_over_its_rates():
     (ax,) = sequence_plots.against_rate(found, "pass@4").axes
     drawn = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_label() in ("GRPO", "DGPO")]
     assert len(drawn) == 2
+    assert [label.get_text() for label in ax.get_xticklabels(which="both") if label.get_text()] == ["0.01", "0.1"]
     last = found[(found["step"] == 2) & (found["method"] == "grpo")].groupby("lr")["pass@4"].mean()
     assert drawn[0].get_ydata() == pytest.approx(last.to_numpy())
 
