@@ -154,7 +154,7 @@ def _prepare(sweep: Sweep, pool: "_Pool") -> None:
     """Make the embedded policies before any run starts; all runs of a folder begin from the same ones, on one data."""
     configs = [sweep.config(cell, 0) for cell in sweep.cells]
     policies = pool.call(_policies, [*{repr((c.model, c.tiny)): c for c in configs}.values()])
-    data = identity.of_data({path: path for c in configs for path in (c.data, c.eval_data, c.examples) if path})
+    data = identity.of_data({path: path for c in configs for name in identity.FILES if (path := getattr(c, name))})
     with locked(sweep.path):
         _keep(sweep, "policies.json", "began from a policy", policies)
         if data:
