@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from analysis import bandit
 from analysis.bandit import METRICS, Setting, run, variants
@@ -137,12 +138,24 @@ def test_every_method_runs():
     assert np.isfinite(run(curves, Setting(arms=4), seeds=2, steps=3).data["regret"]).all()
 
 
-def test_far_faster_than_a_plain_loop():
-    """The full target, 100× on an idle core, is benchmarks/bandits.py; this guards the order of magnitude."""
-    result = bandits.main(
-        ["--bandits", "1024", "--steps", "60", "--loop-bandits", "1", "--loop-steps", "60", "--block", "1024"]
-    )
-    assert result["times_faster"] > 20
+def test_more_seeds_are_no_more_operations():
+    """All seeds step together: a seed adds its random stream and nothing to a step. How fast: benchmarks/bandits.py."""
+
+    class Counter(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.operations += 1
+            return func(*args, **(kwargs or {}))
+
+    def operations(seeds):
+        with Counter() as counter:
+            run(["grpo", "dgpo"], Setting(groups=4), seeds=seeds, steps=5)
+        return counter.operations
+
+    few, many = operations(8), operations(64)
+    assert few > 500
+    assert many - few <= 4 * (64 - 8)
 
 
 def test_bad_inputs():
