@@ -158,6 +158,11 @@ def test_more_seeds_are_no_more_operations():
     assert many - few <= 4 * (64 - 8)
 
 
+def test_the_benchmark_runs():
+    sizes = {"bandits": 8, "steps": 2, "loop-bandits": 1, "loop-steps": 2, "block": 8}
+    assert bandits.main([text for name, size in sizes.items() for text in (f"--{name}", str(size))])["times_faster"] > 0
+
+
 def test_bad_inputs():
     for key, value in {
         "arms": 0, "optimal": 32, "best": 1.2, "others": 0.9, "p_best": 1.0, "flip": -1, "wrong": 40, "group": 1,
