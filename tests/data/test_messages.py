@@ -1,4 +1,4 @@
-"""Problems that are conversations: what is allowed, and what is said of the rest."""
+"""Problems that are conversations: which are allowed, and the error for each other one."""
 
 import pytest
 

@@ -41,6 +41,7 @@ def test_its_solutions_hold(name, tmp_path):
     code = [c for c in book.cells if c.cell_type == "code"]
     assert sum(c.source.startswith("## ") for c in book.cells) == 3
     assert not any(c.outputs or c.execution_count for c in code), "outputs are stored"
+    assert ["parameters" in c.metadata.get("tags", []) for c in code].count(True) == 1
     assert all(len(c.source.splitlines()) < 16 for c in code)
 
 
