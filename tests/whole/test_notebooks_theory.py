@@ -30,6 +30,15 @@ def test_it_runs(name, tmp_path):
     assert any("image/png" in data for data in shown(out))
 
 
+def parameters_of(book):
+    """The names in the one cell tagged parameters; no cell is long or has stored outputs."""
+    code = [c for c in book.cells if c.cell_type == "code"]
+    assert not any(c.outputs or c.execution_count for c in code), "outputs are stored"
+    assert all(len(c.source.splitlines()) < 16 for c in code)
+    (tagged,) = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    return {line.split("=")[0].strip() for line in tagged.source.splitlines()}
+
+
 SOLVED = sorted(path.stem for path in (BOOKS / "solutions").glob("*.ipynb"))
 
 
@@ -38,23 +47,14 @@ def test_its_solutions_hold(name, tmp_path):
     """Each solution asserts what it says; there are three, as there are exercises."""
     execute(f"solutions/{name}", tmp_path / "out.ipynb", {})
     book = nbformat.read(BOOKS / f"solutions/{name}.ipynb", 4)
-    code = [c for c in book.cells if c.cell_type == "code"]
     assert sum(c.source.startswith("## ") for c in book.cells) == 3
-    assert not any(c.outputs or c.execution_count for c in code), "outputs are stored"
-    assert ["parameters" in c.metadata.get("tags", []) for c in code].count(True) == 1
-    assert all(len(c.source.splitlines()) < 16 for c in code)
+    parameters_of(book)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_its_form(name):
     book = nbformat.read(BOOKS / f"{name}.ipynb", 4)
-    code = [c for c in book.cells if c.cell_type == "code"]
-    assert not any(c.outputs or c.execution_count for c in code), "outputs are stored"
-    tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
-    assert len(tagged) == 1
-    known = {line.split("=")[0].strip() for line in tagged[0].source.splitlines()}
-    assert set(SMALL[name]) <= known, "papermill only warns about an unknown parameter"
-    assert all(len(c.source.splitlines()) < 16 for c in code)
+    assert set(SMALL[name]) <= parameters_of(book), "papermill only warns about an unknown parameter"
     assert book.cells[0].cell_type == "markdown"
     last = book.cells[-1].source
     assert "## Summary" in last
