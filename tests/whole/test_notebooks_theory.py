@@ -44,7 +44,7 @@ SOLVED = sorted(path.stem for path in (BOOKS / "solutions").glob("*.ipynb"))
 
 @pytest.mark.parametrize("name", SOLVED)
 def test_its_solutions_hold(name, tmp_path):
-    """Each solution asserts what it says; there are three, as there are exercises."""
+    """They run, and what they assert holds; there are three, as there are exercises."""
     execute(f"solutions/{name}", tmp_path / "out.ipynb", {})
     book = nbformat.read(BOOKS / f"solutions/{name}.ipynb", 4)
     assert sum(c.source.startswith("## ") for c in book.cells) == 3
