@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from watching import ignores_ctrl_c, runs, until, until_gone
+from watching import children, ignores_ctrl_c, runs, until, until_gone
 
 from dgpo import lifetimes
 
@@ -140,3 +140,8 @@ def test_a_program_is_told_to_end_when_its_parent_is_killed(tmp_path):
         parent.kill()
         until_gone([made])
     assert (tmp_path / "told").exists()
+
+
+def test_a_thread_that_ends_while_its_children_are_counted_has_none(monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [Path("/proc/self/task/0/children")])
+    assert children(os.getpid()) == set()

@@ -17,22 +17,28 @@ def until(happens, what: str):
     return found
 
 
+def proc(path: str) -> str:
+    """A file of /proc, empty where its process or thread has ended meanwhile."""
+    try:
+        return Path("/proc", path).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def children(pid: int) -> set[int]:
     """The processes below `pid`, by id."""
     found, todo = set(), [pid]
     while todo:
         for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
-            new = {int(child) for child in task.read_text().split()}
+            new = {int(child) for child in proc(str(task)).split()}
             found, todo = found | new, [*todo, *new]
     return found
 
 
 def runs(pid: int) -> bool:
     """Whether a process is there; one that is dead but not yet collected has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    stat = proc(f"{pid}/stat")
+    return bool(stat) and stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def until_gone(pids) -> None:
@@ -41,9 +47,8 @@ def until_gone(pids) -> None:
 
 def ignores_ctrl_c(pid: int) -> bool:
     """Whether a process has come so far: ours do that next after seeing to it that they end with their parent."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+    status = proc(f"{pid}/status")
+    if not status:
         return False
     ignored = next(line for line in status.splitlines() if line.startswith("SigIgn"))
     return bool(int(ignored.split()[1], 16) >> signal.SIGINT - 1 & 1)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from running import LEVELS, rows, sweep_in
 from safetensors.torch import load_file
-from watching import children, ignores_ctrl_c, stopped, until
+from watching import children, ignores_ctrl_c, proc, stopped, until
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
@@ -160,7 +160,7 @@ def test_a_sweep_that_is_killed_while_it_imports_leaves_no_process(tmp_path):
 
 
 def _is_server(pid) -> bool:
-    return b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes() and ignores_ctrl_c(pid)
+    return "forkserver" in proc(f"{pid}/cmdline") and ignores_ctrl_c(pid)
 
 
 def _marked(path) -> list[str]:

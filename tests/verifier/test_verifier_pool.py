@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from verifier_cases import boxed
-from watching import WATCHDOG, children, until, until_gone
+from watching import WATCHDOG, children, proc, until, until_gone
 
 from dgpo.verifier import Verdict, Verifier, VerifierError, pool, verify
 
@@ -104,7 +104,7 @@ def test_memory_of_a_worker_is_limited():
         assert pool.verify("1", boxed(hungry)) in (Verdict.timeout, Verdict.unparsed, Verdict.wrong)
         assert pool.verify("x+1", boxed("1+x")) == Verdict.correct
         for pid in children(os.getpid()) - before:
-            status = Path(f"/proc/{pid}/status").read_text()
+            status = proc(f"{pid}/status")
             peak = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
             assert sum(peak) < 400 * 1024
 
@@ -113,7 +113,7 @@ def test_workers_start_when_needed_and_are_gone_after_close(stub):
     before = children(os.getpid())
     pool = Verifier(workers=2)
     assert pool.verify("5", boxed("5")) == Verdict.correct
-    assert children(os.getpid()) == before, "an integer needs no worker"
+    assert not children(os.getpid()) - before, "an integer needs no worker"
     pool.verify_many([("x", boxed("y+1")), ("x", boxed("y+2"))])
     started = children(os.getpid()) - before
     assert started

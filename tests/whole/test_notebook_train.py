@@ -11,7 +11,7 @@ import pytest
 from alike import assert_alike, steady_draws
 from papermill.exceptions import PapermillExecutionError
 from running import BOOKS, ROOT, execute, rows, run, shown
-from watching import children, until, until_gone
+from watching import children, proc, until, until_gone
 
 from analysis import runs
 from dgpo import notebook
@@ -42,7 +42,7 @@ def test_two_ranks_that_are_killed_go_on_and_make_what_one_makes(small, tmp_path
     papermill = subprocess.Popen([sys.executable, "-m", "papermill", *words], stderr=subprocess.DEVNULL)
     until(lambda: papermill.poll() is not None or Path(os.environ["STEADY_AT"]).exists(), "a checkpoint")
     below = children(papermill.pid)
-    kernel = [pid for pid in below if b"ipykernel_launcher" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    kernel = [pid for pid in below if "ipykernel_launcher" in proc(f"{pid}/cmdline")]
     for pid in (papermill.pid, *kernel):
         os.kill(pid, signal.SIGKILL)
     papermill.wait()
