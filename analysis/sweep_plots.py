@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from analysis import run_plots, style
-from analysis.plots import OUTSIDE, blank, finish, looks_of, scale_axis, stack_regions
+from analysis.plots import OUTSIDE, blank, finish, looks_of, scale_axis, stack_regions, wide_span
 from analysis.sweeps import METRICS, Results, SweepError, comparison, scores, surviving
 from dgpo.evaluation.scores import powers
 
@@ -220,7 +220,9 @@ def grid(results: Results, metric: str = "avg", publication: bool = False):
     names = [f"{n:g}" for n in ns], [f"{m:g}" for m in ms]
     dgpo = table([[_of(inner, (n, m)) for m in ms] for n in ns], *names)
     limits = table([[line] for line in outer], [results.labels[line] for line in outer], [""])
-    look = {"fmt": "", "cmap": "cividis", "vmin": mean.min(), "vmax": mean.max(), "cbar": False}
+    error = frame.groupby("line")[metric].sem().mean()
+    low, high = wide_span(mean, 0 if np.isnan(error) else error)
+    look = {"fmt": "", "cmap": "cividis", "vmin": low, "vmax": high, "cbar": False}
     with style.figure_style(publication) as plt:
         size = (5.5, 3.2) if publication else (2.6 + 1.3 * (len(ms) + 1.4), 1.6 + 0.7 * len(ns))
         fig, axes = plt.subplots(1, 2, figsize=size, width_ratios=[len(ms), 1.2 if outer else 0.01])

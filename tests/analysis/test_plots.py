@@ -68,6 +68,13 @@ def test_the_others():
     check(plots.heat_map(np.eye(2), [1, 2], ["a", "b"], row_label="n", column_label="m", value_label="v"))
 
 
+def test_noise_stays_one_colour():
+    noise = np.array([[1.0, 1.1], [0.9, 1.0]])
+    (ax, *_) = plots.heat_map(noise, [1, 2], [1, 2], value_label="v", error=0.1).axes
+    assert ax.collections[0].get_clim() == pytest.approx((0.6, 1.4))
+    assert plots.wide_span([0.0, 9.0], 0.1) == (0.0, 9.0)
+
+
 def test_bad_inputs(runs):
     frame = landscape("pg", points=5)
     with pytest.raises(ValueError, match="columns='panel'"):
