@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import bandit, flow, plots, stats
+from analysis import bandit, flow, heat_maps, plots, stats
 from analysis.landscape import landscape
 from dgpo.methods import PAPER, get, get_class, names
 
@@ -65,14 +65,14 @@ def test_bandit_figures(runs):
 
 def test_the_others():
     check(plots.dynamics(flow.flow(["dgpo", "gppo"], np.geomspace(0.1, 50, 30))))
-    check(plots.heat_map(np.eye(2), [1, 2], ["a", "b"], row_label="n", column_label="m", value_label="v"))
+    check(heat_maps.heat_map(np.eye(2), [1, 2], ["a", "b"], row_label="n", column_label="m", value_label="v"))
 
 
 def test_noise_stays_one_colour():
     noise = np.array([[1.0, 1.1], [0.9, 1.0]])
-    (ax, *_) = plots.heat_map(noise, [1, 2], [1, 2], value_label="v", error=0.1).axes
+    (ax, *_) = heat_maps.heat_map(noise, [1, 2], [1, 2], value_label="v", error=0.1).axes
     assert ax.collections[0].get_clim() == pytest.approx((0.6, 1.4))
-    assert plots.wide_span([0.0, 9.0], 0.1) == (0.0, 9.0)
+    assert heat_maps.wide_span([0.0, 9.0], 0.1) == (0.0, 9.0)
 
 
 def test_bad_inputs(runs):
@@ -84,7 +84,7 @@ def test_bad_inputs(runs):
     with pytest.raises(ValueError, match="unknown metric 'x'"):
         plots.curves(runs, ("x",))
     with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
-        plots.heat_map(np.eye(2), [1], [1, 2])
+        heat_maps.heat_map(np.eye(2), [1], [1, 2])
     with pytest.raises(ValueError, match="no column"):
         plots.intervals(stats.summary({"a": [[1], [2]]}, np.random.default_rng(0)))
 

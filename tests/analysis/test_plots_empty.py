@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from running import SMALL
 from test_sweep_analysis import made_up
 
-from analysis import bandit, evaluation_plots, flow, plots, run_plots, runs, stats, sweep_plots, sweeps
+from analysis import bandit, evaluation_plots, flow, heat_maps, plots, run_plots, runs, stats, sweep_plots, sweeps
 from analysis.landscape import landscape
 from dgpo.evaluation.scores import Samples
 
@@ -47,9 +47,9 @@ class TestPlots:
             (lambda s: plots.dynamics(s.FLOW.iloc[:0]), "no time at which"),
             (lambda s: plots.dynamics(s.FLOW), ""),
             (lambda s: plots.dynamics(s.FLOW.assign(pi=0.0, logit_speed=0.0)), ""),
-            (lambda s: plots.heat_map(np.empty((0, 0)), [], [], value_label="regret"), "no regret to draw"),
-            (lambda s: plots.heat_map(np.full((1, 2), np.nan), [1], [1, 2]), "no values to draw"),
-            (lambda s: plots.heat_map(np.zeros((2, 2)), [1, 2], [1, 2]), "0.00"),
+            (lambda s: heat_maps.heat_map(np.empty((0, 0)), [], [], value_label="regret"), "no regret to draw"),
+            (lambda s: heat_maps.heat_map(np.full((1, 2), np.nan), [1], [1, 2]), "no values to draw"),
+            (lambda s: heat_maps.heat_map(np.zeros((2, 2)), [1, 2], [1, 2]), "0.00"),
             (lambda s: plots.intervals(s.TABLE), ""),
             (lambda s: plots.intervals(s.TABLE.iloc[:1]), "no difference to draw"),
             (lambda s: plots.curves(s.part(methods=0)), "no runs to draw"),
