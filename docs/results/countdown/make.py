@@ -1,0 +1,87 @@
+"""The tables of this folder: the policies of countdown_best.yaml on problems that nothing was fitted to.
+
+python docs/results/countdown/make.py runs/sweeps/countdown_best FOLDER    # resumes; writes fresh.csv, differences.csv
+
+The warm-up was fitted to the first 64 held-out problems. Here the next 192 are tried, with 64 samples each; the policy
+before training with 256, since every difference to it shares its noise.
+"""
+
+import sys
+from dataclasses import astuple
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.exact import holm, sign_flip, sign_flip_interval
+from dgpo import config as configs
+from dgpo.evaluation.heldout import evaluate
+from dgpo.model import tiny
+from dgpo.model.loading import load_lm
+from dgpo.model.policy import Policy
+from dgpo.rollout import Sampling, TransformersSampler
+from dgpo.tasks.countdown import CountdownTask
+
+SEEN, NEW, SAMPLES = 64, 192, 64
+SCORES = ("avg", "pass@16", "pass@64", "coverage")
+TESTED = ("avg", "pass@64")
+
+
+class NewProblems(CountdownTask):
+    def __init__(self, difficulty, seed):
+        super().__init__(difficulty, seed, SEEN + NEW)
+        self.heldout = self.heldout[SEEN:]
+
+
+def measure(path, config, samples=SAMPLES):
+    """The scores of one checkpoint on the new problems."""
+    lm, tokenizer = load_lm(path)
+    sampler = TransformersSampler(Policy(lm), tokenizer, config.generation_batch_size)
+    sampling = Sampling(config.max_new_tokens, config.eval_temperature)
+    task = NewProblems(config.difficulty, config.seed)
+    found = evaluate(sampler, tokenizer, task, samples, sampling).metrics()
+    named = {"avg": f"avg@{samples}", "pass@16": "pass@16", "pass@64": "pass@64", "coverage": f"coverage@{SAMPLES}"}
+    return {score: found.get(f"eval/{name}") for score, name in named.items()}  # no coverage of more samples
+
+
+def fresh(sweep, before):
+    """A row for each run, those of `before` kept, and one for the policy before training."""
+    rows = before.to_dict("records")
+    done = {(row["line"], row["seed"]) for row in rows}
+    for run in sorted(sweep.glob("*/seed_*/policy")):
+        line, seed, config = run.parts[-3], int(run.parts[-2].removeprefix("seed_")), configs.read_run(run.parent / "config.yaml")
+        if ("start", 0) not in done:
+            start = tiny.checkpoint(config.tiny, task=CountdownTask)
+            rows.append({"line": "start", "lr": None, "seed": 0} | measure(start, config, 4 * SAMPLES))
+            done.add(("start", 0))
+        if (line, seed) not in done:
+            rows.append({"line": line, "lr": config.lr, "seed": seed} | measure(run, config))
+        yield pd.DataFrame(rows)
+
+
+def compare(table):
+    """Differences to GRPO, of the runs with a KL to the start and to each other; p by Holm for all rows."""
+    rows, start = [], table[table["line"] == "start"].iloc[0]
+    runs = table[table["line"] != "start"]
+    pairs = [(line, "grpo") for line in runs["line"].unique() if line != "grpo"]
+    pairs += [("grpo+kl", "start"), ("dgpo_n1_m2+kl", "start"), ("dgpo_n1_m2+kl", "grpo+kl")]
+    for score in TESTED:
+        scores = runs.pivot(index="seed", columns="line", values=score)
+        for a, b in pairs:
+            d = (scores[a] - (start[score] if b == "start" else scores[b])).to_numpy()
+            value, low, high = astuple(sign_flip_interval(d))
+            row = {"score": score, "a": a, "b": b, "difference": value, "low": low, "high": high}
+            rows.append(row | {"seeds": len(d), "p": sign_flip(d)})
+    adjusted = holm({i: row["p"] for i, row in enumerate(rows)})
+    return pd.DataFrame([row | {"p_holm": adjusted[i]} for i, row in enumerate(rows)])
+
+
+def main(sweep, folder):
+    path = Path(folder) / "fresh.csv"
+    before = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["line", "lr", "seed", *SCORES])
+    for table in fresh(Path(sweep), before):
+        table.to_csv(path, index=False, float_format="%.5g")
+    compare(pd.read_csv(path)).to_csv(Path(folder) / "differences.csv", index=False, float_format="%.3g")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
