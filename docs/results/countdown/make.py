@@ -1,18 +1,21 @@
 """The tables of this folder: the policies of countdown_best.yaml on problems that nothing was fitted to.
 
-python docs/results/countdown/make.py runs/sweeps/countdown_best FOLDER    # resumes; writes fresh.csv, differences.csv
+python docs/results/countdown/make.py runs/sweeps/countdown_best FOLDER    # resumes; fresh.csv, differences.csv, .png
 
 The warm-up was fitted to the first 64 held-out problems. Here the next 192 are tried, with 64 samples each; the policy
 before training with 256, since every difference to it shares its noise.
 """
 
+import re
 import sys
 from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
 
+from analysis import style
 from analysis.exact import holm, sign_flip, sign_flip_interval
+from analysis.plots import finish
 from dgpo import config as configs
 from dgpo.evaluation.heldout import evaluate
 from dgpo.model import tiny
@@ -24,6 +27,7 @@ from dgpo.tasks.countdown import CountdownTask
 SEEN, NEW, SAMPLES = 64, 192, 64
 SCORES = ("avg", "pass@16", "pass@64", "coverage")
 TESTED = ("avg", "pass@64")
+METHOD = re.compile(r"([a-z_]*[a-z])(?:_n(\d)_m(\d))?(|\+kl|\+dual_clip)$")
 
 
 class NewProblems(CountdownTask):
@@ -48,7 +52,11 @@ def fresh(sweep, before):
     rows = before.to_dict("records")
     done = {(row["line"], row["seed"]) for row in rows}
     for run in sorted(sweep.glob("*/seed_*/policy")):
-        line, seed, config = run.parts[-3], int(run.parts[-2].removeprefix("seed_")), configs.read_run(run.parent / "config.yaml")
+        line, seed, config = (
+            run.parts[-3],
+            int(run.parts[-2].removeprefix("seed_")),
+            configs.read_run(run.parent / "config.yaml"),
+        )
         if ("start", 0) not in done:
             start = tiny.checkpoint(config.tiny, task=CountdownTask)
             rows.append({"line": "start", "lr": None, "seed": 0} | measure(start, config, 4 * SAMPLES))
@@ -75,12 +83,40 @@ def compare(table):
     return pd.DataFrame([row | {"p_holm": adjusted[i]} for i, row in enumerate(rows)])
 
 
+def figure(table):
+    """Each line minus GRPO, avg@64 and pass@64, with 95 % intervals; filled: p (Holm) below 0.05."""
+    rows = table[table["b"] == "grpo"]
+    lines = list(dict.fromkeys(rows["a"]))
+    with style.figure_style(False) as plt:
+        fig, axes = plt.subplots(1, len(TESTED), figsize=(9, 1 + 0.32 * len(lines)), sharey=True)
+        for ax, score in zip(axes, TESTED, strict=True):
+            for row in rows[rows["score"] == score].itertuples():
+                colour, place = style.colour(METHOD.match(row.a)[1]), lines.index(row.a)
+                ax.hlines(place, row.low, row.high, color=colour)
+                fill = colour if row.p_holm < 0.05 else "white"
+                ax.scatter(row.difference, place, s=26, zorder=3, edgecolors=colour, facecolors=fill)
+            ax.axvline(0, color="#888888", linewidth=1)
+            ax.set(xlabel=f"{score.replace('avg', 'avg@64')} minus GRPO's, new problems")
+        axes[0].set_yticks(range(len(lines)), [label(line) for line in lines])
+        axes[0].set_ylim(len(lines) - 0.5, -0.5)
+        return finish(plt, fig)
+
+
+def label(line):
+    """`dgpo_n1_m2+kl` as DGPO (1, 2), KL 0.1."""
+    key, n, m, rest = METHOD.match(line).groups()
+    more = {"+kl": ", KL 0.1", "+dual_clip": ", dual clip 3", "": ""}[rest]
+    return style.label(key) + (f" ({n}, {m})" if n else "") + more
+
+
 def main(sweep, folder):
     path = Path(folder) / "fresh.csv"
     before = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["line", "lr", "seed", *SCORES])
     for table in fresh(Path(sweep), before):
         table.to_csv(path, index=False, float_format="%.5g")
-    compare(pd.read_csv(path)).to_csv(Path(folder) / "differences.csv", index=False, float_format="%.3g")
+    found = compare(pd.read_csv(path))
+    found.to_csv(Path(folder) / "differences.csv", index=False, float_format="%.3g")
+    figure(found).savefig(Path(folder) / "differences.png")
 
 
 if __name__ == "__main__":
