@@ -27,7 +27,7 @@ from dgpo.config_rules import check_machine
 from dgpo.distributed import process_group
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.errors import DIVERGED, ConfigError
-from dgpo.evaluation.heldout import decode, encode, evaluate
+from dgpo.evaluation.heldout import decode, encode, evaluate, token_ids
 from dgpo.memory import out_of_memory
 from dgpo.model import lora, tiny
 from dgpo.model.policy import Policy, apply_liger, pick_device, recompute_layers
@@ -313,7 +313,8 @@ class Trainer:
             batch = self.sampler.generate(prompts, seeds, self.sampling)
             self.position += config.prompts_per_step
         with self.seconds.phase("reward"):
-            rewards = self.task.rewards(problems, decode(self.tokenizer, batch))
+            found = self.task.score(problems, decode(self.tokenizer, batch), token_ids(batch))
+            rewards = [0.0 if reward is None else reward for reward in found]
             return process_group.all_gather_object((batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)))
 
     def _requests(self) -> tuple[list[Problem], list[list[int]], list[int]]:

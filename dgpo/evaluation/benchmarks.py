@@ -138,16 +138,20 @@ class Judge:
                 judge.close()
 
     def __call__(
-        self, benchmark: str, problems: Sequence[Problem], texts: Sequence[str]
+        self, benchmark: str, problems: Sequence[Problem], texts: Sequence[str], tokens: Sequence[Sequence[int]]
     ) -> tuple[list[str], list[str | None]]:
-        """(verdicts, answers) of completions; an answer is None where no box is closed, with rewards the whole text."""
+        """(verdicts, answers) of completions; an answer is None where no box is closed, with rewards the whole text.
+
+        A reward that failed is wrong.
+        """
         pairs = [(p.answer, text) for p, text in zip(problems, texts, strict=True)]
         if self._rewards or benchmark in self._tasks:
             if self._rewards:
-                rewards = judged(self._rewards, problems, texts)
+                rewards = judged(self._rewards, problems, texts, tokens)
             else:
-                rewards = self._tasks[benchmark].rewards(problems, texts)
-            found = [Verdict.correct if reward >= self._threshold else Verdict.wrong for reward in rewards]
+                rewards = self._tasks[benchmark].score(problems, texts, tokens)
+            right = [reward is not None and reward >= self._threshold for reward in rewards]
+            found = [Verdict.correct if is_right else Verdict.wrong for is_right in right]
             return [v.value for v in found], [(final_answer(text) or text.strip())[:_MAX_KEPT] for text in texts]
         if benchmark in GENERATED:
             judge = generated_class(benchmark).judge

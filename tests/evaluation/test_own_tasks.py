@@ -16,6 +16,10 @@ def long(completions, least, **_):
     assert isinstance(least[0], float)
     return [len(c) / n for c, n in zip(completions, least)]
 
+def fails(completions, least, **_):
+    assert least[0] != 4
+    return [-0.5]
+
 def words(prompts, completions, **_):
     return [float(p[-1]["role"] == "user" and len(c[0]["content"]) >= 4) for p, c in zip(prompts, completions)]
 """
@@ -50,6 +54,12 @@ def test_rewards_judge_a_file_by_the_threshold_and_again_from_the_folder(given, 
     assert samples.sampling["reward"] == [reward]
     run.rescore("out")
     assert (next(run.read("out")).verdicts == samples.verdicts).all()
+
+
+def test_a_reward_that_failed_is_wrong_even_where_negative_ones_are_right(given):
+    given |= {"benchmarks": ["mine"], "reward": "judges:fails", "right_above": -1.0, "n": 1}
+    run.evaluate(settings.load(**given))
+    assert next(run.read("out")).verdicts.tolist() == [["correct"], ["wrong"], ["correct"]]
 
 
 def test_a_task_of_ones_own_is_a_benchmark(tmp_path, monkeypatch):
