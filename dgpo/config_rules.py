@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgpo.errors import ConfigError
-from dgpo.settings import GENERATED
+from dgpo.settings import GENERATED, WORDS
 
 if TYPE_CHECKING:
     from dgpo.config import Config, PolicySettings
@@ -54,10 +54,10 @@ def _check_batch(config: "Config") -> None:
 def _check_task(config: "Config") -> None:
     if config.task == "math" and not config.data:
         raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
-    if config.task not in (*GENERATED, "words", "math") and ":" not in config.task:
-        known = ", ".join(map(repr, (*GENERATED, "words", "math")))
+    if config.task not in (*GENERATED, WORDS, "math") and ":" not in config.task:
+        known = ", ".join(map(repr, (*GENERATED, WORDS, "math")))
         raise ConfigError(f"task={config.task!r} must be one of {known}, or module:Class")
-    if config.task in ("words", "math") and config.model == "tiny":
+    if config.task in (WORDS, "math") and config.model == "tiny":
         raise ConfigError(
             f"task={config.task!r} needs model=FOLDER; model='tiny' knows only the tokens of {' and '.join(GENERATED)}"
         )

@@ -70,6 +70,7 @@ GENERATED = {  # tasks whose problems are drawn, which the embedded policy can b
     "chain": "dgpo.tasks.chain:ChainTask",
     "countdown": "dgpo.tasks.countdown:CountdownTask",
 }
+WORDS = "words"  # the other task whose problems are drawn, for language models
 
 _LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
 _HUGE = 1e9  # of any other number: as good as without a limit, and no sum of a few overflows

@@ -27,7 +27,6 @@ from dgpo.progress import Progress
 from dgpo.rollout import Sampling
 from dgpo.rollout.selfcheck import check_model
 from dgpo.run import identity
-from dgpo.settings import GENERATED
 from dgpo.tasks import task_class
 from dgpo.tasks.base import Problem
 
@@ -52,7 +51,7 @@ def evaluate(config: EvalConfig) -> Path:
     for name in config.benchmarks:
         if ":" in name:
             task_class(name)
-        elif name not in GENERATED:
+        elif not makes_its_own(name):
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]

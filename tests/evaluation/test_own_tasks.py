@@ -2,14 +2,18 @@
 
 import json
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
 from running import ROOT, SMALL, random_model
+from transformers import AutoTokenizer
 
 from dgpo import __main__ as cli
+from dgpo import config as configs
+from dgpo import tasks
 from dgpo.config import ConfigError
-from dgpo.evaluation import run, settings
+from dgpo.evaluation import benchmarks, run, settings
 
 FUNCTIONS = """
 def long(completions, least, **_):
@@ -77,6 +81,24 @@ def test_a_task_of_ones_own_is_a_benchmark(tmp_path, monkeypatch):
     sys.modules.pop("sorting", None)
 
 
+def test_word_problems_are_those_of_training_and_the_verifier_judges_them(given):
+    given |= {"benchmarks": ["words"], "difficulty": 2, "generated_problems": 3, "generated_max_new_tokens": 8}
+    run.evaluate(config := settings.load(**given))
+    folder = run.EvaluationFolder("out")
+    tokenizer = AutoTokenizer.from_pretrained(given["model"])
+    training = {"task": "words", "max_prompt_tokens": 2000, "eval_problems": 3, "difficulty": 2}
+    training |= {"model": given["model"], "instruction": "", "date": folder.config.date}
+    with closing(tasks.make(configs.load(None, **training), tokenizer)) as task:
+        assert folder.problems("words")["prompt"].tolist() == [p.prompt for p in task.heldout]
+        assert next(run.read("out")).verdicts.shape == (3, 3)
+        run.rescore("out")
+    loaded = benchmarks.load("words", config, tokenizer)
+    right, *others = (rf"So \boxed{{{p.answer}}}." for p in loaded.problems)
+    with benchmarks.Judge(config, [loaded]) as judge:
+        found = judge("words", loaded.problems, [right, r"\boxed{-1}", others[1][:-3]], [[]] * 3)
+    assert found == (["correct", "wrong", "no_answer"], [loaded.problems[0].answer, "-1", None])
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -84,6 +106,8 @@ def test_a_task_of_ones_own_is_a_benchmark(tmp_path, monkeypatch):
         ({"reward": "judges:long", "benchmarks": ["talks"]}, "judges:long: missing a required argument: 'least'"),
         ({"reward": "judges:long", "reward_weights": [1, 2]}, "2 weights for 1 rewards"),
         ({"reward": "judges:long", "benchmarks": ["chain"]}, "judges files of problems; 'chain' judges its own"),
+        ({"reward": "judges:long", "benchmarks": ["words"]}, "judges files of problems; 'words' judges its own"),
+        ({"model": "tiny", "benchmarks": ["words"]}, "needs model=FOLDER; model='tiny' knows only the tokens of chain"),
         ({"benchmarks": ["nowhere:Task"]}, "no module named 'nowhere'"),
         ({"task": "sorting:Sorting"}, "an evaluation has benchmarks="),
         ({"data": "rows.jsonl"}, "an evaluation has data_dir=FOLDER"),
