@@ -128,5 +128,6 @@ def check_machine(config: "PolicySettings") -> None:
         raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
     if getattr(getattr(config, "lora", None), "r", 0) and importlib.util.find_spec("peft") is None:
         raise ConfigError("lora.r above 0 needs the package peft: pip install 'dgpo[lora]'")
-    if getattr(config, "tensorboard", False) and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")
+    for name in getattr(config, "log_to", ()):
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"log_to={config.log_to} needs the package {name}: pip install {name}")

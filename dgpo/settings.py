@@ -62,6 +62,7 @@ RENAMED = {  # before version 0.2
     "aggregation": "loss_aggregation",
     "eval_completions": "eval_samples",
     "slip": "step_error_rate",
+    "tensorboard": "log_to",
     "chain_problems": "generated_problems",
     "chain_max_new_tokens": "generated_max_new_tokens",
 }

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from dgpo.config import PolicySettings, changes
+from dgpo.config import PolicySettings
 from dgpo.errors import ConfigError
+from dgpo.plain import changes
 from dgpo.settings import GENERATED, WORDS, Above0, Count, PathText, Positive, nested, refusal, setting, unknown
 
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
