@@ -262,6 +262,9 @@ class Config(PolicySettings):
     log_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = _evaluation(
         [], description="trackers that get a copy of the metrics", resume="free"
     )
+    hub: str | None = _evaluation(
+        None, description="owner/name on the Hugging Face hub that the trained policy is pushed to", resume="free"
+    )
 
     @property
     def batch_size(self) -> int:

@@ -1,6 +1,7 @@
 """Rules between the settings of a run, and what they need of the machine."""
 
 import importlib.util
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -100,6 +101,8 @@ def _check_asynchronous(config: "Config") -> None:
 def _check_rest(config: "Config") -> None:
     if config.importance_bounds[0] >= config.importance_bounds[1]:
         raise ConfigError(f"importance_bounds={list(config.importance_bounds)}: the first must be below the second")
+    if config.hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", config.hub):
+        raise ConfigError(f"hub={config.hub!r} must be owner/name, in letters, digits, -, _ and .")
     if config.lora.r and config.zero_stage == 3:
         raise ConfigError("lora.r above 0 needs zero_stage=1 or 2: the frozen weights are whole on every rank")
     if config.offload == "optimizer+params" and config.zero_stage != 3:
@@ -128,6 +131,6 @@ def check_machine(config: "PolicySettings") -> None:
         raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
     if getattr(getattr(config, "lora", None), "r", 0) and importlib.util.find_spec("peft") is None:
         raise ConfigError("lora.r above 0 needs the package peft: pip install 'dgpo[lora]'")
-    for name in getattr(config, "log_to", ()):
+    for name in (log_to := getattr(config, "log_to", [])):
         if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"log_to={config.log_to} needs the package {name}: pip install {name}")
+            raise ConfigError(f"log_to={log_to} needs the package {name}: pip install {name}")
