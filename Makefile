@@ -1,6 +1,6 @@
 # make train   train the embedded default and leave an executed notebook
-# make test    run all tests; test-browser, test-vllm, test-peers those that need a browser, vLLM, other trainers;
-#              test-rounding, test-newest see below
+# make test    run all tests; test-browser, test-vllm, test-peers, test-trackers those that need a browser, vLLM, other
+#              trainers, the clients of trackers; test-rounding, test-newest see below
 # make slides  the talk, docs/slides/index.html
 # Both set up .venv first. Variables: METHOD, ARGS (more papermill parameters), PYTHON, VENV.
 # make train starts runs/$(METHOD) afresh; ARGS="-p resume true" goes on with it.
@@ -10,13 +10,14 @@ VENV   ?= .venv
 VLLM   ?= .venv-vllm
 PEERS  ?= .venv-peers
 NEWEST ?= .venv-newest
+TRACKERS ?= .venv-trackers
 METHOD ?= dgpo
 ARGS   ?=
 BIN    := $(VENV)/bin
 # One process a core, but no more than four: each takes a gigabyte. A file's tests stay together, for its fixtures.
 WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: docs slides setup train test test-rounding test-newest test-browser test-vllm test-peers smollm2 test-smollm2 lint types format \
+.PHONY: docs slides setup train test test-rounding test-newest test-browser test-vllm test-peers test-trackers smollm2 test-smollm2 lint types format \
     bench bench-peers notebooks clean
 
 setup: $(VENV)/.ready
@@ -54,6 +55,16 @@ $(NEWEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install -q --upgrade pip
 	$(NEWEST)/bin/python -m pip install -q --upgrade --upgrade-strategy eager -e ".[dev,docs]"
+	@touch $@
+
+# The clients of wandb, trackio and mlflow, offline. They do not install beside the pinned versions.
+test-trackers: $(TRACKERS)/.ready
+	$(TRACKERS)/bin/python -m pytest -rs tests/run/test_trackers.py
+
+$(TRACKERS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(TRACKERS)
+	$(TRACKERS)/bin/python -m pip install -q --upgrade pip
+	$(TRACKERS)/bin/python -m pip install -q -e ".[dev,trackers]"
 	@touch $@
 
 # The site, offline, into docs/_build/html; notebooks with their figures where `make notebooks` has run them.

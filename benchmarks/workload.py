@@ -92,7 +92,7 @@ def dgpo_worker(folder: Path) -> None:
         def train(self, position):
             return SimpleNamespace(prompt=prompt(position))
 
-        def rewards(self, problems, completions):
+        def score(self, problems, completions, completion_ids):
             return [reward(c) for c in completions]
 
     tasks.make = lambda config, tokenizer: Task(notes={}, verdicts=Counter(), heldout=(), close=lambda: None)

@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field
 
 from dgpo.errors import ConfigError
-from dgpo.plain import path_text, plain
+from dgpo.plain import number, path_text, plain
 from dgpo.settings import (
     RENAMED,
     Above0,
@@ -259,7 +259,12 @@ class Config(PolicySettings):
     keep_best: bool = _evaluation(False, description="also keep the one of the highest avg@k", resume="free")
     log_reference_kl: bool = _evaluation(True, description="measure the KL to the initial policy in every step")
     token_records: Count = _evaluation(512, description="tokens of a step that are recorded", unit="tokens")
-    tensorboard: bool = _evaluation(False, description="write the metrics for TensorBoard as well", resume="free")
+    log_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = _evaluation(
+        [], description="trackers that get a copy of the metrics", resume="free"
+    )
+    hub: str | None = _evaluation(
+        None, description="owner/name on the Hugging Face hub that the trained policy is pushed to", resume="free"
+    )
 
     @property
     def batch_size(self) -> int:
@@ -302,7 +307,7 @@ def make(settings: dict[str, Any]) -> Config:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"method={key!r}: {error}") from None
     by_name = {name: settings.pop(name) for name in [*settings] if name in own and name not in Config.model_fields}
-    settings["method_params"] = {name: _number(value) for name, value in {**params, **by_name}.items()}
+    settings["method_params"] = {name: number(value) for name, value in {**params, **by_name}.items()}
     if strange := [name for name in settings if name not in Config.model_fields]:
         also = f"\n  parameters of method {key!r}: {', '.join(own) or 'none'}"
         raise ConfigError("\n".join(unknown(n, settings[n], Config.model_fields, own) + also for n in strange))
@@ -343,16 +348,3 @@ def read_run(path: Path) -> Config:
 def dump(config: Settings, path: Path) -> None:
     """Write resolved settings as YAML: every one, defaults included."""
     path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What `now` has otherwise than `before`, as `name: before → now`."""
-    return [f"{name}: {value!r} → {now[name]!r}" for name, value in before.items() if value != now[name]]
-
-
-def _number(value):
-    """YAML 1.1 and the command line give 3e-4 and inf as text."""
-    try:
-        return float(value) if isinstance(value, str) else plain(value)
-    except ValueError:
-        return value

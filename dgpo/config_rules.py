@@ -1,12 +1,13 @@
 """Rules between the settings of a run, and what they need of the machine."""
 
 import importlib.util
+import re
 from typing import TYPE_CHECKING
 
 import torch
 
 from dgpo.errors import ConfigError
-from dgpo.settings import GENERATED
+from dgpo.settings import GENERATED, WORDS
 
 if TYPE_CHECKING:
     from dgpo.config import Config, PolicySettings
@@ -54,10 +55,10 @@ def _check_batch(config: "Config") -> None:
 def _check_task(config: "Config") -> None:
     if config.task == "math" and not config.data:
         raise ConfigError("task='math' needs data=PATH, a JSONL or Parquet file or the name of a dataset")
-    if config.task not in (*GENERATED, "words", "math") and ":" not in config.task:
-        known = ", ".join(map(repr, (*GENERATED, "words", "math")))
+    if config.task not in (*GENERATED, WORDS, "math") and ":" not in config.task:
+        known = ", ".join(map(repr, (*GENERATED, WORDS, "math")))
         raise ConfigError(f"task={config.task!r} must be one of {known}, or module:Class")
-    if config.task in ("words", "math") and config.model == "tiny":
+    if config.task in (WORDS, "math") and config.model == "tiny":
         raise ConfigError(
             f"task={config.task!r} needs model=FOLDER; model='tiny' knows only the tokens of {' and '.join(GENERATED)}"
         )
@@ -100,6 +101,8 @@ def _check_asynchronous(config: "Config") -> None:
 def _check_rest(config: "Config") -> None:
     if config.importance_bounds[0] >= config.importance_bounds[1]:
         raise ConfigError(f"importance_bounds={list(config.importance_bounds)}: the first must be below the second")
+    if config.hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", config.hub):
+        raise ConfigError(f"hub={config.hub!r} must be owner/name, in letters, digits, -, _ and .")
     if config.lora.r and config.zero_stage == 3:
         raise ConfigError("lora.r above 0 needs zero_stage=1 or 2: the frozen weights are whole on every rank")
     if config.offload == "optimizer+params" and config.zero_stage != 3:
@@ -128,5 +131,6 @@ def check_machine(config: "PolicySettings") -> None:
         raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
     if getattr(getattr(config, "lora", None), "r", 0) and importlib.util.find_spec("peft") is None:
         raise ConfigError("lora.r above 0 needs the package peft: pip install 'dgpo[lora]'")
-    if getattr(config, "tensorboard", False) and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("tensorboard=True needs the package tensorboard: pip install 'dgpo[tensorboard]'")
+    for name in (log_to := getattr(config, "log_to", [])):
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"log_to={log_to} needs the package {name}: pip install {name}")

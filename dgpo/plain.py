@@ -31,6 +31,19 @@ def has_boolean(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, list) and any(isinstance(item, bool) for item in value))
 
 
+def number(value: Any) -> Any:
+    """A plain value, or the number that a text is: YAML 1.1 and the command line give 3e-4 and inf as text."""
+    try:
+        return float(value) if isinstance(value, str) else plain(value)
+    except ValueError:
+        return value
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What `now` has otherwise than `before`, as `name: before → now`."""
+    return [f"{name}: {value!r} → {now[name]!r}" for name, value in before.items() if value != now[name]]
+
+
 def locate(name: str):
     """Import what `module:Name` names. Raises ValueError that says which part is missing."""
     module, attribute = name.split(":", 1)

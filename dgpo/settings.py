@@ -62,6 +62,7 @@ RENAMED = {  # before version 0.2
     "aggregation": "loss_aggregation",
     "eval_completions": "eval_samples",
     "slip": "step_error_rate",
+    "tensorboard": "log_to",
     "chain_problems": "generated_problems",
     "chain_max_new_tokens": "generated_max_new_tokens",
 }
@@ -70,6 +71,7 @@ GENERATED = {  # tasks whose problems are drawn, which the embedded policy can b
     "chain": "dgpo.tasks.chain:ChainTask",
     "countdown": "dgpo.tasks.countdown:CountdownTask",
 }
+WORDS = "words"  # the other task whose problems are drawn, for language models
 
 _LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
 _HUGE = 1e9  # of any other number: as good as without a limit, and no sum of a few overflows

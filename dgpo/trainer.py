@@ -27,7 +27,7 @@ from dgpo.config_rules import check_machine
 from dgpo.distributed import process_group
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.errors import DIVERGED, ConfigError
-from dgpo.evaluation.heldout import decode, encode, evaluate
+from dgpo.evaluation.heldout import decode, encode, evaluate, token_ids
 from dgpo.memory import out_of_memory
 from dgpo.model import lora, tiny
 from dgpo.model.policy import Policy, apply_liger, pick_device, recompute_layers
@@ -43,7 +43,7 @@ from dgpo.objective import (
 from dgpo.progress import Progress, tell
 from dgpo.rollout import Sampling, mismatch
 from dgpo.rollout.selfcheck import check_model
-from dgpo.run import identity, summary
+from dgpo.run import hub, identity, summary
 from dgpo.run.folder import RunFolder
 from dgpo.run.telemetry import PhaseTimer, TokenStats
 from dgpo.seeds import fold_in
@@ -92,6 +92,7 @@ class Trainer:
         rollout.check(config)
         process_group.init(pick_device(config.device), config.timeout)
         process_group.check_settings(config)
+        process_group.on_rank0(hub.check, config)
         self.run = RunFolder(config)
         self.config = config = self.run.config
         self.seconds = PhaseTimer(partial(out_of_memory, config))
@@ -300,9 +301,12 @@ class Trainer:
                 self.run.save_checkpoint(state, self._save)
 
     def finish(self) -> Path:
-        """Write the trained policy and the summary."""
-        self.run.save_policy(partial(self._save_policy, self.engine.full_state_dict()))
-        self.run.write_summary(summary.summarise(self.run, self.config, self.method, self.task.notes))
+        """Write the trained policy and the summary; push the policy where `hub` says so."""
+        weights = self.engine.full_state_dict()
+        found = summary.summarise(self.run, self.config, self.method, self.task.notes)
+        self.run.save_policy(partial(self._save_policy, weights, found))
+        self.run.write_summary(found)
+        process_group.on_rank0(hub.push, self.config, self.run.path / "policy")
         return self.run.path
 
     def _sample(self) -> list[tuple[Rollout, Tensor]]:
@@ -313,7 +317,8 @@ class Trainer:
             batch = self.sampler.generate(prompts, seeds, self.sampling)
             self.position += config.prompts_per_step
         with self.seconds.phase("reward"):
-            rewards = self.task.rewards(problems, decode(self.tokenizer, batch))
+            found = self.task.score(problems, decode(self.tokenizer, batch), token_ids(batch))
+            rewards = [0.0 if reward is None else reward for reward in found]
             return process_group.all_gather_object((batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)))
 
     def _requests(self) -> tuple[list[Problem], list[list[int]], list[int]]:
@@ -351,13 +356,14 @@ class Trainer:
             f"Its batch is in {path}; newest checkpoint: {newest[0] if newest else 'none yet'}"
         )
 
-    def _save_policy(self, weights: dict[str, Tensor], folder: Path) -> None:
+    def _save_policy(self, weights: dict[str, Tensor], found: dict, folder: Path) -> None:
         lm, generation = self.policy.lm, self.policy.lm.generation_config
         lm.generation_config = GenerationConfig()  # one that contradicts itself is read by transformers and not saved
         lm.save_pretrained(folder, state_dict=weights)
         lm.generation_config = generation
         generation.to_json_file(folder / "generation_config.json")
         self.tokenizer.save_pretrained(folder)
+        hub.write_card(folder, self.config, found, self.run.identity.made_of)
 
 
 def _means(parts: list[dict[str, tuple[float, int]]]) -> Metrics:

@@ -341,7 +341,7 @@ def test_it_learns(tmp_path):
 def test_tensorboard_gets_the_same_numbers(small):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = run(small, tensorboard=True)
+    folder = run(small, log_to=["tensorboard"])
     assert len([*(folder / "tensorboard").iterdir()]) == 1
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()

@@ -10,7 +10,7 @@ from dgpo.data.messages import messages_of
 from dgpo.evaluation.settings import EvalConfig, makes_its_own
 from dgpo.files import file_hash
 from dgpo.run.identity import of_problems
-from dgpo.settings import GENERATED
+from dgpo.settings import GENERATED, WORDS
 from dgpo.tasks import generated_class, task_class
 from dgpo.tasks.base import Problem, Task
 from dgpo.tasks.custom import check_columns, judged
@@ -34,7 +34,7 @@ _MAX_KEPT = 1_000  # characters of an extracted answer
 class Benchmark:
     """`sha256` is of the file, or of the generated problems; `limit` bounds the tokens of a completion.
 
-    task    of a benchmark module:Class; it judges
+    task    of a benchmark module:Class, which judges; None where the verifier does, or a generated task's own judge
     """
 
     name: str
@@ -80,7 +80,7 @@ def find(name: str, data_dir: str | None) -> Path:
     path = files.get(name) or files.get(SHORT_NAMES.get(name, ""))
     if path is None:
         short = {long: f" ({short})" for short, long in SHORT_NAMES.items()}
-        found = [*GENERATED, *(f"{stem}{short.get(stem, '')}" for stem in files)]
+        found = [*GENERATED, WORDS, *(f"{stem}{short.get(stem, '')}" for stem in files)]
         where = f"in data_dir={data_dir!r}" if folder else "without data_dir=FOLDER"
         raise ConfigError(f"unknown benchmark {name!r}; {where} there are: {', '.join(found)}")
     return path
@@ -99,14 +99,15 @@ def _generated(name: str, config: EvalConfig) -> Benchmark:
 
 
 def _own(name: str, config: EvalConfig, tokenizer) -> Benchmark:
-    """The held-out problems of a task of one's own, which is made with the settings of a training."""
+    """The held-out problems of `words` or a task of one's own, which is made with the settings of a training."""
     shared = config.model_dump(include=set(PolicySettings.model_fields), exclude={"examples", "overwrite"})
     limits = {"max_new_tokens": config.generated_max_new_tokens, "max_prompt_tokens": _LONGEST_PROMPT}
     made = make({**shared, **limits, "task": name, "eval_problems": config.generated_problems})
     task = task_class(name)(made, tokenizer)
     if not (problems := tuple(task.heldout)):
         raise ConfigError(f"benchmark {name!r} has no held-out problems")
-    return Benchmark(name, of_problems(problems), problems, config.generated_max_new_tokens, task)
+    judge = None if name == WORDS else task  # the verifier judges words, and tells no answer from a wrong one
+    return Benchmark(name, of_problems(problems), problems, config.generated_max_new_tokens, judge)
 
 
 class Judge:
@@ -138,16 +139,20 @@ class Judge:
                 judge.close()
 
     def __call__(
-        self, benchmark: str, problems: Sequence[Problem], texts: Sequence[str]
+        self, benchmark: str, problems: Sequence[Problem], texts: Sequence[str], tokens: Sequence[Sequence[int]]
     ) -> tuple[list[str], list[str | None]]:
-        """(verdicts, answers) of completions; an answer is None where no box is closed, with rewards the whole text."""
+        """(verdicts, answers) of completions; an answer is None where no box is closed, with rewards the whole text.
+
+        A reward that failed is wrong.
+        """
         pairs = [(p.answer, text) for p, text in zip(problems, texts, strict=True)]
         if self._rewards or benchmark in self._tasks:
             if self._rewards:
-                rewards = judged(self._rewards, problems, texts)
+                rewards = judged(self._rewards, problems, texts, tokens)
             else:
-                rewards = self._tasks[benchmark].rewards(problems, texts)
-            found = [Verdict.correct if reward >= self._threshold else Verdict.wrong for reward in rewards]
+                rewards = self._tasks[benchmark].score(problems, texts, tokens)
+            right = [reward is not None and reward >= self._threshold for reward in rewards]
+            found = [Verdict.correct if is_right else Verdict.wrong for is_right in right]
             return [v.value for v in found], [(final_answer(text) or text.strip())[:_MAX_KEPT] for text in texts]
         if benchmark in GENERATED:
             judge = generated_class(benchmark).judge

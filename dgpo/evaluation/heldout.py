@@ -42,6 +42,7 @@ def mean_interval(values: np.ndarray, z: float = 1.96) -> tuple[float, float | N
 class HeldoutResult:
     """Rewards `[P, k]` of k completions of P held-out problems, their texts and their lengths in tokens.
 
+    failed       whether a reward failed: such a completion has 0 and is not right
     solutions    `[P]` distinct right answers among the k, for a task whose problems have several
     """
 
@@ -51,6 +52,7 @@ class HeldoutResult:
     lengths: np.ndarray
     finished: np.ndarray
     right_above: float = 1.0
+    failed: np.ndarray | bool = False
     solutions: np.ndarray | None = None
 
     def metrics(self) -> dict[str, float | None]:
@@ -59,7 +61,7 @@ class HeldoutResult:
         For a task with several solutions also coverage@k: how many distinct ones k completions of a problem find.
         """
         k = self.rewards.shape[1]
-        is_right = np.where(np.isnan(self.rewards), np.nan, self.rewards >= self.right_above)
+        is_right = np.where(np.isnan(self.rewards), np.nan, (self.rewards >= self.right_above) & ~np.array(self.failed))
         right = (is_right == 1).sum(1)
         out = {}
         for name, values in (("avg", is_right.mean(1)), ("pass", pass_at_k(right, k, k))):
@@ -103,11 +105,12 @@ def evaluate(
     seeds = [fold_in("evaluate", i) for i in range(len(problems))]
     batch = sampler.generate(encode(tokenizer, [p.prompt for p in problems[own]]), seeds[own], sampling)
     texts = decode(tokenizer, batch)
-    rewards = task.rewards(problems[own], texts)
+    rewards = task.score(problems[own], texts, token_ids(batch))
     rows = zip(texts, rewards, batch.mask.sum(1).tolist(), batch.finished.tolist(), strict=True)
     texts, rewards, lengths, finished = zip(*chain.from_iterable(process_group.all_gather_object([*rows])), strict=True)
     shape = (len(task.heldout), completions)
-    rewards = np.array(rewards).reshape(shape)
+    failed = np.array([reward is None for reward in rewards]).reshape(shape)
+    rewards = np.array([0.0 if reward is None else reward for reward in rewards]).reshape(shape)
     texts = [[*texts[i : i + completions]] for i in range(0, len(texts), completions)]
     return HeldoutResult(
         problems=task.heldout,
@@ -116,7 +119,8 @@ def evaluate(
         lengths=np.array(lengths).reshape(shape),
         finished=np.array(finished).reshape(shape),
         right_above=right_above,
-        solutions=_distinct(task, texts, rewards >= right_above),
+        failed=failed,
+        solutions=_distinct(task, texts, (rewards >= right_above) & ~failed),
     )
 
 
@@ -134,5 +138,9 @@ def encode(tokenizer, prompts: list[str]) -> list[list[int]]:
 
 def decode(tokenizer, batch) -> list[str]:
     """Completion texts without the stop token."""
-    rows = [ids[mask].tolist() for ids, mask in zip(batch.completion, batch.mask, strict=True)]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return tokenizer.batch_decode(token_ids(batch), skip_special_tokens=True)
+
+
+def token_ids(batch) -> list[list[int]]:
+    """Token ids of each completion, with the stop token."""
+    return [ids[mask].tolist() for ids, mask in zip(batch.completion, batch.mask, strict=True)]

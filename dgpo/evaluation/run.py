@@ -17,7 +17,7 @@ from dgpo.errors import ConfigError
 from dgpo.evaluation import benchmarks
 from dgpo.evaluation.benchmarks import Benchmark, Judge
 from dgpo.evaluation.folder import EvaluationFolder
-from dgpo.evaluation.heldout import decode, encode
+from dgpo.evaluation.heldout import decode, encode, token_ids
 from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig, makes_its_own
 from dgpo.files import check_place, file_hash, lock
@@ -27,7 +27,6 @@ from dgpo.progress import Progress
 from dgpo.rollout import Sampling
 from dgpo.rollout.selfcheck import check_model
 from dgpo.run import identity
-from dgpo.settings import GENERATED
 from dgpo.tasks import task_class
 from dgpo.tasks.base import Problem
 
@@ -52,7 +51,7 @@ def evaluate(config: EvalConfig) -> Path:
     for name in config.benchmarks:
         if ":" in name:
             task_class(name)
-        elif name not in GENERATED:
+        elif not makes_its_own(name):
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     lm, tokenizer, source = tiny.load_policy(config)
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
@@ -116,7 +115,7 @@ def rescore(path: str | Path) -> Path:
             for chunk, places in folder.chunks(name):
                 columns = folder.read(name, chunk, places)
                 asked = [problems[i] for i in columns["index"]]
-                columns["verdict"], columns["answer"] = judge(name, asked, columns["text"])
+                columns["verdict"], columns["answer"] = judge(name, asked, columns["text"], columns["tokens"])
                 folder.write(name, chunk, columns)
         _report(folder, folder.config.k)
     return folder.path
@@ -143,14 +142,14 @@ def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer,
             seeds = [folder.seed(benchmark.name, i, sample) for i, sample in places]
             sampling = Sampling(benchmark.limit, config.temperature, config.top_p)
             batch = sampler.generate(encode(tokenizer, [p.prompt for p in problems]), seeds, sampling)
-            texts = decode(tokenizer, batch)
-            verdicts, answers = judge(benchmark.name, problems, texts)
+            texts, tokens = decode(tokenizer, batch), token_ids(batch)
+            verdicts, answers = judge(benchmark.name, problems, texts, tokens)
             columns = {
                 "index": [i for i, _ in places],
                 "sample": [sample for _, sample in places],
                 "seed": seeds,
                 "text": texts,
-                "tokens": [ids[mask].tolist() for ids, mask in zip(batch.completion, batch.mask, strict=True)],
+                "tokens": tokens,
                 "length": batch.mask.sum(1).tolist(),
                 "finished": batch.finished.tolist(),
                 "verdict": verdicts,

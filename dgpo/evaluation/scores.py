@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from dgpo.config import changes
 from dgpo.evaluation.heldout import pass_at_k
+from dgpo.plain import changes
 from dgpo.verifier import Verdict, notation
 
 VERDICTS = tuple(str(v.value) for v in Verdict)

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from dgpo.config import PolicySettings, changes
+from dgpo.config import PolicySettings
 from dgpo.errors import ConfigError
-from dgpo.settings import GENERATED, Above0, Count, PathText, Positive, nested, refusal, setting, unknown
+from dgpo.plain import changes
+from dgpo.settings import GENERATED, WORDS, Above0, Count, PathText, Positive, nested, refusal, setting, unknown
 
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
@@ -33,13 +34,13 @@ class EvalConfig(PolicySettings):
 
     benchmarks: list[str] = _task(
         ["chain"],
-        description="`chain`, `countdown`, files in data_dir (math500) or their short names (aime24), or module:Class",
+        description="`chain`, `countdown`, `words`, files in data_dir (math500) or short names (aime24), module:Class",
         min_length=1,
     )
     data_dir: PathText | None = _task(None, description="folder of the benchmarks' files", resume="content")
     limit: Count = _task(0, description="first problems of each file; 0 for all", unit="problems")
     generated_problems: Positive = _task(
-        128, description="held-out problems of `chain`, `countdown` or module:Class", unit="problems"
+        128, description="held-out problems of a generated task or module:Class", unit="problems"
     )
 
     n: Positive = _rollout(
@@ -49,7 +50,7 @@ class EvalConfig(PolicySettings):
     top_p: Annotated[float, Field(gt=0, le=1)] = _rollout(0.95, description="nucleus of the samples")
     max_new_tokens: Positive = _rollout(32768, description="longest completion", unit="tokens")
     generated_max_new_tokens: Positive = _rollout(
-        40, description="longest completion in `chain`, `countdown` and module:Class", unit="tokens"
+        40, description="longest completion in generated tasks and module:Class", unit="tokens"
     )
     chunk_rows: Positive = _run(1024, description="completions in one file: what a kill can lose", unit="completions")
 
@@ -77,9 +78,11 @@ def load(**settings: Any) -> EvalConfig:
         raise refusal(error) from None
     if beyond := [k for k in config.k if k > config.n]:
         raise ConfigError(f"k={config.k}: pass@k and maj@k need k ≤ n, and {beyond[0]} > n={config.n}")
-    if config.model == "tiny" and (others := [name for name in config.benchmarks if not makes_its_own(name)]):
+    others = [name for name in config.benchmarks if name == WORDS or not makes_its_own(name)]
+    if config.model == "tiny" and others:
         raise ConfigError(
-            f"benchmark {others[0]!r} needs model=FOLDER; model='tiny' knows only the tokens of a generated task"
+            f"benchmark {others[0]!r} needs model=FOLDER; model='tiny' knows only the tokens of "
+            f"{' and '.join(GENERATED)}"
         )
     if config.model == "tiny" and len({*config.benchmarks}) > 1:
         raise ConfigError(
@@ -100,7 +103,7 @@ def load(**settings: Any) -> EvalConfig:
 
 def makes_its_own(benchmark: str) -> bool:
     """Whether a benchmark is a task that makes and judges its problems, a generated one or module:Class; not a file."""
-    return benchmark in GENERATED or ":" in benchmark
+    return benchmark in (*GENERATED, WORDS) or ":" in benchmark
 
 
 def differences(before: EvalConfig, now: EvalConfig) -> list[str]:

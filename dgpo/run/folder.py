@@ -22,14 +22,16 @@ from dgpo import config as configs
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import process_group
 from dgpo.files import Lock, atomic_write, check_place, lock, remove, sync_entry, write_text
+from dgpo.plain import changes
 from dgpo.progress import tell
 from dgpo.run import checkpoint, rows
 from dgpo.run.checkpoint import CheckpointError
 from dgpo.run.identity import FILES, Identity, MadeOf
+from dgpo.run.trackers import Tracked, Trackers
 
 _OWN = (
     "identity.json", "config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json",
-    "tokens", "checkpoints", "policy", "tensorboard", "failed", "figures",
+    "tokens", "checkpoints", "policy", "tensorboard", "wandb", "failed", "figures",
 )  # fmt: skip
 
 
@@ -39,12 +41,12 @@ def differences(a: Config, b: Config) -> list[str]:
     free = Config.resumable("free", "later", "content", "rounding")
     if a.schedule == "cosine":  # the schedule depends on the last step
         free.remove("steps")
-    return configs.changes({k: v for k, v in left.items() if k not in free}, right)
+    return changes({k: v for k, v in left.items() if k not in free}, right)
 
 
 def rounding(a: Config, b: Config) -> list[str]:
     """The settings that make b round differently from a, as `name: a → b`."""
-    return configs.changes(a.model_dump(include=Config.resumable("rounding")), b.model_dump())
+    return changes(a.model_dump(include=Config.resumable("rounding")), b.model_dump())
 
 
 def _by_rank_0(method):
@@ -78,7 +80,7 @@ class RunFolder:
         self.config, self.path = config, Path(config.run_dir)
         self.identity: Identity  # from `open` on
         self._lock: Lock | None = None
-        self._board = None
+        self._trackers: Trackers | None = None
         self._check()
         self.config = config.model_copy(update={"date": self._date()})
 
@@ -136,6 +138,7 @@ class RunFolder:
         self._rewind(state["step"] if state else -1, history)
         config = self.config.model_copy(update={"accept_changes": []})  # accepted once, and recorded
         atomic_write(self.path / "config.yaml", lambda scratch: configs.dump(config, scratch))
+        self._trackers = Trackers(config.log_to, Tracked(identity.id, self.path, config.model_dump()))
         return state, identity
 
     def _go_on(self, now: MadeOf) -> tuple[dict | None, Identity, list[dict]]:
@@ -166,8 +169,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process have the folder."""
-        if self._board:
-            self._board.close()
+        if self._trackers:
+            self._trackers.close()
         if self._lock:
             self._lock.close()
 
@@ -181,8 +184,8 @@ class RunFolder:
     @_writes
     def append_metrics(self, row: dict) -> None:
         rows.append(self.path / "metrics.jsonl", [row])
-        if self.config.tensorboard:
-            self._tensorboard(row)
+        if self._trackers:
+            self._trackers.log(row)
 
     @_writes
     def append_completions(self, examples: list[dict]) -> None:
@@ -242,7 +245,7 @@ class RunFolder:
             raise CheckpointError(
                 f"{folder} is the checkpoint of step {state['step']}: remove it, or name it {its.name}"
             )
-        if changed := configs.changes(own, {**dict.fromkeys(own), **state.get("run", {})}):
+        if changed := changes(own, {**dict.fromkeys(own), **state.get("run", {})}):
             raise CheckpointError(
                 f"{folder} is a checkpoint of another run ({'; '.join(changed)}): remove it to continue from the "
                 "one before it, or overwrite=True starts afresh"
@@ -285,16 +288,6 @@ class RunFolder:
         """The settings of the run in the folder, or None. A config.yaml of something else is an error."""
         path = self.path / "config.yaml"
         return configs.read_run(path) if path.exists() else None
-
-    def _tensorboard(self, row: dict) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        if self._board is None:
-            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=row["step"])
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self._board.add_scalar(name, value, row["step"])
-        self._board.flush()
 
     def _rewind(self, step: int, history: list[dict]) -> None:
         """Drop what was recorded after `step`, and left-overs of a kill; `history` holds the metrics up to `step`."""

@@ -29,7 +29,7 @@ from pydantic import Field
 
 from dgpo import config as configs
 from dgpo.config import Config, ConfigError
-from dgpo.plain import path_text
+from dgpo.plain import changes, path_text
 from dgpo.settings import PathText, Seed, Settings, line, setting
 from dgpo.written import read_mapping
 
@@ -172,7 +172,7 @@ def differences(before: Sweep, now: Sweep) -> list[str]:
             found.append(f"cell {old.name!r} is gone")
             continue
         left, right = (comparable(sweep.config(cell, 0)) for sweep, cell in ((before, old), (now, cells[old.name])))
-        found += [f"cell {old.name!r}, {change}" for change in configs.changes(left, right)]
+        found += [f"cell {old.name!r}, {change}" for change in changes(left, right)]
     return found + [f"seed {seed} is gone" for seed in before.seeds if seed not in now.seeds]
 
 

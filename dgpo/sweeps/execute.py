@@ -23,6 +23,7 @@ from dgpo import config_rules, errors
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import process_group
 from dgpo.files import Busy, atomic_write, check_place, lock, remove, write_text
+from dgpo.plain import changes
 from dgpo.progress import Progress, tell
 from dgpo.run import identity
 from dgpo.run.rows import read_rows
@@ -146,7 +147,7 @@ def _check(run: Run) -> None:
     except ConfigError:
         return  # the run alone fails, and says so
     now = run.config.model_copy(update={"date": run.config.date or recorded.date})  # the run's own, unless one is given
-    if changed := configs.changes(comparable(recorded), comparable(now)):
+    if changed := changes(comparable(recorded), comparable(now)):
         raise ConfigError(f"{str(run.path)!r} holds a run of other settings: {'; '.join(changed)}")
 
 

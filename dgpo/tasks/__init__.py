@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dgpo.config import Config, ConfigError
 from dgpo.plain import locate
-from dgpo.settings import GENERATED
+from dgpo.settings import GENERATED, WORDS
 from dgpo.tasks.base import Problem, Task
 
 if TYPE_CHECKING:
     from dgpo.tasks.generated import GeneratedTask
 
-_CLASSES = {**GENERATED, "words": "dgpo.tasks.words:WordTask"}
+_CLASSES = {**GENERATED, WORDS: "dgpo.tasks.words:WordTask"}
 
 __all__ = ["Problem", "Task", "generated_class", "make", "task_class"]
 

@@ -47,6 +47,15 @@ class Task:
         """The reward of each completion, a finite number; `problems` and `completions` are parallel."""
         raise NotImplementedError
 
+    def score(
+        self, problems: Sequence[Problem], completions: Sequence[str], completion_ids: Sequence[Sequence[int]]
+    ) -> Sequence[float | None]:
+        """What training and evaluation ask for: `rewards`, unless a task looks at the token ids `[rows][tokens]` too.
+
+        None is a reward that failed: 0 in training, never right in an evaluation.
+        """
+        return self.rewards(problems, completions)
+
     def means(self) -> dict[str, tuple[float, int]]:
         """(sum, count) of each reward by name since the last call, for a task with several."""
         return {}

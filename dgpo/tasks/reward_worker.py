@@ -12,7 +12,7 @@ from dgpo.plain import locate, plain
 
 
 def main(*names: str) -> int:
-    """Answer rows {prompt, completion, columns} with {values} or {error} until standard input ends.
+    """Answer rows {prompt, completion, completion_ids, columns} with {values} or {error} until standard input ends.
 
     {fit: columns} asks whether every function can be called with these columns; {error} says which cannot.
     """
@@ -44,15 +44,27 @@ def fit(name: str, function, columns: list[str]) -> None:
         signature = inspect.signature(function)
     except ValueError:  # of a function that is not Python's
         return
+    ids = {"completion_ids": []} if _reads_ids(function) else {}
     try:
-        signature.bind(prompts=[], completions=[], **dict.fromkeys(columns))
+        signature.bind(prompts=[], completions=[], **ids, **dict.fromkeys(columns))
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
+
+
+def _reads_ids(function) -> bool:
+    """Whether a function takes completion_ids; one that names neither them nor **columns is called without."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        return False
+    return "completion_ids" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def value(function, row: dict) -> float | None:
     """A function's reward of one completion. Raises ValueError unless it is a finite number or None."""
     columns = {name: [content] for name, content in row["columns"].items()}
+    if row["completion_ids"] is not None and _reads_ids(function):
+        columns["completion_ids"] = [row["completion_ids"]]
     found = function(prompts=[row["prompt"]], completions=[row["completion"]], **columns)
     found = plain(asyncio.run(_wait(found)) if inspect.isawaitable(found) else found)
     name = getattr(function, "__name__", repr(function))

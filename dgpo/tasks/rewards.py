@@ -1,8 +1,9 @@
 """Rewards of your own, in TRL's convention: f(prompts, completions, **columns) → a number or None for each completion.
 
     rewards = Rewards(["mymodule:short", "mymodule:polite"], weights=[1, 0.5], timeout=10)
-    totals = rewards(prompts, completions, columns)         floats; a completion whose reward failed has 0
+    totals = rewards(prompts, completions, columns)         floats; None for a completion whose reward failed
 
+A function with a parameter `completion_ids`, or with **columns, also gets the token ids of each completion.
 The functions run in processes that can be killed, one completion at a time, with a time limit. A function that hangs,
 raises or ends its process costs only that completion, which is counted and named; the share of failures has a limit.
 What they print is dropped. A function may be async. None leaves a completion out of that function's reward.
@@ -50,11 +51,18 @@ class Rewards:
         self._threads = ThreadPoolExecutor(workers)
         self._workers[0].start()  # names what cannot be imported before anything is sampled
 
-    def __call__(self, prompts: Sequence, completions: Sequence, columns: Sequence[Mapping[str, Any]]) -> list[float]:
-        """The total reward of each completion; the sequences are parallel. Raises RewardError."""
+    def __call__(
+        self,
+        prompts: Sequence,
+        completions: Sequence,
+        columns: Sequence[Mapping[str, Any]],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+    ) -> list[float | None]:
+        """The total reward of each completion, None if it failed; the sequences are parallel. Raises RewardError."""
+        ids = completion_ids if completion_ids is not None else [None] * len(prompts)
         rows = [
-            json.dumps({"prompt": p, "completion": c, "columns": dict(more)}, default=as_json)
-            for p, c, more in zip(prompts, completions, columns, strict=True)
+            json.dumps({"prompt": p, "completion": c, "completion_ids": i, "columns": dict(more)}, default=as_json)
+            for p, c, i, more in zip(prompts, completions, ids, columns, strict=True)
         ]
         parts = [rows[i :: len(self._workers)] for i in range(len(self._workers))]
         answers: list[Any] = [None] * len(rows)
@@ -66,7 +74,7 @@ class Rewards:
             tell(f"{len(faults)} of {len(rows)} rewards failed and count as 0; the first: {faults[0]}")
         if len(faults) > _TOLERATED * len(rows) and len(faults) > 1:
             raise RewardError(f"{len(faults)} of {len(rows)} rewards failed, the first: {faults[0]}")
-        return [0.0 if isinstance(answer, str) else self._total(answer) for answer in answers]
+        return [None if isinstance(answer, str) else self._total(answer) for answer in answers]
 
     def check(self, columns: Sequence[str], where: str) -> None:
         """Raise ConfigError if a function cannot be called with rows of these columns; `where` names such a row."""
@@ -75,7 +83,7 @@ class Rewards:
             there = ", ".join(map(repr, columns)) or "none"
             raise ConfigError(
                 f"reward={fault.removeprefix('TypeError: ')}; {where} has the columns {there}, and a function gets "
-                "prompts, completions and these: add the column, or end its parameters with **columns"
+                "prompts, completions, completion_ids and these: add the column, or end its parameters with **columns"
             )
 
     def _ask_all(self, worker: "_Worker", rows: list[str]) -> list[list[float | None] | str]:

@@ -63,6 +63,19 @@ def test_metrics_by_hand():
     assert result.examples(3, 1) == [row]
 
 
+def test_a_reward_that_failed_is_zero_and_not_right(checkpoint):
+    class Failing(ChainTask):
+        def score(self, problems, completions, completion_ids):
+            assert [len(ids) > 0 for ids in completion_ids] == [True] * len(completions)
+            return [None if i % 2 else -1.0 for i in range(len(completions))]
+
+    lm, tokenizer = load_lm(checkpoint)
+    task, sampler = Failing(1, 0, 3), TransformersSampler(Policy(lm), tokenizer, 8)
+    result = evaluate(sampler, tokenizer, task, 2, Sampling(14), right_above=-2.0)
+    assert result.rewards.tolist() == [[-1, 0]] * 3
+    assert result.metrics()["eval/avg@2"] == 0.5
+
+
 def test_one_problem_has_no_interval_rather_than_a_certain_one():
     metrics = HeldoutResult(
         (Problem("a", "a", "1"),), np.ones((1, 2)), [["x", "y"]], np.ones((1, 2)), np.ones((1, 2))

@@ -328,7 +328,7 @@ class TestRefusals:
             (["model=tiny", "benchmarks=[aime24]"], "benchmark 'aime24' needs model=FOLDER"),
             (
                 ["benchmarks=[aime24]"],
-                "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain, countdown",
+                "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain, countdown, words",
             ),
             (["rollout=vlm"], "rollout='vlm': input should be 'transformers' or 'vllm'"),
             (["generated_max_new_tokens=9"], "generated_max_new_tokens=9 must be at least 29"),
@@ -352,7 +352,7 @@ class TestRefusals:
 
     def test_unknown_benchmark_lists_those_found(self, given, data_dir):
         (data_dir / "aime2024.jsonl").write_text("{}\n")
-        with pytest.raises(ConfigError, match=r"there are: chain, countdown, aime2024 \(aime24\), math500$"):
+        with pytest.raises(ConfigError, match=r"there are: chain, countdown, words, aime2024 \(aime24\), math500$"):
             run.evaluate(settings.load(**{**given, "benchmarks": ["aime26"]}))
         assert benchmarks.find("aime24", str(data_dir)).name == "aime2024.jsonl"
 

@@ -2,19 +2,27 @@
 
 import json
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
 from running import ROOT, SMALL, random_model
+from transformers import AutoTokenizer
 
 from dgpo import __main__ as cli
+from dgpo import config as configs
+from dgpo import tasks
 from dgpo.config import ConfigError
-from dgpo.evaluation import run, settings
+from dgpo.evaluation import benchmarks, run, settings
 
 FUNCTIONS = """
 def long(completions, least, **_):
     assert isinstance(least[0], float)
     return [len(c) / n for c, n in zip(completions, least)]
+
+def fails(completions, least, **_):
+    assert least[0] != 4
+    return [-0.5]
 
 def words(prompts, completions, **_):
     return [float(p[-1]["role"] == "user" and len(c[0]["content"]) >= 4) for p, c in zip(prompts, completions)]
@@ -52,6 +60,12 @@ def test_rewards_judge_a_file_by_the_threshold_and_again_from_the_folder(given, 
     assert (next(run.read("out")).verdicts == samples.verdicts).all()
 
 
+def test_a_reward_that_failed_is_wrong_even_where_negative_ones_are_right(given):
+    given |= {"benchmarks": ["mine"], "reward": "judges:fails", "right_above": -1.0, "n": 1}
+    run.evaluate(settings.load(**given))
+    assert next(run.read("out")).verdicts.tolist() == [["correct"], ["wrong"], ["correct"]]
+
+
 def test_a_task_of_ones_own_is_a_benchmark(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
@@ -67,6 +81,24 @@ def test_a_task_of_ones_own_is_a_benchmark(tmp_path, monkeypatch):
     sys.modules.pop("sorting", None)
 
 
+def test_word_problems_are_those_of_training_and_the_verifier_judges_them(given):
+    given |= {"benchmarks": ["words"], "difficulty": 2, "generated_problems": 3, "generated_max_new_tokens": 8}
+    run.evaluate(config := settings.load(**given))
+    folder = run.EvaluationFolder("out")
+    tokenizer = AutoTokenizer.from_pretrained(given["model"])
+    training = {"task": "words", "max_prompt_tokens": 2000, "eval_problems": 3, "difficulty": 2}
+    training |= {"model": given["model"], "instruction": "", "date": folder.config.date}
+    with closing(tasks.make(configs.load(None, **training), tokenizer)) as task:
+        assert folder.problems("words")["prompt"].tolist() == [p.prompt for p in task.heldout]
+        assert next(run.read("out")).verdicts.shape == (3, 3)
+        run.rescore("out")
+    loaded = benchmarks.load("words", config, tokenizer)
+    right, *others = (rf"So \boxed{{{p.answer}}}." for p in loaded.problems)
+    with benchmarks.Judge(config, [loaded]) as judge:
+        found = judge("words", loaded.problems, [right, r"\boxed{-1}", others[1][:-3]], [[]] * 3)
+    assert found == (["correct", "wrong", "no_answer"], [loaded.problems[0].answer, "-1", None])
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -74,6 +106,8 @@ def test_a_task_of_ones_own_is_a_benchmark(tmp_path, monkeypatch):
         ({"reward": "judges:long", "benchmarks": ["talks"]}, "judges:long: missing a required argument: 'least'"),
         ({"reward": "judges:long", "reward_weights": [1, 2]}, "2 weights for 1 rewards"),
         ({"reward": "judges:long", "benchmarks": ["chain"]}, "judges files of problems; 'chain' judges its own"),
+        ({"reward": "judges:long", "benchmarks": ["words"]}, "judges files of problems; 'words' judges its own"),
+        ({"model": "tiny", "benchmarks": ["words"]}, "needs model=FOLDER; model='tiny' knows only the tokens of chain"),
         ({"benchmarks": ["nowhere:Task"]}, "no module named 'nowhere'"),
         ({"task": "sorting:Sorting"}, "an evaluation has benchmarks="),
         ({"data": "rows.jsonl"}, "an evaluation has data_dir=FOLDER"),

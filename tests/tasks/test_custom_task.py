@@ -28,6 +28,10 @@ def column(completions, answer, level, **_):
     print("this is no answer")
     return [float(a == c) * l for a, c, l in zip(answer, completions, level)]
 
+def tokens(completion_ids, **_):
+    assert all(type(i) is int for i in completion_ids[0])
+    return [float(len(ids)) for ids in completion_ids]
+
 def wild(completions, **_):
     what = completions[0]
     if what == "hang":
@@ -87,9 +91,15 @@ class TestRewards:
     def test_one_that_fails_costs_its_own_completion(self, functions, made, capsys, what, why):
         rewards = made("ours:wild", timeout=0.5)
         completions = ["a"] * 8 + [what] + ["a"] * 8
-        assert rewards(completions, completions, [{}] * 17) == [1.0] * 8 + [0.0] + [1.0] * 8
+        assert rewards(completions, completions, [{}] * 17) == [1.0] * 8 + [None] + [1.0] * 8
         assert rewards.failed == 1
         assert why in capsys.readouterr().err
+
+    def test_token_ids_reach_functions_that_take_them_and_no_others(self, functions, made):
+        (functions / "bare.py").write_text("def bare(prompts, completions):\n    return [10.0]\n")
+        rewards = made("ours:tokens", "bare:bare", "ours:length")
+        rewards.check([], "row 1")
+        assert rewards(["p"] * 2, ["ab", ""], [{}] * 2, [[5, 6, 7], []]) == [3 + 10 + 2, 10]
 
     def test_many_failures_stop_the_run(self, functions, made):
         with pytest.raises(RewardError, match="2 of 4 rewards failed, the first: RuntimeError"):
@@ -131,10 +141,17 @@ def test_a_run_with_a_reward_of_ones_own(functions, checkpoint, tmp_path):
     data.write_text("".join(json.dumps({"problem": f"{i}+1=", "level": i}) + "\n" for i in range(40)))
     settings = {k: v for k, v in SMALL.items() if k not in ("tiny", "difficulty")}
     settings |= {"task": "math", "data": str(data), "model": str(checkpoint), "max_prompt_tokens": 200, "steps": 2}
-    settings |= {"reward": ["ours:length", "ours:later"], "right_above": 3.0, "instruction": "", "run_dir": "run"}
+    settings |= {
+        "reward": ["ours:length", "ours:later", "ours:tokens"],
+        "reward_weights": [1, 1, 0],
+        "right_above": 3.0,
+        "instruction": "",
+        "run_dir": "run",
+    }
     folder = run(settings)
     for row in rows(folder)[1:]:
         assert row["reward/mean"] == pytest.approx(row["reward/length"] + row["reward/later"])
+        assert row["reward/tokens"] == pytest.approx(row["length/mean"])
         assert row["verdict/right"] + row.get("verdict/wrong", 0) == pytest.approx(1)
     assert rows(folder)[0]["eval/reward"] > 0
     made_of = json.loads((folder / "identity.json").read_text())["made_of"]["code"]
@@ -159,6 +176,18 @@ def test_problems_reach_rewards_with_their_columns_and_answers_may_be_absent(fun
     assert task.verdicts == {"right": 1, "wrong": 1, "failed": 0}
 
 
+@pytest.mark.parametrize("what", ["raise", "nan", "die", "hang"])
+def test_a_reward_that_failed_is_not_right_whatever_counts_as_right(functions, checkpoint, made, tmp_path, what):
+    from transformers import AutoTokenizer
+
+    (tmp_path / "rows.jsonl").write_text('{"problem": "1+1="}\n{"problem": "1+2="}\n')
+    settings = {"rewards": made("ours:wild", timeout=0.5), "threshold": -1.0, "heldout": 1, "instruction": ""}
+    task = RewardTask(tmp_path / "rows.jsonl", AutoTokenizer.from_pretrained(checkpoint), **settings)
+    assert task.score([task.train(0)] * 2, ["a", what], [[1], [2]]) == [1, None]
+    assert task.verdicts == {"right": 1, "wrong": 0, "failed": 1}
+    assert task.rewards([task.train(0)], [what]) == [0]
+
+
 CONVERSATION = [{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1="}]
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 OF_TRL = """
@@ -174,6 +203,17 @@ def reward_func(completions, ground_truth, **kwargs):
     matches = [re.search(r"\\\\boxed\\{(.*?)\\}", completion) for completion in completions]
     contents = [match.group(1) if match else "" for match in matches]
     return [1.0 if c == gt else 0.0 for c, gt in zip(contents, ground_truth)]
+
+def get_soft_overlong_punishment(max_completion_len, soft_punish_cache):
+    def soft_overlong_punishment_reward(completion_ids, **kwargs):
+        rewards = []
+        for ids in completion_ids:
+            over = len(ids) - max_completion_len + soft_punish_cache
+            rewards.append(-1.0 if len(ids) > max_completion_len else min(0.0, -over / soft_punish_cache))
+        return rewards
+    return soft_overlong_punishment_reward
+
+overlong = get_soft_overlong_punishment(max_completion_len=100, soft_punish_cache=20)
 
 def seen(prompts, completions, **kwargs):
     return [float(prompts == [[{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1="}]]
@@ -205,6 +245,10 @@ class TestConversations:
         assert problem.messages == CONVERSATION
         texts = ["2", "<think>1+1</think><answer>2</answer>"]
         assert made.rewards([problem] * 2, texts) == [1, 1]
+
+    def test_a_factory_of_trl_that_reads_token_ids(self, task):
+        made = task({"prompt": CONVERSATION}, "of_trl:overlong")
+        assert made.score([made.train(0)] * 3, ["2"] * 3, [[1] * 80, [1] * 90, [1] * 101]) == [0, -0.5, -1]
 
     def test_plain_rows_stay_texts(self, task):
         made = task({"prompt": "1+1=", "ground_truth": "2"}, "of_trl:reward_func", instruction="")

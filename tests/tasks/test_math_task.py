@@ -175,6 +175,18 @@ def test_long_prompts_are_dropped_and_counted(make):
         make([row(), row("x" * 500)], max_prompt_tokens=20)
 
 
+def test_a_long_file_is_tokenized_in_parts(make, tokenizer, monkeypatch):
+    """All prompts at once took eight times the memory of the task."""
+    asked, call = [], type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer), "__call__", lambda self, texts, **how: asked.append(texts) or call(self, texts, **how)
+    )
+    task = make([row("x" * 500 if i in (3, 1003, 2004) else f"{i}?") for i in range(2005)], max_prompt_tokens=200)
+    assert task.notes["long_prompts"] == 3
+    assert not any("x" * 500 in p.prompt for p in stream(task, len(task)))
+    assert [len(texts) for texts in asked if isinstance(texts, list)] == [1000, 1000, 5]
+
+
 def test_every_format_gives_the_same_problems(make, tokenizer, tmp_path):
     given = rows(6)
     (tmp_path / "a.json").write_text(json.dumps(given))

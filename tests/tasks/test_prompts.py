@@ -187,4 +187,4 @@ class NoJudge(nullcontext):
         super().__init__()
 
     def __enter__(self):
-        return lambda benchmark, problems, texts: (["wrong"] * len(texts), [None] * len(texts))
+        return lambda benchmark, problems, texts, tokens: (["wrong"] * len(texts), [None] * len(texts))

@@ -50,6 +50,7 @@ def test_every_import_is_a_dependency():
         "IPython",
         "traitlets",
         "tokenizers",
+        "huggingface_hub",
         "safetensors",
         "jinja2",
         "antlr4",
