@@ -194,13 +194,13 @@ def objective(
 ) -> tuple[Tensor, Tensor]:
     """The loss of one micro-batch and its weights, (scalar, w_log `[B, T]`).
 
-    `batch` has ref_logp if kl_coef is not 0, and w_log and penalty if the method needs the whole batch. The returned
-    w_log is the method's own, without the importance weight. The losses of an optimizer batch's micro-batches, over
-    all ranks, add up to its loss.
+    `entropy` is of logp's policy, for entropy_coef and for a method that needs entropy_now. `batch` has ref_logp if
+    kl_coef is not 0, and w_log and penalty if the method needs the whole batch. The returned w_log is the method's own,
+    without the importance weight. The losses of an optimizer batch's micro-batches, over all ranks, add up to its loss.
     """
     w_log, penalty = batch.w_log, batch.penalty
     if w_log is None:
-        w_log, penalty = method.coefficients(logp, batch.old_logp, batch.advantage, batch.mask, batch.entropy)
+        w_log, penalty = method.coefficients(logp, batch.old_logp, batch.advantage, batch.mask, batch.entropy, entropy)
     weight = batch.loss_weight if batch.importance_weight is None else batch.loss_weight * batch.importance_weight
     loss = surrogate(logp, w_log, batch.advantage, weight, penalty)
     if kl_coef:

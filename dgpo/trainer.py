@@ -250,7 +250,8 @@ class Trainer:
             for i, mini in enumerate(batch.minibatches(config.num_minibatches, config.epochs, generator)):
                 mini = mini.weighted(loss_weights(mini.mask, config.loss_aggregation, config.max_new_tokens))
                 if "batch" in self.method.needs:
-                    given = (self.engine.logp(mini)[0], mini.old_logp, mini.advantage, mini.mask, mini.entropy)
+                    logp, entropy = self.engine.logp(mini)
+                    given = (logp, mini.old_logp, mini.advantage, mini.mask, mini.entropy, entropy)
                     w_log, penalty = self.method.coefficients(*given)
                     mini = mini.replace(w_log=w_log, penalty=penalty)
                 try:
@@ -337,7 +338,8 @@ class Trainer:
     def _loss(self, update: int, telemetry: TokenStats, micro: Weighted) -> Tensor:
         """The loss of one micro-batch of a step's `update`-th optimizer step."""
         config, on_device = self.config, micro.to(self.policy.device)
-        logp, entropy = self.engine(on_device, with_entropy=config.entropy_coef != 0)
+        with_entropy = config.entropy_coef != 0 or "entropy_now" in self.method.needs
+        logp, entropy = self.engine(on_device, with_entropy=with_entropy)
         terms = {"kl": config.kl, "kl_coef": config.kl_coef, "entropy_coef": config.entropy_coef}
         loss, w_log = objective(logp, entropy, on_device, self.method, **terms)
         telemetry.add(update, micro, logp, w_log)

@@ -57,6 +57,18 @@ def test_every_method_has_our_gradient(batch, key, how):
     same(theirs(batch, f"dgpo:{key}", how), ours(batch, key, AGGREGATION[how], length))
 
 
+def test_the_covariance_methods_are_verls_own(batch):
+    """They have no place in its hook. `share` covers all candidates, so verl's random choice has none to make."""
+    everyone = {"clip_cov_ratio": 0.9, "clip_cov_lb": 0.2, "clip_cov_ub": 1.5}
+    clip_cov = dgpo.methods.get("clip_cov", share=0.9, cov_low=0.2, cov_high=1.5)
+    same(theirs(batch, "clip_cov", config=actor(**everyone)), ours(batch, clip_cov, "token-mean"))
+    config = actor(kl_cov_ratio=0.1, ppo_kl_coef=2.0)
+    same(
+        theirs(batch, "kl_cov", config=config),
+        ours(batch, dgpo.methods.get("kl_cov", share=0.1, coef=2.0), "token-mean"),
+    )
+
+
 def test_micro_batches_of_several_ranks_add_up(batch):
     """verl's totals of the global batch reach the aggregation: two halves on two ranks are the whole."""
     config, grads = actor(), []
