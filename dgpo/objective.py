@@ -136,6 +136,15 @@ def kl_penalty(logp: Tensor, ref_logp: Tensor, kind: str = "k3", old_logp: Tenso
     raise ValueError(f"kl={kind!r} must be one of {', '.join(KL_KINDS)}")
 
 
+def adapted_kl_coef(coef: float, kl: float, target: float, share: float) -> float:
+    """The KL coefficient of the next step: coef · (1 + clip(kl/target − 1, −0.2, 0.2) · share).
+
+    kl and target are in nats a token; share is the step's completions over the horizon, at most 1. Source: Ziegler et
+    al. 2019, arXiv 1909.08593, section 2.2; verl's and OpenRLHF's AdaptiveKLController.
+    """
+    return coef * (1 + min(max(kl / target - 1, -0.2), 0.2) * share)
+
+
 def importance_weights(
     logp: Tensor, rollout_logp: Tensor, mask: Tensor, kind: str, cap: float = 2.0, bounds: tuple = (0.5, 5.0)
 ) -> Tensor | None:

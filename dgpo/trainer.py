@@ -32,6 +32,7 @@ from dgpo.memory import out_of_memory
 from dgpo.model import lora, tiny
 from dgpo.model.policy import Policy, apply_liger, pick_device, recompute_layers
 from dgpo.objective import (
+    adapted_kl_coef,
     group_advantages,
     importance_weights,
     kl_penalty,
@@ -76,7 +77,7 @@ def train(config: Config) -> Path:
                     trainer.sample_ahead(step)
                     batch, scored = trainer.score(batch, rewards)
                     mismatch.guard(step, scored, config.max_mismatch)
-                    updated = trainer.update(step, batch)
+                    updated = trainer.update(step, batch) | trainer.adapt_kl(scored, len(batch))
                     trainer.load_sampler()
                     trainer.report(step, rolled | scored | updated)
                 progress.update(step, reward=rolled["reward/mean"], **{"held-out": trainer.heldout})
@@ -114,6 +115,7 @@ class Trainer:
             self.reference = self.reference and self.engine.shard(self.reference)
             self.sampler = rollout.make(config, sampled, self.tokenizer, self.source, longest)
         self.sampling = Sampling(config.max_new_tokens, config.temperature)
+        self.kl_coef = config.kl_coef  # of the next updates
         self.position = 0  # in the stream of training problems
         self.heldout: float | None = None  # the latest avg@k
 
@@ -138,6 +140,7 @@ class Trainer:
         self.engine.load(folder, state["updates"])
         self.load_sampler()
         self.position = state["position"]
+        self.kl_coef = state.get("kl_coef", self.config.kl_coef)
         ahead = folder / self._ahead_file()
         if ahead.exists() and state["ranks"] == process_group.world_size():
             self.sampler.restore(Rollout(**load_file(ahead)), self._requests()[2])
@@ -267,6 +270,15 @@ class Trainer:
         metrics["lr"] = reports[-1]["lr"] if reports else None
         return metrics
 
+    def adapt_kl(self, scored: Metrics, completions: int) -> Metrics:
+        """Move kl_coef towards kl_target after a step's updates; the metric is the one that they used."""
+        config, used, kl = self.config, self.kl_coef, scored.get("kl/reference")
+        if config.kl_target is None:
+            return {}
+        if kl is not None:
+            self.kl_coef = adapted_kl_coef(used, kl, config.kl_target, completions / config.kl_horizon)
+        return {"kl/coef": used}
+
     def report(self, step: int, metrics: Metrics) -> None:
         """Evaluate when it is due, write the step's row, checkpoint when it is due."""
         config, last, result = self.config, step == self.config.steps, None
@@ -293,6 +305,7 @@ class Trainer:
             state = {
                 "step": step,
                 "position": self.position,
+                "kl_coef": self.kl_coef,
                 "updates": self.engine.updates,
                 "ranks": process_group.world_size(),
                 "heldout": metrics.get(f"eval/avg@{config.eval_samples}"),
@@ -340,7 +353,7 @@ class Trainer:
         config, on_device = self.config, micro.to(self.policy.device)
         with_entropy = config.entropy_coef != 0 or "entropy_now" in self.method.needs
         logp, entropy = self.engine(on_device, with_entropy=with_entropy)
-        terms = {"kl": config.kl, "kl_coef": config.kl_coef, "entropy_coef": config.entropy_coef}
+        terms = {"kl": config.kl, "kl_coef": self.kl_coef, "entropy_coef": config.entropy_coef}
         loss, w_log = objective(logp, entropy, on_device, self.method, **terms)
         telemetry.add(update, micro, logp, w_log)
         return loss

@@ -95,6 +95,17 @@ def test_a_method_of_the_entropy_now_gets_that_of_the_policy_being_updated(small
     assert dropped[3] > clipped[3] + 0.3
 
 
+def test_the_adapted_kl_coefficient_is_the_one_that_the_updates_use(small, tmp_path):
+    """From step 2 on a run with a target of the KL is another one than with the coefficient fixed."""
+    small |= {"kl_coef": 0.5, "steps": 2, "eval_every": 0}
+    fixed = rows(run(small))
+    adapted = rows(run(small, kl_target=100.0, kl_horizon=32, run_dir=str(tmp_path / "adapted")))
+    lower = rows(run(small, kl_target=100.0, kl_horizon=32, kl_coef=0.4, run_dir=str(tmp_path / "lower")))
+    assert [row.get("kl/coef") for row in adapted] == [None, 0.5, 0.4]
+    assert adapted[1]["grad_norm/mean"] == fixed[1]["grad_norm/mean"] != lower[1]["grad_norm/mean"]
+    assert adapted[2]["grad_norm/mean"] != fixed[2]["grad_norm/mean"]
+
+
 @pytest.mark.parametrize("cut", [{"micro_batch_size": 1}, {"max_tokens_per_micro_batch": 78}])
 @pytest.mark.parametrize("key", ["dgpo", "bapo", "kl_cov"])
 def test_cutting_the_updates_into_micro_batches_changes_nothing(small, checkpoint, monkeypatch, tmp_path, key, cut):

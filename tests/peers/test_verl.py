@@ -14,6 +14,7 @@ import dgpo
 from analysis import runs
 from dgpo.errors import ConfigError
 from dgpo.integrations import verl as adapter
+from dgpo.objective import adapted_kl_coef
 
 AGGREGATION = {
     "token-mean": "token-mean",
@@ -113,3 +114,11 @@ def test_token_records(batch, tmp_path, monkeypatch):
     assert len(tokens) == 2 * int(batch["mask"].sum())
     assert set(tokens["update"]) == {0, 1}
     assert (tokens["token"] == -1).all()
+
+
+def test_the_kl_coefficient_follows_verls_controller():
+    controller, coefficient = core_algos.AdaptiveKLController(0.1, target_kl=0.05, horizon=1000), 0.1
+    for kl in torch.rand(20, generator=torch.Generator().manual_seed(0)).mul(0.1).tolist():
+        controller.update(kl, n_steps=256)
+        coefficient = adapted_kl_coef(coefficient, kl, 0.05, 256 / 1000)
+        assert coefficient == pytest.approx(controller.value, rel=1e-12)
