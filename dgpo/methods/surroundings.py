@@ -45,7 +45,7 @@ class ASPOEntropy(ASPO):
 @register("erc")
 @dataclass(frozen=True)
 class ERC(GRPO):
-    """The hard clip, without the tokens at which the policy as a whole has become surer or less sure.
+    """The hard clip, without the tokens at which the policy has become surer or less sure.
 
         ratio_low < H/H_old < ratio_high    GRPO's
         else                                0
