@@ -100,7 +100,8 @@ $(VLLM)/.ready: pyproject.toml constraints-vllm.txt
 	@touch $@
 
 # The adapters on the trainers themselves, in an environment of its own. Their losses run on a CPU without most of what
-# they declare. Trainers on no package index are tested from checkouts: DGPO_PRIME_RL, DGPO_SLIME.
+# they declare. Trainers on no package index are tested from checkouts: DGPO_PRIME_RL, DGPO_SLIME,
+# DGPO_NEMO_RL.
 test-peers: $(PEERS)/.ready
 	$(PEERS)/bin/python -m pytest -rs tests/peers
 

@@ -50,7 +50,9 @@ DASHES = {
     "vespo": (0, (1.5, 1.5)),
     "opsm": (0, (5, 1, 1, 1, 1, 1)),
     "aspo_entropy": (0, (9, 1.5)),
+    "erc": (0, (1.5, 1.5)),
     "bapo": (0, (9, 1.5)),
+    "clip_cov": (0, (5, 1, 1, 1, 1, 1)),
     "kl_cov": (0, (9, 1.5)),
     "dro": (0, (9, 1.5)),
 }
@@ -65,7 +67,9 @@ VARIANT_OF = {
     "vespo": "gspo",
     "opsm": "gspo",
     "aspo_entropy": "aspo",
+    "erc": "grpo",
     "bapo": "grpo",
+    "clip_cov": "grpo",
     "kl_cov": "pg",
     "dro": "reinforce",
 }
@@ -95,7 +99,9 @@ LABELS = {
     "vespo": "VESPO",
     "opsm": "OPSM",
     "aspo_entropy": "ASPO (entropy)",
+    "erc": "ERC",
     "bapo": "BAPO",
+    "clip_cov": "Clip-Cov",
     "kl_cov": "KL-Cov",
     "dro": "DRO",
 }

@@ -111,6 +111,7 @@ def policy_loss(
     loss_aggregation: str = "method",
     length: int | None = None,
     entropy: Tensor | None = None,
+    entropy_now: Tensor | None = None,
     **params: Any,
 ) -> Tensor:
     """The loss of one optimizer batch, for a training loop of your own: −Σ c_t · A_t · sg(w_log,t) · log π_t.
@@ -121,6 +122,7 @@ def policy_loss(
     loss_aggregation   one of objective.AGGREGATIONS, or "method" for the one of the method's paper
     length             of loss_aggregation="constant"
     entropy            [B, T] of the policy that sampled, in nats, for a method that needs it
+    entropy_now        [B, T] of the policy that is being updated, likewise
 
     A method with a penalty has that as a second term. The value says nothing; the gradient does. Raises ValueError for
     shapes that do not match.
@@ -131,7 +133,7 @@ def policy_loss(
     advantage = advantage[:, None] if advantage.ndim == 1 else advantage
     mask = mask.bool()
     how = made.aggregation if loss_aggregation == "method" else loss_aggregation
-    w_log, penalty = made.coefficients(logp.detach(), old_logp.detach(), advantage, mask, entropy)
+    w_log, penalty = made.coefficients(logp.detach(), old_logp.detach(), advantage, mask, entropy, entropy_now)
     return surrogate(logp, w_log, advantage, loss_weights(mask, how, length).to(logp.dtype), penalty)
 
 

@@ -180,6 +180,12 @@ class Config(PolicySettings):
         "unbiased", description="estimator of the KL penalty: r · k3, or k1, k2, k3 as written"
     )
     kl_coef: From0 = _method(0.0, description="weight of the KL to the initial policy")
+    kl_target: Above0 | None = _method(
+        None, description="KL that kl_coef is adapted to, step by step; none: kl_coef stays", unit="nats a token"
+    )
+    kl_horizon: Positive = _method(
+        10_000, description="kl_target moves kl_coef by up to a fifth in so many completions", unit="completions"
+    )
     entropy_coef: AnyNumber = _method(0.0, description="weight of the entropy bonus")
 
     lora: Lora = _policy(Lora(), description="train low-rank additions alone: lora.r, lora.alpha, …")

@@ -99,6 +99,13 @@ def _check_asynchronous(config: "Config") -> None:
 
 
 def _check_rest(config: "Config") -> None:
+    if config.kl_target is not None and not config.kl_coef:
+        raise ConfigError(f"kl_target={config.kl_target} needs kl_coef above 0, the coefficient of the first step")
+    if config.kl_target is not None and config.kl_horizon < config.batch_size:
+        raise ConfigError(
+            f"kl_horizon={config.kl_horizon} must be at least the {config.batch_size} completions of a step "
+            "(prompts_per_step × group_size)"
+        )
     if config.importance_bounds[0] >= config.importance_bounds[1]:
         raise ConfigError(f"importance_bounds={list(config.importance_bounds)}: the first must be below the second")
     if config.hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", config.hub):

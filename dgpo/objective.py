@@ -136,6 +136,15 @@ def kl_penalty(logp: Tensor, ref_logp: Tensor, kind: str = "k3", old_logp: Tenso
     raise ValueError(f"kl={kind!r} must be one of {', '.join(KL_KINDS)}")
 
 
+def adapted_kl_coef(coef: float, kl: float, target: float, share: float) -> float:
+    """The KL coefficient of the next step: coef · (1 + clip(kl/target − 1, −0.2, 0.2) · share).
+
+    kl and target are in nats a token; share is the step's completions over the horizon, at most 1. Source: Ziegler et
+    al. 2019, arXiv 1909.08593, section 2.2; verl's and OpenRLHF's AdaptiveKLController.
+    """
+    return coef * (1 + min(max(kl / target - 1, -0.2), 0.2) * share)
+
+
 def importance_weights(
     logp: Tensor, rollout_logp: Tensor, mask: Tensor, kind: str, cap: float = 2.0, bounds: tuple = (0.5, 5.0)
 ) -> Tensor | None:
@@ -194,13 +203,13 @@ def objective(
 ) -> tuple[Tensor, Tensor]:
     """The loss of one micro-batch and its weights, (scalar, w_log `[B, T]`).
 
-    `batch` has ref_logp if kl_coef is not 0, and w_log and penalty if the method needs the whole batch. The returned
-    w_log is the method's own, without the importance weight. The losses of an optimizer batch's micro-batches, over
-    all ranks, add up to its loss.
+    `entropy` is of logp's policy, for entropy_coef and for a method that needs entropy_now. `batch` has ref_logp if
+    kl_coef is not 0, and w_log and penalty if the method needs the whole batch. The returned w_log is the method's own,
+    without the importance weight. The losses of an optimizer batch's micro-batches, over all ranks, add up to its loss.
     """
     w_log, penalty = batch.w_log, batch.penalty
     if w_log is None:
-        w_log, penalty = method.coefficients(logp, batch.old_logp, batch.advantage, batch.mask, batch.entropy)
+        w_log, penalty = method.coefficients(logp, batch.old_logp, batch.advantage, batch.mask, batch.entropy, entropy)
     weight = batch.loss_weight if batch.importance_weight is None else batch.loss_weight * batch.importance_weight
     loss = surrogate(logp, w_log, batch.advantage, weight, penalty)
     if kl_coef:

@@ -32,6 +32,7 @@ from dgpo.memory import out_of_memory
 from dgpo.model import lora, tiny
 from dgpo.model.policy import Policy, apply_liger, pick_device, recompute_layers
 from dgpo.objective import (
+    adapted_kl_coef,
     group_advantages,
     importance_weights,
     kl_penalty,
@@ -76,7 +77,7 @@ def train(config: Config) -> Path:
                     trainer.sample_ahead(step)
                     batch, scored = trainer.score(batch, rewards)
                     mismatch.guard(step, scored, config.max_mismatch)
-                    updated = trainer.update(step, batch)
+                    updated = trainer.update(step, batch) | trainer.adapt_kl(scored, len(batch))
                     trainer.load_sampler()
                     trainer.report(step, rolled | scored | updated)
                 progress.update(step, reward=rolled["reward/mean"], **{"held-out": trainer.heldout})
@@ -115,6 +116,7 @@ class Trainer:
             self.reference = self.reference and self.engine.shard(self.reference)
             self.sampler = rollout.make(config, sampled, self.tokenizer, self.source, longest)
         self.sampling = Sampling(config.max_new_tokens, config.temperature)
+        self.kl_coef = config.kl_coef  # of the next updates
         self.position = 0  # in the stream of training problems
         self.heldout: float | None = None  # the latest avg@k
 
@@ -139,6 +141,7 @@ class Trainer:
         self.engine.load(folder, state["updates"])
         self.load_sampler()
         self.position = state["position"]
+        self.kl_coef = state.get("kl_coef", self.config.kl_coef)
         ahead = folder / self._ahead_file()
         if ahead.exists() and state["ranks"] == process_group.world_size():
             self.sampler.restore(Rollout(**load_file(ahead)), self._requests()[2])
@@ -251,7 +254,8 @@ class Trainer:
             for i, mini in enumerate(batch.minibatches(config.num_minibatches, config.epochs, generator)):
                 mini = mini.weighted(loss_weights(mini.mask, config.loss_aggregation, config.max_new_tokens))
                 if "batch" in self.method.needs:
-                    given = (self.engine.logp(mini)[0], mini.old_logp, mini.advantage, mini.mask, mini.entropy)
+                    logp, entropy = self.engine.logp(mini)
+                    given = (logp, mini.old_logp, mini.advantage, mini.mask, mini.entropy, entropy)
                     w_log, penalty = self.method.coefficients(*given)
                     mini = mini.replace(w_log=w_log, penalty=penalty)
                 try:
@@ -266,6 +270,15 @@ class Trainer:
         metrics["grad_norm/max"] = max(norms, default=None)
         metrics["lr"] = reports[-1]["lr"] if reports else None
         return metrics
+
+    def adapt_kl(self, scored: Metrics, completions: int) -> Metrics:
+        """Move kl_coef towards kl_target after a step's updates; the metric is the one that they used."""
+        config, used, kl = self.config, self.kl_coef, scored.get("kl/reference")
+        if config.kl_target is None:
+            return {}
+        if kl is not None:
+            self.kl_coef = adapted_kl_coef(used, kl, config.kl_target, completions / config.kl_horizon)
+        return {"kl/coef": used}
 
     def report(self, step: int, metrics: Metrics) -> None:
         """Evaluate when it is due, write the step's row, checkpoint when it is due."""
@@ -293,6 +306,7 @@ class Trainer:
             state = {
                 "step": step,
                 "position": self.position,
+                "kl_coef": self.kl_coef,
                 "updates": self.engine.updates,
                 "ranks": process_group.world_size(),
                 "heldout": metrics.get(f"eval/avg@{config.eval_samples}"),
@@ -342,8 +356,9 @@ class Trainer:
     def _loss(self, update: int, telemetry: TokenStats, micro: Weighted) -> Tensor:
         """The loss of one micro-batch of a step's `update`-th optimizer step."""
         config, on_device = self.config, micro.to(self.policy.device)
-        logp, entropy = self.engine(on_device, with_entropy=config.entropy_coef != 0)
-        terms = {"kl": config.kl, "kl_coef": config.kl_coef, "entropy_coef": config.entropy_coef}
+        with_entropy = config.entropy_coef != 0 or "entropy_now" in self.method.needs
+        logp, entropy = self.engine(on_device, with_entropy=with_entropy)
+        terms = {"kl": config.kl, "kl_coef": self.kl_coef, "entropy_coef": config.entropy_coef}
         loss, w_log = objective(logp, entropy, on_device, self.method, **terms)
         telemetry.add(update, micro, logp, w_log)
         return loss

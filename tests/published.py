@@ -218,6 +218,24 @@ def bapo(lp, old, A, starts, ends, step, target, c):
     return torch.where(A < 0, torch.minimum(-A * c, loss), loss)
 
 
+def erc(lp, old, A, entropy, entropy_now, eps_low, eps_high, dual_clip, low, high):
+    """Kwai-Klear's compute_policy_loss_grpo_erc: tokens outside the band keep their value and lose their gradient."""
+    ratio = (entropy_now + 1e-8) / (entropy + 1e-8)
+    loss = ppo_clip(lp, old, A, eps_low, eps_high, dual_clip)
+    return torch.where((ratio > low) & (ratio < high), loss, loss.detach())
+
+
+def clip_cov(lp, old, A, eps, share, low, high):
+    """verl's compute_policy_loss_clip_cov without its random choice: `share` of the tokens covers all candidates."""
+    r = (lp - old).exp()
+    plain, clipped = -A * r, -A * r.clamp(1 - eps, 1 + eps)
+    covariance = ((A - A.mean()) * (lp - lp.mean())).detach()
+    covariance[clipped > plain] = -math.inf
+    candidates = (covariance < high) & (covariance > low)
+    assert candidates.sum() <= int(share * lp.numel())
+    return torch.maximum(plain, clipped) * ~candidates
+
+
 def kl_cov(lp, old, A, share, coef):
     """verl's compute_policy_loss_kl_cov."""
     covariance = ((A - A.mean()) * (lp - lp.mean())).detach().flatten()

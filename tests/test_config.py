@@ -64,6 +64,8 @@ def test_a_resolved_config_survives_writing_and_reading(tmp_path):
         ({"rollout": "sglang"}, ["rollout='sglang'", "'transformers'"]),
         ({"importance_correction": "tis"}, ["importance_correction='tis'", "'sequence-mask' or 'geometric-gate'"]),
         ({"importance_bounds": [2, 0.5]}, ["importance_bounds=[2.0, 0.5]", "first must be below the second"]),
+        ({"kl_target": 0.1}, ["kl_target=0.1", "needs kl_coef above 0"]),
+        ({"kl_target": 0.1, "kl_coef": 0.1, "kl_horizon": 255}, ["kl_horizon=255", "256 completions of a step"]),
         ({"max_mismatch": 0}, ["max_mismatch=0", "greater than 0"]),
         ({"loss_aggregation": "mean"}, ["loss_aggregation='mean'", "token-mean"]),
         ({"advantage": "gae"}, ["advantage='gae'", "rloo"]),

@@ -15,6 +15,7 @@ from dgpo.model.policy import Policy
 from dgpo.objective import (
     AGGREGATIONS,
     KL_KINDS,
+    adapted_kl_coef,
     group_advantages,
     kl_penalty,
     loss_weights,
@@ -243,3 +244,9 @@ def test_objective_adds_kl_and_entropy_with_their_signs(policy, batch):
     live = batch.mask
     expected = plain + 0.5 * (logp - batch.ref_logp)[live].mean() - 0.25 * entropy[live].mean()
     torch.testing.assert_close(with_both, expected)
+
+
+def test_the_kl_coefficient_moves_towards_the_target_by_a_fifth_at_most():
+    """Values of verl's AdaptiveKLController at target 0.1 and 256 completions of a horizon of 1,024."""
+    for kl, factor in ((0.1, 1), (0.11, 1.025), (0.09, 0.975), (5.0, 1.05), (0.0, 0.95)):
+        assert adapted_kl_coef(2.0, kl, 0.1, 256 / 1024) == pytest.approx(2 * factor)

@@ -78,6 +78,34 @@ def test_every_method_trains(small, key):
     assert math.isfinite(last["grad_norm/max"])
 
 
+def test_a_method_of_the_entropy_now_gets_that_of_the_policy_being_updated(small, tmp_path):
+    """With a wide band it is GRPO; with a narrow one the first update is GRPO's, and later ones lose tokens."""
+    small |= {"steps": 1, "token_records": 10_000}
+
+    def tokens(method, **band):
+        folder = run(small, method=method, method_params=band, run_dir=str(tmp_path / f"{method}-{len(seen)}"))
+        seen.append(pd.read_parquet(folder / "tokens" / "step_000001.parquet"))
+        return seen[-1]
+
+    seen = []
+    grpo, narrow = tokens("grpo"), tokens("erc", ratio_low=0.9999, ratio_high=1.0001)
+    pd.testing.assert_frame_equal(tokens("erc", ratio_low=0.01, ratio_high=100.0), grpo)
+    dropped, clipped = ((frame["w_log"] == 0).groupby(frame["update"]).mean() for frame in (narrow, grpo))
+    assert dropped[0] == clipped[0] == 0
+    assert dropped[3] > clipped[3] + 0.3
+
+
+def test_the_adapted_kl_coefficient_is_the_one_that_the_updates_use(small, tmp_path):
+    """From step 2 on a run with a target of the KL is another one than with the coefficient fixed."""
+    small |= {"kl_coef": 0.5, "steps": 2, "eval_every": 0}
+    fixed = rows(run(small))
+    adapted = rows(run(small, kl_target=100.0, kl_horizon=32, run_dir=str(tmp_path / "adapted")))
+    lower = rows(run(small, kl_target=100.0, kl_horizon=32, kl_coef=0.4, run_dir=str(tmp_path / "lower")))
+    assert [row.get("kl/coef") for row in adapted] == [None, 0.5, 0.4]
+    assert adapted[1]["grad_norm/mean"] == fixed[1]["grad_norm/mean"] != lower[1]["grad_norm/mean"]
+    assert adapted[2]["grad_norm/mean"] != fixed[2]["grad_norm/mean"]
+
+
 @pytest.mark.parametrize("cut", [{"micro_batch_size": 1}, {"max_tokens_per_micro_batch": 78}])
 @pytest.mark.parametrize("key", ["dgpo", "bapo", "kl_cov"])
 def test_cutting_the_updates_into_micro_batches_changes_nothing(small, checkpoint, monkeypatch, tmp_path, key, cut):

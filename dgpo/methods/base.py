@@ -78,7 +78,8 @@ def regions(
     return Region(below & negative, above & positive, below & positive, above & negative, positive)
 
 
-NEEDS = ("sequence", "entropy", "batch")
+NEEDS = ("sequence", "entropy", "entropy_now", "batch")
+_WHOSE = {"entropy": "the policy that sampled", "entropy_now": "the policy that is being updated"}
 
 
 def _guarded(function):
@@ -86,7 +87,7 @@ def _guarded(function):
 
     @functools.wraps(function)
     @torch.no_grad()
-    def wrapped(self, logp, old_logp, advantage, mask=None, entropy=None):
+    def wrapped(self, logp, old_logp, advantage, mask=None, entropy=None, entropy_now=None):
         name = f"{type(self).__name__}.{function.__name__}"
         if logp.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name}: logp is {logp.dtype}; probabilities must be float32 or float64")
@@ -97,10 +98,12 @@ def _guarded(function):
             else torch.as_tensor(mask, device=logp.device).bool()
         )
         inputs = {"old_logp": old_logp, "advantage": advantage, "mask": mask}
-        if "entropy" in self.needs:
-            if entropy is None:
-                raise ValueError(f"{name} needs entropy=, of the policy that sampled, [B, T] in nats")
-            inputs["entropy"] = entropy
+        for field, x in (("entropy", entropy), ("entropy_now", entropy_now)):
+            if field not in self.needs:
+                continue
+            if x is None:
+                raise ValueError(f"{name} needs {field}=, of {_WHOSE[field]}, [B, T] in nats")
+            inputs[field] = x
         for field, x in inputs.items():
             try:
                 inputs[field] = x.expand(logp.shape)
@@ -137,10 +140,11 @@ class Method:
 
     A subclass says in `needs` what its weight depends on beyond the token itself:
 
-        sequence   the other tokens of the completion, which the trainer never separates
-        entropy    the entropies of the policy that sampled, which `weight` gets as a fifth argument, [B, T] in nats
-        batch      the other sequences of the optimizer batch: the trainer then weighs the whole batch, by one more
-                   forward pass, before it cuts it into micro-batches
+        sequence      the other tokens of the completion, which the trainer never separates
+        entropy       the entropies of the policy that sampled, which `weight` gets as a fifth argument, [B, T] in nats
+        entropy_now   those of the policy that is being updated, as the next argument
+        batch         the other sequences of the optimizer batch: the trainer then weighs the whole batch, by one more
+                      forward pass, before it cuts it into micro-batches
     """
 
     key: ClassVar[str] = ""
@@ -162,7 +166,8 @@ class Method:
     def weight(self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor:
         """w_log of every token, without gradient. `advantage` and `mask` broadcast to `logp`, `[B, T]`.
 
-        `mask` is 1 on live tokens; None means all are. A method that needs entropies takes them as `entropy`, `[B, T]`.
+        `mask` is 1 on live tokens; None means all are. A method that needs entropies takes them as `entropy` and
+        `entropy_now`, `[B, T]`.
         Raises ValueError for shapes that do not broadcast or a dtype other than float32 and float64.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define weight(logp, old_logp, advantage, mask=None)")
@@ -175,10 +180,17 @@ class Method:
         return None
 
     def coefficients(
-        self, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, entropy: Tensor | None
+        self,
+        logp: Tensor,
+        old_logp: Tensor,
+        advantage: Tensor,
+        mask: Tensor,
+        entropy: Tensor | None,
+        entropy_now: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(weight, penalty); a method that needs entropies gets them."""
-        extra: dict = {"entropy": entropy} if "entropy" in self.needs else {}
+        entropies: dict = {"entropy": entropy, "entropy_now": entropy_now}
+        extra = {name: x for name, x in entropies.items() if name in self.needs}
         given = (logp, old_logp, advantage, mask)
         without = type(self).penalty is Method.penalty
         return self.weight(*given, **extra), None if without else self.penalty(*given, **extra)
@@ -186,7 +198,7 @@ class Method:
     @classmethod
     def has_curve(cls) -> bool:
         """Whether r, A and π_old decide the gradient of a token that is alone in its sequence."""
-        return not {"entropy", "batch"} & {*cls.needs} and cls.penalty is Method.penalty
+        return not {"entropy", "entropy_now", "batch"} & {*cls.needs} and cls.penalty is Method.penalty
 
     @property
     def trust_region(self) -> tuple[float, float]:

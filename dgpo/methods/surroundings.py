@@ -1,7 +1,7 @@
 """Methods whose gradient is not a function of a token's ratio, probability and advantage alone.
 
-They use `needs` and `penalty`: the entropies of the policy that sampled (`aspo_entropy`), the whole optimizer batch
-(`bapo`, `kl_cov`), a term that is not a multiple of A (`kl_cov`, `dro`). None has a curve.
+They use `needs` and `penalty`: entropies (`aspo_entropy`, `erc`), the whole optimizer batch (`bapo`, `clip_cov`,
+`kl_cov`), a term that is not a multiple of A (`kl_cov`, `dro`). None has a curve.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dgpo.methods.base import Method, regions, register
-from dgpo.methods.clipping import ASPO
+from dgpo.methods.clipping import ASPO, GRPO
 from dgpo.methods.parameters import param
 
 
@@ -40,6 +40,30 @@ class ASPOEntropy(ASPO):
         limit = torch.where(mask, entropy, math.nan).nanquantile(self.quantile, dim=-1, keepdim=True)
         log_weights = self.log_weight(log_ratio, narrow), self.log_weight(log_ratio, wide)
         return torch.where(entropy <= limit, *log_weights).exp()
+
+
+@register("erc")
+@dataclass(frozen=True)
+class ERC(GRPO):
+    """The hard clip, without the tokens at which the policy has become surer or less sure.
+
+        ratio_low < H/H_old < ratio_high    GRPO's
+        else                                0
+
+    H and H_old are the entropies of the policy now and of the one that sampled, each plus 1e-8 nats. Its authors put it
+    on DAPO's clip (εh = 0.28, dual clip 10) and on GPPO. Source: arXiv 2512.05591 (0.95 and 1.05); checked against
+    Kwai-Klear/ERC core_algos.py@f1885c5.
+    """
+
+    ratio_low: float = param(0.95, above=0, below=1)
+    ratio_high: float = param(1.05, above=1)
+    needs = ("entropy", "entropy_now")
+
+    def weight(self, logp, old_logp, advantage, mask=None, entropy: Any = None, entropy_now: Any = None):
+        ratio = (entropy_now + 1e-8) / (entropy + 1e-8)
+        inside = (ratio > self.ratio_low) & (ratio < self.ratio_high)
+        log_weight = self.log_weight(logp - old_logp, self.regions(logp, old_logp, advantage, mask))
+        return torch.where(inside, log_weight.exp(), 0)
 
 
 @register("bapo")
@@ -93,6 +117,45 @@ class BAPO(Method):
         return torch.where(torch.where(advantage > 0, ratio > high, (advantage < 0) & far), 0, ratio)
 
 
+def _covariance(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
+    """(A − mean A)(log π − mean log π) of every token, with means over the live ones."""
+    count = mask.sum().clamp(min=1)
+    return (advantage - advantage.sum() / count) * (logp - logp.sum() / count)
+
+
+@register("clip_cov")
+@dataclass(frozen=True)
+class ClipCov(GRPO):
+    """The hard clip, without some tokens whose confidence and advantage go together.
+
+        cov = (A − mean A)(log π − mean log π)       means over the live tokens of the optimizer batch
+        of the unclipped tokens with cov_low < cov < cov_high, as many as `share` of all tokens, at least one    0
+        else                                                                                                     GRPO's
+
+    Which ones is a random choice that the number of such tokens fixes, so a batch always has the same weights. Its
+    authors set ε = 1. Source: arXiv 2505.22617 (share 2e-4, 1 and 5); checked against verl 0.9.1.
+    """
+
+    share: float = param(2e-4, above=0, below=1)
+    cov_low: float = 1.0
+    cov_high: float = 5.0
+    needs = ("batch",)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cov_low >= self.cov_high:
+            raise ValueError(f"method 'clip_cov': cov_low={self.cov_low!r} must be below cov_high={self.cov_high!r}")
+
+    def weight(self, logp, old_logp, advantage, mask: Any = None):
+        covariance, region = _covariance(logp, advantage, mask), self.regions(logp, old_logp, advantage, mask)
+        between = (covariance > self.cov_low) & (covariance < self.cov_high)
+        candidates = (mask & between & ~region.LN & ~region.HP).flatten().nonzero()[:, 0]
+        order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(len(candidates)))
+        dropped = candidates[order[: max(1, int(mask.sum() * self.share))].to(candidates.device)]
+        w_log = super().weight(logp, old_logp, advantage, mask)
+        return w_log.flatten().index_fill(0, dropped, 0).view_as(w_log)
+
+
 @register("kl_cov")
 @dataclass(frozen=True)
 class KLCov(Method):
@@ -112,9 +175,8 @@ class KLCov(Method):
         return (logp - old_logp).exp()
 
     def penalty(self, logp, old_logp, advantage, mask: Any = None):
-        count = mask.sum().clamp(min=1)
-        covariance = (advantage - advantage.sum() / count) * (logp - logp.sum() / count)
-        largest = torch.where(mask, covariance, -math.inf).flatten().topk(max(1, int(count * self.share))).indices
+        covariance = torch.where(mask, _covariance(logp, advantage, mask), -math.inf).flatten()
+        largest = covariance.topk(max(1, int(mask.sum() * self.share))).indices
         chosen = torch.zeros_like(logp).flatten().index_fill(0, largest, 1).view_as(logp)
         return self.coef * chosen * (logp - old_logp).sign()
 

@@ -1,5 +1,7 @@
 """What all adapters share; each with its trainer in tests/peers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -86,3 +88,11 @@ def test_records_are_a_run_that_analysis_reads(batch, tmp_path):
     assert run.tokens().groupby("step").size().to_dict() == {1: int(mask.sum()), 2: int(mask.sum())}
     with pytest.raises(ConfigError, match="is not empty; give a new folder"):
         TokenRecords(tmp_path / "run", method)
+
+
+def test_an_adapter_is_thin():
+    folder = Path(common.__file__).parent
+    shared = {"__init__", "common", "records"}
+    lengths = {path.stem: len(path.read_text().splitlines()) for path in folder.glob("*.py") if path.stem not in shared}
+    assert len(lengths) >= 7
+    assert {name: length for name, length in lengths.items() if length > 80} == {}

@@ -87,7 +87,7 @@ def test_finite_in_float32_up_to_80_nats_forward_and_backward(key):
         for advantage in (-1.0, 1.0):
             old = torch.full_like(grid, old_value)
             logp = (old + grid).requires_grad_()
-            w = methods.get(key).weight(logp, old, advantage, None, torch.ones_like(grid))
+            w = methods.get(key).weight(logp, old, advantage, None, *[torch.ones_like(grid)] * 2)
             loss = surrogate(logp, w, torch.full_like(grid, advantage), torch.ones_like(grid))
             loss.backward()
             assert w.isfinite().all(), (key, old_value, advantage, w)
@@ -105,10 +105,10 @@ def test_masked_garbage_reaches_neither_weights_nor_gradients(key, garbage):
     mask = torch.rand(4, 6, generator=generator) < 0.6
     mask[3] = False
     entropy = torch.rand(4, 6, generator=generator)
-    clean = methods.get(key).weight(logp, old, advantage, mask, entropy)
+    clean = methods.get(key).weight(logp, old, advantage, mask, entropy, entropy)
     dirty = [torch.where(mask, x, garbage) for x in (logp, old, advantage)]
     dirty[0].requires_grad_()
-    w = methods.get(key).weight(*dirty, mask, torch.where(mask, entropy, garbage))
+    w = methods.get(key).weight(*dirty, mask, *[torch.where(mask, entropy, garbage)] * 2)
     assert torch.equal(w, clean)
     assert (w[~mask] == 0).all()
     coefficient = loss_weights(mask)
@@ -133,7 +133,7 @@ def test_weights_carry_no_gradient_and_keep_dtype_and_shape(key):
     for dtype in (torch.float32, F64):
         logp = torch.full((2, 3), -1.0, dtype=dtype, requires_grad=True)
         w = methods.get(key).weight(
-            logp, torch.full((2, 3), -1.5, dtype=dtype), torch.tensor([[1.0], [-1.0]], dtype=dtype), None, logp
+            logp, torch.full((2, 3), -1.5, dtype=dtype), torch.tensor([[1.0], [-1.0]], dtype=dtype), None, logp, logp
         )
         assert not w.requires_grad
         assert (w.dtype, w.shape) == (dtype, (2, 3))

@@ -23,9 +23,9 @@ def batch():
     return logp, old, A, 2 * torch.rand(12, 9, generator=generator, dtype=F64)
 
 
-def gradient(method, logp, old, A, entropy):
+def gradient(method, logp, old, A, entropy, entropy_now=None):
     x, mask = logp.clone().requires_grad_(), torch.ones_like(logp, dtype=torch.bool)
-    w_log, penalty = method.coefficients(x, old, A, mask, entropy)
+    w_log, penalty = method.coefficients(x, old, A, mask, entropy, entropy_now)
     surrogate(x, w_log, A, torch.ones_like(x), penalty).backward()
     return x.grad
 
@@ -60,6 +60,40 @@ def test_the_quantile_is_of_the_live_tokens_of_each_completion(batch):
         method.weight(logp, old, A, None, torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("dual_clip", [None, 3.0])
+def test_erc_has_the_gradient_of_its_code_and_drops_tokens_on_both_sides_of_the_band(batch, dual_clip):
+    logp, old, A, entropy = batch
+    now = entropy * torch.linspace(0.9, 1.1, entropy.numel(), dtype=F64).view_as(entropy)
+    method = methods.get("erc", dual_clip=dual_clip)
+    ours = gradient(method, *batch, now)
+    rest = (entropy, now, 0.2, 0.2, dual_clip, 0.95, 1.05)
+    torch.testing.assert_close(ours, published_gradient(published.erc, logp, old, A, *rest))
+    assert (ours[:3] == 0).all()
+    assert (ours[9:] == 0).all()
+    grpo = methods.get("grpo", dual_clip=dual_clip)
+    assert torch.equal(gradient(method, *batch, entropy), gradient(grpo, *batch))
+    with pytest.raises(ValueError, match=r"ERC\.weight needs entropy_now=, of the policy that is being updated"):
+        method.weight(logp, old, A, None, entropy)
+    x = logp.clone().requires_grad_()
+    given = {"loss_aggregation": "token-mean", "entropy": entropy, "entropy_now": now}
+    dgpo.policy_loss(x, old, A, torch.ones_like(x), method, **given).backward()
+    torch.testing.assert_close(x.grad, ours / ours.numel(), rtol=1e-6, atol=1e-9)  # float32 loss weights
+
+
+def test_clip_cov_has_the_gradient_of_its_code_and_drops_a_share_of_its_candidates(batch):
+    logp, old, A, _ = batch
+    bounds = {"cov_low": 0.2, "cov_high": 1.5}
+    everyone = gradient(methods.get("clip_cov", share=0.9, **bounds), *batch)
+    torch.testing.assert_close(everyone, published_gradient(published.clip_cov, logp, old, A, 0.2, 0.9, 0.2, 1.5))
+    grpo, some = gradient(methods.get("grpo"), *batch), gradient(methods.get("clip_cov", share=0.05, **bounds), *batch)
+    dropped = some != grpo
+    assert dropped.sum() == int(0.05 * grpo.numel())
+    assert ((everyone == 0) & (some == 0))[dropped].all()
+    assert torch.equal(gradient(methods.get("clip_cov", cov_low=50, cov_high=60), *batch), grpo)
+    with pytest.raises(ValueError, match=r"method 'clip_cov': cov_low=5 must be below cov_high=5\.0"):
+        methods.get("clip_cov", cov_low=5)
+
+
 @pytest.mark.parametrize(("target", "bounds"), [(0.1, (0.6, 1.2)), (0.85, (0.8, 1.55)), (50.0, (0.8, 2.0))])
 def test_bapo_has_the_gradient_of_its_code_at_both_ends_of_the_search_and_between(batch, target, bounds):
     logp, old, A, _ = batch
@@ -89,7 +123,7 @@ def test_a_penalty_is_the_part_of_the_published_gradient_that_is_no_multiple_of_
 def test_a_method_of_the_batch_is_another_one_on_a_part_of_it(batch, key):
     """So the trainer has to weigh before it cuts."""
     logp, old, A, _ = batch
-    method = methods.get(key)
+    method = methods.get(key, **({"cov_low": 0.2} if key == "clip_cov" else {}))
     given = [logp, old, A, torch.ones_like(A)]
     whole, parts = gradient(method, *batch), []
     for rows in torch.arange(12).split(3):
@@ -99,13 +133,15 @@ def test_a_method_of_the_batch_is_another_one_on_a_part_of_it(batch, key):
 
 def test_what_a_method_needs_is_declared_in_known_words():
     for needs in (("entropies",), "entropy", ["batch"]):
-        with pytest.raises(TypeError, match=r"Odd\.needs=.* must be a tuple of some of sequence, entropy, batch"):
+        with pytest.raises(
+            TypeError, match=r"Odd\.needs=.* must be a tuple of some of sequence, entropy, entropy_now, batch"
+        ):
             type("Odd", (methods.Method,), {"needs": needs})
 
 
 def test_methods_without_a_curve_are_refused_where_one_is_drawn_and_in_other_trainers():
     for key in methods.names():
-        without = key in ("aspo_entropy", "bapo", "kl_cov", "dro")
+        without = key in ("aspo_entropy", "erc", "bapo", "clip_cov", "kl_cov", "dro")
         assert methods.get(key).has_curve() == (not without)
         assert (key in common.supported()) == (not without)
     with pytest.raises(ValueError, match="bapo has no curve"):

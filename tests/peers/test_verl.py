@@ -14,6 +14,7 @@ import dgpo
 from analysis import runs
 from dgpo.errors import ConfigError
 from dgpo.integrations import verl as adapter
+from dgpo.objective import adapted_kl_coef
 
 AGGREGATION = {
     "token-mean": "token-mean",
@@ -55,6 +56,18 @@ def theirs(batch, name, how="token-mean", config=None, weights=None):
 def test_every_method_has_our_gradient(batch, key, how):
     length = batch["mask"].shape[1] if how == "seq-mean-token-sum-norm" else None
     same(theirs(batch, f"dgpo:{key}", how), ours(batch, key, AGGREGATION[how], length))
+
+
+def test_the_covariance_methods_are_verls_own(batch):
+    """They have no place in its hook. `share` covers all candidates, so verl's random choice has none to make."""
+    everyone = {"clip_cov_ratio": 0.9, "clip_cov_lb": 0.2, "clip_cov_ub": 1.5}
+    clip_cov = dgpo.methods.get("clip_cov", share=0.9, cov_low=0.2, cov_high=1.5)
+    same(theirs(batch, "clip_cov", config=actor(**everyone)), ours(batch, clip_cov, "token-mean"))
+    config = actor(kl_cov_ratio=0.1, ppo_kl_coef=2.0)
+    same(
+        theirs(batch, "kl_cov", config=config),
+        ours(batch, dgpo.methods.get("kl_cov", share=0.1, coef=2.0), "token-mean"),
+    )
 
 
 def test_micro_batches_of_several_ranks_add_up(batch):
@@ -101,3 +114,11 @@ def test_token_records(batch, tmp_path, monkeypatch):
     assert len(tokens) == 2 * int(batch["mask"].sum())
     assert set(tokens["update"]) == {0, 1}
     assert (tokens["token"] == -1).all()
+
+
+def test_the_kl_coefficient_follows_verls_controller():
+    controller, coefficient = core_algos.AdaptiveKLController(0.1, target_kl=0.05, horizon=1000), 0.1
+    for kl in torch.rand(20, generator=torch.Generator().manual_seed(0)).mul(0.1).tolist():
+        controller.update(kl, n_steps=256)
+        coefficient = adapted_kl_coef(coefficient, kl, 0.05, 256 / 1000)
+        assert coefficient == pytest.approx(controller.value, rel=1e-12)
