@@ -73,11 +73,15 @@ class TinyPolicy(Settings):
 class VLLM(Settings):
     """The engine of rollout='vllm': one on each rank, or one on every `tensor_parallel` ranks."""
 
-    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = _rollout(
-        0.4, description="share of a GPU for vLLM's weights and KV cache"
+    gpu_memory: Annotated[float, Field(gt=0, lt=1)] | None = _rollout(
+        None, description="share of a GPU for vLLM's weights and KV cache; none: 0.4, in an evaluation what is free"
     )
     tensor_parallel: Positive = _rollout(1, description="ranks that share one engine")
     sleep: bool = _rollout(True, description="give that memory back during updates (no effect on a CPU)")
+
+    @property
+    def share(self) -> float:
+        return self.gpu_memory or 0.4
 
 
 class Lora(Settings):
@@ -95,6 +99,7 @@ class PolicySettings(Settings):
 
     seed: Seed = _run(0, description="of every random number")
     overwrite: bool = _run(False, description="replace what the folder holds", resume="free")
+    force: bool = _run(False, description="start what, by plan's prediction, does not fit the GPU", resume="free")
 
     model: PathText = _policy(
         "tiny", description="folder, .gguf file or hub name of the policy; `tiny` is the embedded one", resume="content"
@@ -243,8 +248,10 @@ class Config(PolicySettings):
 
     ranks: Count = _ranks(0, description="processes; 0 takes what the launcher started", resume="rounding")
     zero_stage: Annotated[int, Field(ge=1, le=3)] = _ranks(1, description="DeepSpeed's ZeRO stage", resume="rounding")
-    offload: Literal["none", "optimizer", "optimizer+params"] = _ranks(
-        "none", description="what DeepSpeed keeps in main memory", resume="rounding"
+    offload: Literal["none", "rollout", "optimizer", "optimizer+params"] = _ranks(
+        "none",
+        description="what DeepSpeed keeps in main memory; `rollout`: the optimizer, while completions are sampled",
+        resume="rounding",
     )
     timeout: Above0 = _ranks(
         1800.0, description="longest wait for the other ranks at any one place", unit="seconds", resume="free"

@@ -71,7 +71,8 @@ class Engine:
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=on_gpu or config.offload != "none" or None,  # one pass over memory instead of a dozen, and no copies
+            # one pass over memory instead of a dozen, and no copies
+            fused=on_gpu or config.offload.startswith("optimizer") or None,
         )
         self.schedule: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(config))
         self.deepspeed: Any  # its own types leave out what its ZeRO optimizers have
@@ -80,6 +81,7 @@ class Engine:
         )
         if config.zero_stage == 3:
             _own_head(policy)
+        self._parked = False
         self._sizes: list[Tensor] = []  # of the losses and gradients of an update
         for parameter in policy.parameters():
             if parameter.requires_grad:
@@ -120,6 +122,7 @@ class Engine:
         and the learning rate used. Raises NonFiniteError, with the weights unchanged, if a loss or a gradient is NaN
         or infinite.
         """
+        self.unpark()
         self._sizes.clear()
         lr = self.deepspeed.get_lr()[0]
         rows_of_micros, padding = self._micro_batches(batch)
@@ -135,6 +138,22 @@ class Engine:
             raise NonFiniteError("the loss or a gradient is NaN or infinite")
         self.deepspeed.step()
         return {"grad_norm": float(self.deepspeed.get_global_grad_norm()), "lr": lr}
+
+    def park(self) -> None:
+        """With offload="rollout", move the optimizer's state to main memory, until the next `update` or `load`."""
+        if self.config.offload == "rollout" and not self._parked:
+            from dgpo.run import parking
+
+            parking.to_host(self.deepspeed)
+            self._parked = True
+
+    def unpark(self) -> None:
+        """Undo `park`."""
+        if self._parked:
+            from dgpo.run import parking
+
+            parking.to_device(self.deepspeed, self.policy.device)
+            self._parked = False
 
     def named_full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(name as in the checkpoint, full tensor) of every parameter of the policy, with LoRA's additions.
@@ -169,6 +188,7 @@ class Engine:
 
     def load(self, folder: Path, updates: int) -> None:
         """Load the shards in `folder`, written after `updates` optimizer steps by any number of ranks."""
+        self.unpark()
         zero_state.load(folder, self.policy, self.deepspeed.optimizer, updates)
         self.schedule.load_state_dict(self.schedule.state_dict() | {"last_epoch": updates, "_step_count": updates + 1})
         for group in self.deepspeed.optimizer.param_groups:
@@ -214,7 +234,7 @@ def _zero(config: Config) -> dict:
     if config.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = _PERSISTENT
     pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if config.offload != "none":
+    if config.offload.startswith("optimizer"):
         zero["offload_optimizer"] = pinned
     if config.offload == "optimizer+params":
         zero["offload_param"] = pinned

@@ -92,6 +92,11 @@ class Trainer:
         rollout.check(config)
         process_group.init(pick_device(config.device), config.timeout)
         process_group.check_settings(config)
+        if pick_device(config.device) == "cuda":
+            from dgpo import room
+
+            room.use_expandable_segments(config)
+            process_group.on_all_ranks(room.check, config)
         self.run = RunFolder(config)
         self.config = config = self.run.config
         self.seconds = PhaseTimer(partial(out_of_memory, config))
@@ -112,6 +117,7 @@ class Trainer:
                 sampled = copy.deepcopy(self.policy).requires_grad_(False)
             self.engine = Engine(self.policy, config)
             self.reference = self.reference and self.engine.shard(self.reference)
+            self.engine.park()
             self.sampler = rollout.make(config, sampled, self.tokenizer, self.source, longest)
         self.sampling = Sampling(config.max_new_tokens, config.temperature)
         self.position = 0  # in the stream of training problems
@@ -146,6 +152,7 @@ class Trainer:
     def load_sampler(self) -> None:
         """Give the sampler the policy's weights; an asynchronous one finishes sampling first."""
         with self.seconds.phase("load"):
+            self.engine.park()
             self.sampler.load(self.engine.named_full_parameters())
 
     def rollout(self) -> tuple[Rollout, Tensor, Metrics]:

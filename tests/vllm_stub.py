@@ -6,6 +6,7 @@ look it up in `LLM`, `EngineArgs` and `SamplingParams` before you add it.
 """
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import torch
@@ -22,6 +23,8 @@ class SamplingParams:
 class LLM:
     """`calls` has everything that was asked of the engine, in order; `weights` is the last version loaded."""
 
+    last: "LLM"  # made
+
     def __init__(
         self, model, *, dtype, max_model_len, max_num_seqs, gpu_memory_utilization, tensor_parallel_size,
         distributed_executor_backend, enable_sleep_mode, enforce_eager, enable_chunked_prefill, logprobs_mode,
@@ -31,6 +34,7 @@ class LLM:
         assert 0 < gpu_memory_utilization < 1
         assert distributed_executor_backend in (None, "external_launcher")
         self.arguments = {k: v for k, v in locals().items() if k != "self"}
+        LLM.last = self
         self.calls, self.weights, self._sleeps = [], "as on disk", enable_sleep_mode
         self._awake = {"weights", "kv_cache"}
         self.model = SimpleNamespace(compute_logits=lambda hidden: hidden)
@@ -90,6 +94,7 @@ def install(monkeypatch) -> None:
     }  # fmt: skip
     for name, attributes in contents.items():
         module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
         vars(module).update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

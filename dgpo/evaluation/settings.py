@@ -20,7 +20,9 @@ _ELSEWHERE = {
     "data": "data_dir=FOLDER and benchmarks=[NAME] for the file NAME in it",
 }
 
-_run, _task, _rollout, _scores = (partial(setting, group=group) for group in ("run", "task", "rollout", "scores"))
+_run, _task, _policy, _rollout, _scores = (
+    partial(setting, group=group) for group in ("run", "task", "policy", "rollout", "scores")
+)
 
 
 class EvalConfig(PolicySettings):
@@ -42,6 +44,12 @@ class EvalConfig(PolicySettings):
         128, description="held-out problems of `chain`, `countdown` or module:Class", unit="problems"
     )
 
+    rollout: Literal["auto", "transformers", "vllm"] = _rollout(
+        "auto", description="the sampler; `auto` takes vLLM on a GPU where it is installed"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = _policy(
+        "auto", description="precision of weights and activations; `auto` takes the checkpoint's on a GPU, else float32"
+    )
     n: Positive = _rollout(
         16, description="completions of each problem; a larger n continues an evaluation", unit="completions"
     )

@@ -84,11 +84,13 @@ def _show_plan(config: Config, how: Launch, here: bool) -> None:
     """Print plan's prediction. Raises ConfigError if the run does not fit, unless `force`."""
     predicted = plan.predict(config, config.ranks, _hardware(how.gpu, here))
     print(predicted, flush=True)
-    if not (predicted.fits or how.force):
+    if not (predicted.fits or config.force):
+        from dgpo import room
+
+        memory = predicted.hardware.memory
         raise ConfigError(
-            f"plan: the peak of {predicted.peak / 1e9:.1f} GB does not fit a GPU of "
-            f"{predicted.hardware.memory / 1e9:.0f} GB: use more ranks, a higher zero_stage, gradient_checkpointing, "
-            "offload or fewer max_tokens_per_micro_batch; force=True starts it anyway"
+            f"plan: the peak of {predicted.peak / 1e9:.1f} GB does not fit a GPU of {memory / 1e9:.0f} GB: "
+            f"{room.advice(config, config.ranks, predicted.hardware, memory)}; force=true starts it anyway"
         )
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from dgpo.batch import Rollout
 from dgpo.config import ConfigError
 from dgpo.distributed import process_group
+from dgpo.errors import first_line
 from dgpo.model.loading import load_shape
 from dgpo.rollout.base import Sampler, Sampling
 
@@ -66,7 +67,7 @@ class VLLMSampler(Sampler):
                 f"rollout='vllm', model={str(source)!r}: a mixture of experts, whose weights do not all reach the "
                 "engine; rollout='transformers' samples it"
             )
-        with _environment(self.on_cpu):
+        with _environment(self.on_cpu), _in_a_line(str(source)):
             from vllm import LLM, SamplingParams
             from vllm.v1.engine import core
 
@@ -78,7 +79,7 @@ class VLLMSampler(Sampler):
                 dtype=config.dtype,
                 max_model_len=length,
                 max_num_seqs=config.generation_batch_size,
-                gpu_memory_utilization=config.vllm.gpu_memory,
+                gpu_memory_utilization=config.vllm.share,
                 tensor_parallel_size=config.vllm.tensor_parallel,
                 distributed_executor_backend="external_launcher" if process_group.world_size() > 1 else None,
                 enable_sleep_mode=self._sleeps,
@@ -140,6 +141,8 @@ class VLLMSampler(Sampler):
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
             gc.collect()
+            if not self.on_cpu:
+                torch.cuda.empty_cache()  # vLLM's own clean-up, which does it, would end the trainer's process group
 
     def _with_neighbours(self, prompts, params):
         """The requests of all ranks of this engine, which each of them has to make, and which are this rank's."""
@@ -216,6 +219,17 @@ def _version() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     raise ConfigError(f"rollout='vllm': the package vllm has no version that pip knows: {_INSTALL}")
+
+
+@contextmanager
+def _in_a_line(model: str):
+    """Name the model where vLLM refuses it, or its share of the memory."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"rollout='vllm', model={model!r}: {first_line(error)}") from error
 
 
 @contextmanager

@@ -330,7 +330,7 @@ class TestRefusals:
                 ["benchmarks=[aime24]"],
                 "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain, countdown",
             ),
-            (["rollout=vlm"], "rollout='vlm': input should be 'transformers' or 'vllm'"),
+            (["rollout=vlm"], "rollout='vlm': input should be 'auto', 'transformers' or 'vllm'"),
             (["generated_max_new_tokens=9"], "generated_max_new_tokens=9 must be at least 29"),
             (["n=2", "tiny"], "'tiny' is not of the form key=value"),
             (["n=4", "--rescore", "x"], "take no settings"),
