@@ -78,6 +78,9 @@ class VLLM(Settings):
     )
     tensor_parallel: Positive = _rollout(1, description="ranks that share one engine")
     sleep: bool = _rollout(True, description="give that memory back during updates (no effect on a CPU)")
+    batch_invariant: bool = _rollout(
+        False, description="completions do not depend on their batch, by slower kernels, the trainer's too; NVIDIA GPUs"
+    )
 
     @property
     def share(self) -> float:
@@ -105,7 +108,12 @@ class PolicySettings(Settings):
         "tiny", description="folder, .gguf file or hub name of the policy; `tiny` is the embedded one", resume="content"
     )
     tiny: TinyPolicy = _policy(TinyPolicy(), description="the embedded policy: tiny.hidden, tiny.steps, …")
-    dtype: Literal["float32", "bfloat16"] = _policy("float32", description="precision of weights and activations")
+    dtype: Literal["float32", "bfloat16", "float16"] = _policy(
+        "float32", description="precision of weights and activations; float16 scales the loss"
+    )
+    head_dtype: Literal["model", "float32"] = _policy(
+        "model", description="precision of the logits, of trainer and sampler alike; `model`: that of dtype"
+    )
     float32_matmul: Literal["highest", "high", "medium"] = _policy(
         "highest",
         description="float32 matrix products: `high` may use TF32, `medium` bfloat16 where the processor has it",

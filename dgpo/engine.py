@@ -52,6 +52,9 @@ class Engine:
                 f"device={config.device!r}, but DeepSpeed trains on {taken} where it can: hide the GPUs with "
                 "CUDA_VISIBLE_DEVICES="
             )
+        self._is_scaled = config.dtype == "float16"
+        if self._is_scaled and not deepspeed.get_accelerator().is_fp16_supported():
+            raise ConfigError("dtype='float16' needs a GPU, or a CPU that computes in it: use 'bfloat16' or 'float32'")
         _init_deepspeed(policy.device.type)
         on_gpu = policy.device.type == "cuda"
         self.settings = {
@@ -60,6 +63,7 @@ class Engine:
             "gradient_clipping": config.grad_clip,
             "zero_optimization": _zero(config),
             "bf16": {"enabled": config.dtype == "bfloat16"},
+            "fp16": {"enabled": config.dtype == "float16", "hysteresis": 1},  # half the scale at every overflow
             # stage 1 would become another optimizer, which `zero_state` does not know
             "data_types": {"grad_accum_dtype": "fp32"} if config.zero_stage >= 2 else {},
             "zero_allow_untested_optimizer": True,
@@ -84,7 +88,7 @@ class Engine:
         self._parked = False
         self._sizes: list[Tensor] = []  # of the losses and gradients of an update
         for parameter in policy.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and not self._is_scaled:  # DeepSpeed looks for overflow itself
                 parameter.register_hook(self._record_grad_norm)
 
     def shard(self, policy: Policy) -> Policy:
@@ -115,12 +119,13 @@ class Engine:
             policy(batch.dummy().to(device))
         return process_group.all_reduce_sum(logp), process_group.all_reduce_sum(entropy)
 
-    def update(self, batch: Sequences, loss: Callable[[Sequences], Tensor]) -> dict[str, float]:
+    def update(self, batch: Sequences, loss: Callable[[Sequences], Tensor]) -> dict[str, float] | None:
         """One optimizer step on the sum of `loss(micro_batch)` over the micro-batches of an optimizer batch.
 
         Each rank computes its own part of `batch`, which all of them hold. Returns the gradient norm before clipping
         and the learning rate used. Raises NonFiniteError, with the weights unchanged, if a loss or a gradient is NaN
-        or infinite.
+        or infinite. In float16 a scaled gradient that overflows returns None: no step was made, and the next has half
+        the scale.
         """
         self.unpark()
         self._sizes.clear()
@@ -137,6 +142,10 @@ class Engine:
             self.deepspeed.optimizer.zero_grad()
             raise NonFiniteError("the loss or a gradient is NaN or infinite")
         self.deepspeed.step()
+        if self._is_scaled and self.deepspeed.optimizer.overflow:
+            if self.deepspeed.optimizer.loss_scale <= 1:
+                raise NonFiniteError("a gradient is NaN or infinite in float16, even unscaled")
+            return None
         return {"grad_norm": float(self.deepspeed.get_global_grad_norm()), "lr": lr}
 
     def park(self) -> None:

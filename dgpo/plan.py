@@ -209,7 +209,7 @@ class Work:
 
     def __init__(self, config: Config, shape: Shape, gpus: int, length: float, hardware: Hardware):
         self.config, self.shape, self.gpus, self.length, self.hardware = config, shape, gpus, length, hardware
-        self.width = 2 if config.dtype == "bfloat16" else 4
+        self.width = 4 if config.dtype == "float32" else 2
         self.device = "cpu" if config.device == "cpu" else "cuda"
         self.stage, self.offload = config.zero_stage, config.offload
         self.rows = -(-config.batch_size // gpus)

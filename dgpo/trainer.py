@@ -261,7 +261,8 @@ class Trainer:
                     w_log, penalty = self.method.coefficients(*given)
                     mini = mini.replace(w_log=w_log, penalty=penalty)
                 try:
-                    reports.append(self.engine.update(mini, partial(self._loss, i, telemetry)))
+                    report = self.engine.update(mini, partial(self._loss, i, telemetry))
+                    reports += [report] if report else []  # none where float16 overflowed
                 except NonFiniteError as error:
                     raise self._diverged(step, i, mini, error) from error
         if config.token_records:
@@ -388,4 +389,5 @@ def _load(config: Config):
             f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must "
             f"add up to at most the model's {positions} positions"
         )
-    return Policy(lm, config.temperature, right_padded=config.max_tokens_per_micro_batch is not None), tokenizer, source
+    right_padded = config.max_tokens_per_micro_batch is not None
+    return Policy(lm, config.temperature, right_padded, config.head_dtype), tokenizer, source

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from dgpo import rollout
+from dgpo import rollout, room
 from dgpo.config_rules import check_machine
 from dgpo.data.messages import messages_of
 from dgpo.distributed import process_group
@@ -58,14 +58,12 @@ def evaluate(config: EvalConfig) -> Path:
         elif name not in GENERATED:
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     if on_gpu:
-        from dgpo import room
-
         room.use_expandable_segments(config)
     embedded = config.rollout == "transformers"
     lm, tokenizer, source = tiny.load_policy(config, weights=embedded)  # vLLM loads its own
     loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
     longest = max(_longest(benchmark, lm, tokenizer) for benchmark in loaded)
-    policy = Policy(lm, config.temperature) if embedded else None
+    policy = Policy(lm, config.temperature, head_dtype=config.head_dtype) if embedded else None
     if policy:
         process_group.on_rank0(check_model, config, policy, tokenizer, longest)
     fitted = process_group.on_all_ranks(room.for_evaluation, config, lm.config, longest) if on_gpu else config

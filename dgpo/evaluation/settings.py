@@ -13,7 +13,7 @@ from dgpo.settings import GENERATED, Above0, Count, PathText, Positive, nested, 
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
 # Besides the policy, the problems and the limit of tokens, these decide a score, the last three where rewards judge.
-SAMPLING = ("temperature", "top_p", "dtype", "rollout", "reward", "reward_weights", "right_above")
+SAMPLING = ("temperature", "top_p", "dtype", "head_dtype", "rollout", "reward", "reward_weights", "right_above")
 
 _ELSEWHERE = {
     "task": "benchmarks=[module:Class]",
@@ -44,10 +44,10 @@ class EvalConfig(PolicySettings):
         128, description="held-out problems of `chain`, `countdown` or module:Class", unit="problems"
     )
 
-    rollout: Literal["auto", "transformers", "vllm"] = _rollout(
+    rollout: Literal["auto", "transformers", "vllm"] = _rollout(  # pyright: ignore[reportIncompatibleVariableOverride]
         "auto", description="the sampler; `auto` takes vLLM on a GPU where it is installed"
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = _policy(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _policy(  # pyright: ignore[reportIncompatibleVariableOverride]
         "auto", description="precision of weights and activations; `auto` takes the checkpoint's on a GPU, else float32"
     )
     n: Positive = _rollout(

@@ -214,11 +214,11 @@ def _quietly(*names: str):
 
 def _attention(attention: str, dtype: str, device: str, shape) -> str | None:
     """The implementation's name for transformers; None is SDPA where the architecture has it."""
-    possible = device == "cuda" and dtype == "bfloat16" and is_flash_attn_2_available()
+    possible = device == "cuda" and dtype != "float32" and is_flash_attn_2_available()
     if attention == "flash_attention_2" and not possible:
         raise ConfigError(
-            "attention='flash_attention_2' needs a CUDA device, dtype='bfloat16' and the package flash-attn; "
-            "'auto' uses it where all three are present, else 'sdpa'"
+            "attention='flash_attention_2' needs a CUDA device, dtype='bfloat16' or 'float16', and the package "
+            "flash-attn; 'auto' uses it where all three are present, else 'sdpa'"
         )
     if attention == "auto":
         known = getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(shape), None), "_supports_flash_attn", False)
