@@ -47,16 +47,10 @@ def evaluate(config: EvalConfig) -> Path:
         if config.rollout != "transformers" and (spread := config.vllm.tensor_parallel) > 1:
             raise ConfigError(f"vllm.tensor_parallel={spread} must be 1 in an evaluation: each rank has its own engine")
         process_group.init(pick_device(config.device), _PATIENCE)
-    check_place(Path(config.eval_dir), f"eval_dir={config.eval_dir!r}")
-    check_machine(config)
+    check(config)
     on_gpu = pick_device(config.device) == "cuda"
     config = process_group.on_rank0(_resolved, config, on_gpu)
     rollout.check(config)
-    for name in config.benchmarks:
-        if ":" in name:
-            task_class(name)
-        elif name not in GENERATED:
-            benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
     if on_gpu:
         room.use_expandable_segments(config)
     embedded = config.rollout == "transformers"
@@ -75,6 +69,17 @@ def evaluate(config: EvalConfig) -> Path:
         process_group.all_gather_object(None)  # all of them are there
         process_group.on_rank0(_report, folder, config.k)
     return folder.path
+
+
+def check(config: EvalConfig) -> None:
+    """Raise ConfigError for a folder, a machine or benchmarks that an evaluation cannot have: nothing is loaded."""
+    check_place(Path(config.eval_dir), f"eval_dir={config.eval_dir!r}")
+    check_machine(config)
+    for name in config.benchmarks:
+        if ":" in name:
+            task_class(name)
+        elif name not in GENERATED:
+            benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dgpo.distributed import process_group
 from dgpo.errors import ConfigError
 from dgpo.files import atomic_write
 from dgpo.launch import launchers
-from dgpo.launch.follow import follow
+from dgpo.launch.follow import Steps, follow
 from dgpo.launch.settings import Launch
 from dgpo.progress import in_notebook, tell
 from dgpo.run.folder import RunFolder
@@ -39,7 +39,7 @@ def train(config: Config, how: Launch | None = None) -> Path:
     atomic_write(settings, lambda scratch: configs.dump(config, scratch))
     ranks = f"{config.ranks} rank{'s' * (config.ranks > 1)}"
     tell(f"{folder}: {ranks} by {how.launch or 'torchrun'}; what they print is in {folder / 'launch' / 'log.txt'}")
-    follow(launcher, settings, log, made)
+    follow(launcher, settings, log, Steps(config, made))
     return folder
 
 

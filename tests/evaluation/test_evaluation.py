@@ -157,7 +157,7 @@ class TestFolder:
         )
         (result,) = run.read(run.evaluate(config))
         assert result.sampling == {
-            "temperature": 0.6, "top_p": 0.95, "dtype": "float32", "rollout": "transformers",
+            "temperature": 0.6, "top_p": 0.95, "dtype": "float32", "head_dtype": "model", "rollout": "transformers",
             "generated_max_new_tokens": 40, "reward": [], "reward_weights": [], "right_above": 1.0,
         }  # fmt: skip
         assert result.right.shape == (20,)
