@@ -104,6 +104,8 @@ def _checkpoint(settings: TinyPolicy, root: Path, task) -> Path:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=root))
         try:
             disable_progress_bar()
+            if not torch.cuda.is_available():  # to save, transformers may import DeepSpeed, which announces its choice
+                os.environ.setdefault("DS_ACCELERATOR", "cpu")
             warm_up(settings, task).save_pretrained(scratch)
             task.tokenizer().save_pretrained(scratch)
             (scratch / "tiny.json").write_text(settings.model_dump_json(indent=2))
