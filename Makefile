@@ -18,7 +18,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: docs slides setup train test test-rounding test-newest test-browser test-vllm test-peers test-trackers smollm2 test-smollm2 lint types format \
-    bench bench-peers notebooks clean
+    bench bench-peers gpu-wheels notebooks clean
 
 setup: $(VENV)/.ready
 
@@ -159,6 +159,10 @@ bench-peers: setup
 	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
 	.venv-trl/bin/python -m pip install -q -c constraints.txt torch transformers datasets trl==1.16.0
 	$(BIN)/python -m benchmarks.peers .venv-trl/bin/python
+
+# What benchmarks.gpu needs on a GPU machine without network, in folders of at most 60 MiB: build/gpu-wheels.
+gpu-wheels: setup
+	$(BIN)/python -m benchmarks.gpu_wheels
 
 notebooks: setup
 	@mkdir -p runs/notebooks/solutions

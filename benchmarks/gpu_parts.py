@@ -1,6 +1,5 @@
 """The parts of `benchmarks.gpu`: what each measures, beside what `dgpo.plan` predicts."""
 
-import importlib.util
 import json
 import tempfile
 from pathlib import Path
@@ -10,15 +9,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from benchmarks.gpu_table import apart, emptied, row, seconds
+from benchmarks.gpu_table import apart, row, seconds
 from dgpo import config as configs
 from dgpo import plan
 from dgpo.batch import Rollout, Weighted
 from dgpo.distributed import process_group
 from dgpo.engine import Engine
-from dgpo.model.logprobs import CHUNK_BYTES, token_logprobs
+from dgpo.model.logprobs import token_logprobs
 from dgpo.model.policy import Policy, recompute_layers
-from dgpo.rollout import Sampling, TransformersSampler
 from dgpo.trainer import train
 
 PROBLEMS = Path(plan.__file__).parent / "tasks/data/problems.jsonl"
@@ -86,9 +84,14 @@ def runs(is_tiny: bool) -> None:
         "ZeRO-2": {"zero_stage": 2},
         "ZeRO-3": {"zero_stage": 3},
         "ZeRO-2, optimizer offloaded": {"zero_stage": 2, "offload": "optimizer"},
+        "ZeRO-2, optimizer away in rollouts": {"zero_stage": 2, "offload": "rollout"},
         "ZeRO-3, all offloaded": {"zero_stage": 3, "offload": "optimizer+params"},
         "asynchronous": {"asynchronous": True},
     }
+    if not is_tiny:  # on a CPU the tests have these
+        ways["ZeRO-3, optimizer away in rollouts"] = {"zero_stage": 3, "offload": "rollout"}
+        ways["float32 logits"] = {"zero_stage": 2, "head_dtype": "float32"}
+        ways["float16"] = {"zero_stage": 2, "dtype": "float16"}
     base = {
         "steps": 2,
         "difficulty": 1,
@@ -102,7 +105,7 @@ def runs(is_tiny: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, settings_) in enumerate(ways.items()):
             try:
-                run = train(configs.load("tiny", **base, **settings_, run_dir=f"{folder}/{i}"))
+                run = train(configs.load("tiny", **{**base, **settings_}, run_dir=f"{folder}/{i}"))
                 last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
                 said = f"mismatch {last['mismatch/mean_abs']:.2g}, gradient norm {last['grad_norm/mean']:.3g}"
             except Exception as error:  # noqa: BLE001 (the other ways still tell)
@@ -111,7 +114,7 @@ def runs(is_tiny: bool) -> None:
 
 
 def updates(is_tiny: bool) -> None:
-    """Throughput, MFU and memory of updates, each in a process of its own; the last one with a checkpoint as well."""
+    """Throughput, MFU and memory of updates, each in a process of its own; log-probabilities with the last one."""
     budgets = (96, 192) if is_tiny else (8192, 18_432)
     ways = [(budgets[0], False, False), (budgets[1], True, False)]
     ways += [] if is_tiny else [(budgets[1], True, True)]
@@ -120,7 +123,7 @@ def updates(is_tiny: bool) -> None:
 
 
 def one_way(is_tiny: bool, budget: int, again: bool, liger: bool, more: bool) -> None:
-    """Updates in one way; with `more`, the log-probability pass and a checkpoint as well."""
+    """Updates in one way; with `more`, the log-probability pass as well."""
     config = settings(
         is_tiny, max_tokens_per_micro_batch=budget, gradient_checkpointing=again, liger=liger, zero_stage=2
     )
@@ -154,7 +157,6 @@ def one_way(is_tiny: bool, budget: int, again: bool, liger: bool, more: bool) ->
     if more:
         micros = [batch.select(rows) for rows in batch.micro_batches(config.micro_batch_size, budget)]
         old_logp(policy, [micro.to(config.device) for micro in micros], known)
-        checkpoint(engine)
 
 
 def peak_of(known: plan.Plan) -> float:
@@ -171,29 +173,18 @@ def old_logp(policy: Policy, micros: list[Rollout], known: plan.Plan) -> None:
     row("old_logp", "seconds", seconds(run), known.seconds["old_logp"])
 
 
-def checkpoint(engine: Engine) -> None:
-    """Save and load by the engine."""
+def checkpoint(is_tiny: bool) -> None:
+    """Save and load after an optimizer step."""
+    config = settings(is_tiny, max_tokens_per_micro_batch=192 if is_tiny else 18_432, zero_stage=2)
+    policy = build(config)
+    batch = batch_of(config, policy.lm.config.vocab_size)
+    engine = make_engine(policy, config)
+    engine.update(batch.select(torch.arange(2)), lambda micro: engine(micro.to(config.device))[0].sum())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         row("checkpoint", "seconds to save", seconds(lambda: engine.save(folder), 1, warm=0))
         row("checkpoint", "GB", sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e9)
         row("checkpoint", "seconds to load", seconds(lambda: engine.load(folder, 1), 1, warm=0))
-
-
-def watching(is_tiny: bool) -> None:
-    """The engine's check of every gradient of a policy, and the square of a float32 copy, which it once was."""
-    config = settings(is_tiny)
-    gradients = [torch.randn_like(p) for p in build(config).parameters()]
-    ways = {
-        "norm in float32": lambda g: torch.linalg.vector_norm(g, dtype=torch.float32).square(),
-        "float32 copies": lambda g: g.float().square().sum(),
-    }
-    for name, norm in ways.items():
-        with emptied():
-            before = 0 if is_tiny else torch.cuda.memory_allocated()
-            row(f"gradient check, {name}", "seconds", seconds(lambda norm=norm: [norm(g) for g in gradients]))
-            if not is_tiny:
-                row(f"gradient check, {name}", "GB", (torch.cuda.max_memory_allocated() - before) / 1e9)
 
 
 def numbers(is_tiny: bool) -> None:
@@ -217,77 +208,21 @@ def numbers(is_tiny: bool) -> None:
                 for h, t in zip(hidden.split(512), targets.split(512), strict=True)
             ]
         )
+    wide = token_logprobs(hidden, weight, targets, is_wide=True)[0].detach()
     for name, other in passes.items():
         off = f"mean {(logp - other).abs().mean():.2g}, largest {(logp - other).abs().max():.2g}"
         row("log π twice", name, "equal bits" if torch.equal(logp, other) else off)
-    off = (logp[few.mask] - exact).abs()
-    row("log π, bfloat16 output layer beside float32", "mean, largest", f"{off.mean():.2g}, {off.max():.2g}")
-
-
-def logprobs(is_tiny: bool) -> None:
-    """Token log-probabilities with their gradients: the whole matrix, chunks, Liger's fused kernel."""
-    device, dtype = ("cpu", torch.float32) if is_tiny else ("cuda", torch.bfloat16)
-    N, V, H = (32, 101, 16) if is_tiny else (8192, 151_936, 1536)
-    hidden = torch.randn(N, H, device=device, dtype=dtype).requires_grad_()
-    weight = (torch.randn(V, H, device=device, dtype=dtype) / H**0.5).requires_grad_()
-    targets = torch.randint(V, (N,), device=device)
-    kinds = {
-        "naive": lambda: F.linear(hidden, weight).float().log_softmax(-1).gather(1, targets[:, None]),
-    }
-    for size in (64, 512, 2048):  # MiB
-        kinds[f"chunks of {size} MiB"] = lambda size=size: in_chunks(size, hidden, weight, targets)
-    if not is_tiny and importlib.util.find_spec("liger_kernel") is not None:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-        kinds["Liger"] = lambda: -LigerFusedLinearCrossEntropyLoss(reduction="none")(weight, hidden, targets)
-    else:
-        row("log-probabilities, Liger", "seconds", "not installed or no GPU")
-    for name, logp in kinds.items():
-        with emptied():
-            before = 0 if is_tiny else torch.cuda.memory_allocated()
-            took = seconds(lambda logp=logp: torch.autograd.grad(logp().sum(), (hidden, weight)))
-            row(f"log-probabilities, {name}, {N} × {V}", "seconds", took)
-            if not is_tiny:
-                peak = (torch.cuda.max_memory_allocated() - before) / 1e9
-                row(f"log-probabilities, {name}, {N} × {V}", "peak memory, GB", peak)
-
-
-def in_chunks(size: int, hidden, weight, targets):
-    CHUNK_BYTES[weight.device.type] = size * 2**20
-    return token_logprobs(hidden, weight, targets)[0]
-
-
-def decode(is_tiny: bool) -> None:
-    """The embedded sampler against the time that its bytes need at the memory's full rate."""
-    for rows in (4, 8) if is_tiny else (64, 256):
-        sizes = {"max_prompt_tokens": 64, "max_new_tokens": 16 if is_tiny else 64, "group_size": 1}
-        config = settings(is_tiny, **sizes, prompts_per_step=rows, generation_batch_size=rows)
-        with emptied():
-            policy = build(config)
-            policy.lm.generation_config.eos_token_id = None
-            sampler = TransformersSampler(policy, _NoTokenizer(), rows)
-            sampler.stop = [policy.lm.config.vocab_size]  # nothing stops
-            prompts = [[5 + i % 10] * config.max_prompt_tokens for i in range(rows)]
-            sampling = Sampling(config.max_new_tokens, 1.0)
-            took = seconds(lambda s=sampler, p=prompts, k=sampling: s.generate(p, list(range(len(p))), k), 1)
-            known = plan.predict(config, length=config.max_new_tokens, hardware=card())
-            part, tokens = f"decoding, {rows} sequences", rows * config.max_new_tokens
-            row(part, "tokens/s", tokens / took, tokens / known.seconds["decode"])
-            work = plan.Work(config, known.shape, 1, config.max_new_tokens, known.hardware)
-            context = config.max_prompt_tokens + config.max_new_tokens / 2
-            read = config.max_new_tokens * (work.weight_bytes + rows * context * work.kv_bytes)
-            row(part, "share of the memory's rate", read / took / known.hardware.bandwidth)
+    for name, other in {"the model's dtype": logp[few.mask], "float32": wide}.items():
+        off = (other - exact).abs()
+        row(f"log π, logits in {name}, beside float32 products", "mean, largest", f"{off.mean():.2g}, {off.max():.2g}")
 
 
 def story(is_tiny: bool) -> None:
     """A training of two steps, from reading a checkpoint to writing one, and its phases beside the plan."""
     with tempfile.TemporaryDirectory() as name:
-        folder, problems = Path(name), PROBLEMS.read_text().splitlines()
+        folder = Path(name)
         config = settings(is_tiny)
-        policy = build(config)
-        policy.lm.save_pretrained(folder / "model")
-        _tokenizer(problems).save_pretrained(folder / "model")
-        del policy
+        save_model(build(config), folder / "model")
         sizes = {
             "max_prompt_tokens": 256,
             "max_new_tokens": 32 if is_tiny else 256,
@@ -343,6 +278,12 @@ def story(is_tiny: bool) -> None:
             row("two steps", "peak memory, GB", peak, known.peak / 1e9)
 
 
+def save_model(policy: Policy, folder: Path) -> None:
+    """The policy and a tokenizer, as a checkpoint."""
+    policy.lm.save_pretrained(folder)
+    _tokenizer(PROBLEMS.read_text().splitlines()).save_pretrained(folder)
+
+
 def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE of the problems, whose ids are below any model's."""
     bpe = Tokenizer(models.BPE())
@@ -353,7 +294,3 @@ def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
     bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<end>")
-
-
-class _NoTokenizer:
-    pad_token_id, eos_token_id = 1, 0

@@ -6,11 +6,13 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 OUT = "DGPO_GPU_TABLE"  # environment variable: the file of the table, also for the processes started here
-_PATIENCE = 150  # seconds for a part
+WHEELS = Path("build/gpu-wheels")  # what `make gpu-wheels` makes
+_PATIENCE = 240  # seconds for a part
 
 
 def row(part: str, quantity: str, measured: float | str, predicted: float | None = None) -> None:

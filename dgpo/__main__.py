@@ -2,7 +2,7 @@
 python -m dgpo launch [RECIPE] ranks=N [...]       start N ranks by torchrun, deepspeed or SLURM, and train
 python -m dgpo sweep FILE [key=value ...]          runs that differ in named factors alone: --jobs, --shard, --report
 python -m dgpo plan [RECIPE] [key=value ...]       memory of each GPU and seconds of a step, predicted (plan --help)
-python -m dgpo eval [key=value ...]                evaluate a checkpoint on benchmarks; resumes after an interruption
+python -m dgpo eval [FILE.yaml] [key=value ...]    evaluate a checkpoint on benchmarks; resumes after an interruption
 python -m dgpo eval --rescore FOLDER               judge the stored completions again
 python -m dgpo eval --compare FOLDER FOLDER        the paired differences of two evaluations
 python -m dgpo data check FILE [--against TEST ...]  what is in a file of problems, and what of it other files hold
@@ -21,7 +21,7 @@ from dgpo import errors
 from dgpo.distributed import launcher
 from dgpo.errors import ConfigError, mark_common
 from dgpo.plain import path_text
-from dgpo.written import read_words
+from dgpo.written import read_mapping, read_words
 
 # What takes seconds to import (torch, transformers) is imported by the commands, after their settings are read.
 
@@ -89,7 +89,9 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     form.add_argument("--schema", action="store_true", help="as a JSON schema, for editors")
     commands.add_parser("methods", help="list the methods")
     evaluation = commands.add_parser("eval", help="evaluate a checkpoint", formatter_class=_Help)
-    evaluation.add_argument("settings", nargs="*", metavar="key=value", help="settings of dgpo.evaluation.settings")
+    evaluation.add_argument(
+        "settings", nargs="*", metavar="[FILE.yaml] key=value", help="as in dgpo.evaluation.settings"
+    )
     either = evaluation.add_mutually_exclusive_group()
     either.add_argument("--rescore", metavar="FOLDER", help="judge the completions of an evaluation again")
     either.add_argument("--compare", nargs=2, metavar="FOLDER", help="paired differences, first minus second")
@@ -204,7 +206,9 @@ def _eval(args, places) -> int:
 
     recipe, values = parse(args.settings, settings.EvalConfig.texts())
     if args.settings and "=" not in args.settings[0]:
-        raise ConfigError(f"{recipe!r} is not of the form key=value; an evaluation has no recipes")
+        if not recipe.endswith((".yaml", ".yml")):
+            raise ConfigError(f"{recipe!r} is neither of the form key=value nor a YAML file of settings")
+        values = read_mapping(recipe, "settings") | values
     config = settings.load(**values)
     folders = [path_text(folder) for folder in args.compare or [args.rescore] if folder]
     places |= {repr(folder): folder for folder in folders} or config.paths()

@@ -39,16 +39,20 @@ def read_run(folder: str | PathLike) -> "Run":
     return _analysis("runs").read(folder)
 
 
-def evaluate(model: str | PathLike, benchmarks: Sequence[str] = ("chain",), **settings: Any) -> "Evaluation":
+def evaluate(
+    model: str | PathLike, benchmarks: Sequence[str] = ("chain",), ranks: int = 0, **settings: Any
+) -> "Evaluation":
     """Sample and judge n completions of each problem; avg@k and pass@k with intervals, see `Evaluation`.
 
     `model` is a checkpoint's folder, such as `run.policy`. The completions are kept in `eval_dir`, and the same call
-    continues an evaluation that was interrupted. Raises ConfigError for settings that are not allowed.
+    continues an evaluation that was interrupted. ranks=8 starts so many ranks on this machine, which share the files of
+    completions. Raises ConfigError for settings that are not allowed, and LaunchError with the error of a rank.
     """
-    from dgpo.evaluation import run
     from dgpo.evaluation import settings as evaluation
+    from dgpo.launch import evaluations
 
-    return Evaluation(run.evaluate(evaluation.load(model=model, benchmarks=list(benchmarks), **settings)))
+    config = evaluation.load(model=model, benchmarks=list(benchmarks), **settings)
+    return Evaluation(evaluations.evaluate(config, ranks))
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,18 @@ class TinyPolicy(Settings):
 class VLLM(Settings):
     """The engine of rollout='vllm': one on each rank, or one on every `tensor_parallel` ranks."""
 
-    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = _rollout(
-        0.4, description="share of a GPU for vLLM's weights and KV cache"
+    gpu_memory: Annotated[float, Field(gt=0, lt=1)] | None = _rollout(
+        None, description="share of a GPU for vLLM's weights and KV cache; none: 0.4, in an evaluation what is free"
     )
     tensor_parallel: Positive = _rollout(1, description="ranks that share one engine")
     sleep: bool = _rollout(True, description="give that memory back during updates (no effect on a CPU)")
+    batch_invariant: bool = _rollout(
+        False, description="completions do not depend on their batch, by slower kernels, the trainer's too; NVIDIA GPUs"
+    )
+
+    @property
+    def share(self) -> float:
+        return self.gpu_memory or 0.4
 
 
 class Lora(Settings):
@@ -95,12 +102,18 @@ class PolicySettings(Settings):
 
     seed: Seed = _run(0, description="of every random number")
     overwrite: bool = _run(False, description="replace what the folder holds", resume="free")
+    force: bool = _run(False, description="start what, by plan's prediction, does not fit the GPU", resume="free")
 
     model: PathText = _policy(
         "tiny", description="folder, .gguf file or hub name of the policy; `tiny` is the embedded one", resume="content"
     )
     tiny: TinyPolicy = _policy(TinyPolicy(), description="the embedded policy: tiny.hidden, tiny.steps, …")
-    dtype: Literal["float32", "bfloat16"] = _policy("float32", description="precision of weights and activations")
+    dtype: Literal["float32", "bfloat16", "float16"] = _policy(
+        "float32", description="precision of weights and activations; float16 scales the loss"
+    )
+    head_dtype: Literal["model", "float32"] = _policy(
+        "model", description="precision of the logits, of trainer and sampler alike; `model`: that of dtype"
+    )
     float32_matmul: Literal["highest", "high", "medium"] = _policy(
         "highest",
         description="float32 matrix products: `high` may use TF32, `medium` bfloat16 where the processor has it",
@@ -249,8 +262,10 @@ class Config(PolicySettings):
 
     ranks: Count = _ranks(0, description="processes; 0 takes what the launcher started", resume="rounding")
     zero_stage: Annotated[int, Field(ge=1, le=3)] = _ranks(1, description="DeepSpeed's ZeRO stage", resume="rounding")
-    offload: Literal["none", "optimizer", "optimizer+params"] = _ranks(
-        "none", description="what DeepSpeed keeps in main memory", resume="rounding"
+    offload: Literal["none", "rollout", "optimizer", "optimizer+params"] = _ranks(
+        "none",
+        description="what DeepSpeed keeps in main memory; `rollout`: the optimizer, while completions are sampled",
+        resume="rounding",
     )
     timeout: Above0 = _ranks(
         1800.0, description="longest wait for the other ranks at any one place", unit="seconds", resume="free"

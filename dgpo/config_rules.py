@@ -114,6 +114,10 @@ def _check_rest(config: "Config") -> None:
         raise ConfigError("lora.r above 0 needs zero_stage=1 or 2: the frozen weights are whole on every rank")
     if config.offload == "optimizer+params" and config.zero_stage != 3:
         raise ConfigError(f"offload='optimizer+params' needs zero_stage=3, not zero_stage={config.zero_stage}")
+    if config.offload == "rollout" and config.asynchronous:
+        raise ConfigError(
+            "offload='rollout' with asynchronous=True: it samples while it learns; use offload='optimizer'"
+        )
     if config.tiny.hidden % (2 * config.tiny.heads):
         raise ConfigError(f"tiny.hidden={config.tiny.hidden} must be a multiple of 2 × tiny.heads={config.tiny.heads}")
 

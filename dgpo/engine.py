@@ -52,6 +52,9 @@ class Engine:
                 f"device={config.device!r}, but DeepSpeed trains on {taken} where it can: hide the GPUs with "
                 "CUDA_VISIBLE_DEVICES="
             )
+        self._is_scaled = config.dtype == "float16"
+        if self._is_scaled and not deepspeed.get_accelerator().is_fp16_supported():
+            raise ConfigError("dtype='float16' needs a GPU, or a CPU that computes in it: use 'bfloat16' or 'float32'")
         _init_deepspeed(policy.device.type)
         on_gpu = policy.device.type == "cuda"
         self.settings = {
@@ -60,6 +63,7 @@ class Engine:
             "gradient_clipping": config.grad_clip,
             "zero_optimization": _zero(config),
             "bf16": {"enabled": config.dtype == "bfloat16"},
+            "fp16": {"enabled": config.dtype == "float16", "hysteresis": 1},  # half the scale at every overflow
             # stage 1 would become another optimizer, which `zero_state` does not know
             "data_types": {"grad_accum_dtype": "fp32"} if config.zero_stage >= 2 else {},
             "zero_allow_untested_optimizer": True,
@@ -71,7 +75,8 @@ class Engine:
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=on_gpu or config.offload != "none" or None,  # one pass over memory instead of a dozen, and no copies
+            # one pass over memory instead of a dozen, and no copies
+            fused=on_gpu or config.offload.startswith("optimizer") or None,
         )
         self.schedule: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(config))
         self.deepspeed: Any  # its own types leave out what its ZeRO optimizers have
@@ -80,9 +85,10 @@ class Engine:
         )
         if config.zero_stage == 3:
             _own_head(policy)
+        self._parked = False
         self._sizes: list[Tensor] = []  # of the losses and gradients of an update
         for parameter in policy.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and not self._is_scaled:  # DeepSpeed looks for overflow itself
                 parameter.register_hook(self._record_grad_norm)
 
     def shard(self, policy: Policy) -> Policy:
@@ -113,13 +119,15 @@ class Engine:
             policy(batch.dummy().to(device))
         return process_group.all_reduce_sum(logp), process_group.all_reduce_sum(entropy)
 
-    def update(self, batch: Sequences, loss: Callable[[Sequences], Tensor]) -> dict[str, float]:
+    def update(self, batch: Sequences, loss: Callable[[Sequences], Tensor]) -> dict[str, float] | None:
         """One optimizer step on the sum of `loss(micro_batch)` over the micro-batches of an optimizer batch.
 
         Each rank computes its own part of `batch`, which all of them hold. Returns the gradient norm before clipping
         and the learning rate used. Raises NonFiniteError, with the weights unchanged, if a loss or a gradient is NaN
-        or infinite.
+        or infinite. In float16 a scaled gradient that overflows returns None: no step was made, and the next has half
+        the scale.
         """
+        self.unpark()
         self._sizes.clear()
         lr = self.deepspeed.get_lr()[0]
         rows_of_micros, padding = self._micro_batches(batch)
@@ -134,7 +142,27 @@ class Engine:
             self.deepspeed.optimizer.zero_grad()
             raise NonFiniteError("the loss or a gradient is NaN or infinite")
         self.deepspeed.step()
+        if self._is_scaled and self.deepspeed.optimizer.overflow:
+            if self.deepspeed.optimizer.loss_scale <= 1:
+                raise NonFiniteError("a gradient is NaN or infinite in float16, even unscaled")
+            return None
         return {"grad_norm": float(self.deepspeed.get_global_grad_norm()), "lr": lr}
+
+    def park(self) -> None:
+        """With offload="rollout", move the optimizer's state to main memory, until the next `update` or `load`."""
+        if self.config.offload == "rollout" and not self._parked:
+            from dgpo.run import parking
+
+            parking.to_host(self.deepspeed)
+            self._parked = True
+
+    def unpark(self) -> None:
+        """Undo `park`."""
+        if self._parked:
+            from dgpo.run import parking
+
+            parking.to_device(self.deepspeed, self.policy.device)
+            self._parked = False
 
     def named_full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(name as in the checkpoint, full tensor) of every parameter of the policy, with LoRA's additions.
@@ -169,6 +197,7 @@ class Engine:
 
     def load(self, folder: Path, updates: int) -> None:
         """Load the shards in `folder`, written after `updates` optimizer steps by any number of ranks."""
+        self.unpark()
         zero_state.load(folder, self.policy, self.deepspeed.optimizer, updates)
         self.schedule.load_state_dict(self.schedule.state_dict() | {"last_epoch": updates, "_step_count": updates + 1})
         for group in self.deepspeed.optimizer.param_groups:
@@ -214,7 +243,7 @@ def _zero(config: Config) -> dict:
     if config.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = _PERSISTENT
     pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if config.offload != "none":
+    if config.offload.startswith("optimizer"):
         zero["offload_optimizer"] = pinned
     if config.offload == "optimizer+params":
         zero["offload_param"] = pinned

@@ -23,7 +23,7 @@ from dgpo.model.logprobs import CHUNK_BYTES
 _DEEPSPEED_BUCKET = 500_000_000  # elements of its reduce bucket
 _DEEPSPEED_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time
 _LAUNCH = 0.85e-3  # seconds in which Python launches one layer of a decoding step (measured: 28 layers, an H100's host)
-_CONTEXT = 3e9  # bytes: CUDA context, NCCL, what the allocator cannot use
+CONTEXT = 3e9  # bytes: CUDA context, NCCL, what the allocator cannot use
 
 KNOWN = {  # by the name of the repository, for a machine without network
     "DeepSeek-R1-Distill-Qwen-1.5B": (151_936, 1_536, 8_960, 28, 12, 2),
@@ -159,7 +159,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.peak + _CONTEXT <= self.hardware.memory
+        return self.peak + CONTEXT <= self.hardware.memory
 
     def __str__(self) -> str:
         parts = list(dict.fromkeys(part for phase in self.memory.values() for part in phase))
@@ -173,7 +173,7 @@ class Plan:
             lines.append(_row(part, *(_gb(phase.get(part)) for phase in self.memory.values())))
         lines += [
             _row("together", *(_gb(sum(phase.values())) for phase in self.memory.values())),
-            f"peak {self.peak / 1e9:.1f} GB and {_CONTEXT / 1e9:.0f} GB for CUDA and NCCL: "
+            f"peak {self.peak / 1e9:.1f} GB and {CONTEXT / 1e9:.0f} GB for CUDA and NCCL: "
             + ("fits" if self.fits else "DOES NOT FIT"),
         ]
         if self.host:
@@ -209,7 +209,7 @@ class Work:
 
     def __init__(self, config: Config, shape: Shape, gpus: int, length: float, hardware: Hardware):
         self.config, self.shape, self.gpus, self.length, self.hardware = config, shape, gpus, length, hardware
-        self.width = 2 if config.dtype == "bfloat16" else 4
+        self.width = 4 if config.dtype == "float32" else 2
         self.device = "cpu" if config.device == "cpu" else "cuda"
         self.stage, self.offload = config.zero_stage, config.offload
         self.rows = -(-config.batch_size // gpus)
@@ -229,10 +229,10 @@ class Work:
         self.sampler_weights = self.weight_bytes / self.spread if self.engine else 0.0
         self.kv_cache = self.live_rows * self.longest * self.kv_bytes
         if self.engine:  # it takes all that it is given
-            self.kv_cache = config.vllm.gpu_memory * hardware.memory - self.sampler_weights
+            self.kv_cache = config.vllm.share * hardware.memory - self.sampler_weights
             if self.kv_cache < self.longest * self.kv_bytes:
                 raise ConfigError(
-                    f"vllm.gpu_memory={config.vllm.gpu_memory} of {hardware.memory / 1e9:g} GB does not hold the "
+                    f"vllm.gpu_memory={config.vllm.share} of {hardware.memory / 1e9:g} GB does not hold the "
                     f"weights ({self.sampler_weights / 1e9:.1f} GB) and one sequence of {self.longest} tokens"
                 )
 
@@ -241,7 +241,7 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
     """Bytes by phase and part."""
     config, shape, width, gpus = work.config, work.shape, work.width, work.gpus
     sharded = work.weight_bytes / gpus
-    on_host = 0 if work.offload == "none" else 1
+    on_host = work.offload.startswith("optimizer")
     split = sharded if work.stage == 3 else work.weight_bytes
     own_copy = config.rollout == "transformers" and (work.stage == 3 or config.asynchronous)
     states = {
@@ -284,6 +284,8 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
         "buckets": _DEEPSPEED_BUCKET * width if work.stage == 3 else 0,
         "step": 0 if on_host else 8 * work.trained / gpus,
     }
+    if work.offload == "rollout":  # it is in main memory, until the updates
+        rollout["optimizer"] = 0
     phases = {"rollout": rollout, "old_logp": forward, "update": update, "optimizer step": step}
     return {phase: {part: b for part, b in {**states, **parts}.items() if b} for phase, parts in phases.items()}
 
@@ -292,8 +294,10 @@ def _host(work: Work) -> float:
     """Bytes of main memory for each GPU, for offloaded tensors."""
     if work.offload == "none":
         return 0.0
+    if work.offload == "rollout":
+        return 12 * work.trained / work.gpus  # float32 weights and moments
     params = work.weight_bytes if work.offload == "optimizer+params" else 0
-    return (16 * work.trained + params) / work.gpus  # float32 weights, moments and gradients
+    return (16 * work.trained + params) / work.gpus  # and gradients
 
 
 def _seconds(work: Work) -> dict[str, float]:

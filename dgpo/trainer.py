@@ -94,6 +94,11 @@ class Trainer:
         process_group.init(pick_device(config.device), config.timeout)
         process_group.check_settings(config)
         process_group.on_rank0(hub.check, config)
+        if pick_device(config.device) == "cuda":
+            from dgpo import room
+
+            room.use_expandable_segments(config)
+            process_group.on_all_ranks(room.check, config)
         self.run = RunFolder(config)
         self.config = config = self.run.config
         self.seconds = PhaseTimer(partial(out_of_memory, config))
@@ -114,6 +119,7 @@ class Trainer:
                 sampled = copy.deepcopy(self.policy).requires_grad_(False)
             self.engine = Engine(self.policy, config)
             self.reference = self.reference and self.engine.shard(self.reference)
+            self.engine.park()
             self.sampler = rollout.make(config, sampled, self.tokenizer, self.source, longest)
         self.sampling = Sampling(config.max_new_tokens, config.temperature)
         self.kl_coef = config.kl_coef  # of the next updates
@@ -150,6 +156,7 @@ class Trainer:
     def load_sampler(self) -> None:
         """Give the sampler the policy's weights; an asynchronous one finishes sampling first."""
         with self.seconds.phase("load"):
+            self.engine.park()
             self.sampler.load(self.engine.named_full_parameters())
 
     def rollout(self) -> tuple[Rollout, Tensor, Metrics]:
@@ -259,7 +266,8 @@ class Trainer:
                     w_log, penalty = self.method.coefficients(*given)
                     mini = mini.replace(w_log=w_log, penalty=penalty)
                 try:
-                    reports.append(self.engine.update(mini, partial(self._loss, i, telemetry)))
+                    report = self.engine.update(mini, partial(self._loss, i, telemetry))
+                    reports += [report] if report else []  # none where float16 overflowed
                 except NonFiniteError as error:
                     raise self._diverged(step, i, mini, error) from error
         if config.token_records:
@@ -402,4 +410,5 @@ def _load(config: Config):
             f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must "
             f"add up to at most the model's {positions} positions"
         )
-    return Policy(lm, config.temperature, right_padded=config.max_tokens_per_micro_batch is not None), tokenizer, source
+    right_padded = config.max_tokens_per_micro_batch is not None
+    return Policy(lm, config.temperature, right_padded, config.head_dtype), tokenizer, source

@@ -13,9 +13,9 @@ from dgpo.engine import Engine
 from dgpo.model.policy import Policy
 
 
-def made(stage: int) -> tuple[Engine, Rollout]:
-    """A bfloat16 policy with random weights, and 32 sequences of which each is a micro-batch."""
-    config = configs.load("tiny", zero_stage=stage, dtype="bfloat16", micro_batch_size=1, grad_clip=1e9)
+def made(stage: int, dtype: str = "bfloat16") -> tuple[Engine, Rollout]:
+    """A policy with random weights, and 32 sequences of which each is a micro-batch."""
+    config = configs.load("tiny", zero_stage=stage, dtype=dtype, micro_batch_size=1, grad_clip=1e9)
     process_group.init("cpu", config.timeout)
     torch.manual_seed(0)
     shape = Qwen2Config(
@@ -31,7 +31,7 @@ def made(stage: int) -> tuple[Engine, Rollout]:
         finished=torch.ones(32, dtype=torch.bool),
         sequence_id=torch.arange(32),
     )
-    return Engine(Policy(Qwen2ForCausalLM(shape).bfloat16().eval()), config), batch
+    return Engine(Policy(Qwen2ForCausalLM(shape).to(getattr(torch, dtype)).eval()), config), batch
 
 
 def error(stage: int) -> float:

@@ -69,6 +69,17 @@ class TestCounts:
 
 
 class TestBytes:
+    def test_a_parked_optimizer_is_in_main_memory_during_rollouts_alone(self):
+        name = "DeepSeek-R1-Distill-Qwen-1.5B"
+        plain, parked = (predict(like(name, rollout="vllm", offload=how)) for how in ("none", "rollout"))
+        states = plain.memory["rollout"]["optimizer"]
+        assert states == 12 * plain.shape.parameters
+        assert "optimizer" not in parked.memory["rollout"]
+        assert {k: v for k, v in plain.memory.items() if k != "rollout"} == {
+            k: v for k, v in parked.memory.items() if k != "rollout"
+        }
+        assert (plain.host, parked.host) == (0, states)
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_what_a_layer_keeps(self, dtype):
         def kept(layers):

@@ -6,6 +6,7 @@ look it up in `LLM`, `EngineArgs` and `SamplingParams` before you add it.
 """
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import torch
@@ -14,7 +15,7 @@ import torch
 class SamplingParams:
     def __init__(
         self, *, temperature=1.0, top_p=1.0, seed=None, max_tokens=16, stop_token_ids=None, logprobs=None,
-        detokenize=True,
+        detokenize=True, flat_logprobs=False,
     ):  # fmt: skip
         vars(self).update({k: v for k, v in locals().items() if k != "self"})
 
@@ -22,15 +23,19 @@ class SamplingParams:
 class LLM:
     """`calls` has everything that was asked of the engine, in order; `weights` is the last version loaded."""
 
+    last: "LLM"  # made
+
     def __init__(
         self, model, *, dtype, max_model_len, max_num_seqs, gpu_memory_utilization, tensor_parallel_size,
         distributed_executor_backend, enable_sleep_mode, enforce_eager, enable_chunked_prefill, logprobs_mode,
         generation_config, skip_tokenizer_init, use_tqdm_on_load, trust_remote_code,
+        hf_overrides=None,
     ):  # fmt: skip
         assert isinstance(model, str)
         assert 0 < gpu_memory_utilization < 1
         assert distributed_executor_backend in (None, "external_launcher")
         self.arguments = {k: v for k, v in locals().items() if k != "self"}
+        LLM.last = self
         self.calls, self.weights, self._sleeps = [], "as on disk", enable_sleep_mode
         self._awake = {"weights", "kv_cache"}
         self.model = SimpleNamespace(compute_logits=lambda hidden: hidden)
@@ -72,7 +77,10 @@ class LLM:
 
     def _answer(self, prompt, params):
         ids = [prompt[-1], params.stop_token_ids[0]][: params.max_tokens]
-        probabilities = [{t: SimpleNamespace(logprob=-0.5)} for t in ids]
+        assert params.flat_logprobs, "a dictionary and an object a token"
+        # as vLLM's FlatLogprobs; at the second token the sampled one comes first, and then the likeliest
+        probabilities = SimpleNamespace(start_indices=[0, 1], end_indices=[1, 3], logprobs=[-0.5, -0.5, -0.1])
+        probabilities.token_ids = [ids[0], ids[-1], 0]
         reason = "stop" if ids[-1] in params.stop_token_ids else "length"
         return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=probabilities, finish_reason=reason)])
 
@@ -90,6 +98,7 @@ def install(monkeypatch) -> None:
     }  # fmt: skip
     for name, attributes in contents.items():
         module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
         vars(module).update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

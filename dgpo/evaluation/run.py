@@ -1,15 +1,17 @@
 """Sample, judge and store completions; judge stored ones again."""
 
+import importlib.util
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import date
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 
-from dgpo import rollout
+from dgpo import rollout, room
 from dgpo.config_rules import check_machine
 from dgpo.data.messages import messages_of
 from dgpo.distributed import process_group
@@ -21,7 +23,7 @@ from dgpo.evaluation.heldout import decode, encode, token_ids
 from dgpo.evaluation.scores import Samples, per_problem, summary
 from dgpo.evaluation.settings import EvalConfig, makes_its_own
 from dgpo.files import check_place, file_hash, lock
-from dgpo.model import tiny
+from dgpo.model import loading, tiny
 from dgpo.model.policy import Policy, pick_device
 from dgpo.progress import Progress
 from dgpo.rollout import Sampling
@@ -41,30 +43,42 @@ def evaluate(config: EvalConfig) -> Path:
     divided. Raises ConfigError, DataError and EvaluationError.
     """
     if process_group.world_size() > 1:
-        if config.rollout == "vllm" and (spread := config.vllm.tensor_parallel) > 1:
+        if config.rollout != "transformers" and (spread := config.vllm.tensor_parallel) > 1:
             raise ConfigError(f"vllm.tensor_parallel={spread} must be 1 in an evaluation: each rank has its own engine")
         process_group.init(pick_device(config.device), _PATIENCE)
+    check(config)
+    on_gpu = pick_device(config.device) == "cuda"
+    config = process_group.on_rank0(_resolved, config, on_gpu)
+    rollout.check(config)
+    if on_gpu:
+        room.use_expandable_segments(config)
+    embedded = config.rollout == "transformers"
+    lm, tokenizer, source = tiny.load_policy(config, weights=embedded)  # vLLM loads its own
+    loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
+    longest = max(_longest(benchmark, lm, tokenizer) for benchmark in loaded)
+    policy = Policy(lm, config.temperature, head_dtype=config.head_dtype) if embedded else None
+    if policy:
+        process_group.on_rank0(check_model, config, policy, tokenizer, longest)
+    fitted = process_group.on_all_ranks(room.for_evaluation, config, lm.config, longest) if on_gpu else config
+    with Judge(config, loaded) as judge, _shared(config, _made_of(config, source, lm, loaded), loaded) as folder:
+        with room.explained(config) if on_gpu else nullcontext(), ExitStack() as held:
+            sampler = rollout.make(fitted, policy or SimpleNamespace(lm=lm), tokenizer, source, longest)
+            held.enter_context(closing(sampler))
+            _fill(folder, loaded, sampler, tokenizer, judge)
+        process_group.all_gather_object(None)  # all of them are there
+        process_group.on_rank0(_report, folder, config.k)
+    return folder.path
+
+
+def check(config: EvalConfig) -> None:
+    """Raise ConfigError for a folder, a machine or benchmarks that an evaluation cannot have: nothing is loaded."""
     check_place(Path(config.eval_dir), f"eval_dir={config.eval_dir!r}")
     check_machine(config)
-    rollout.check(config)
-    config = process_group.on_rank0(_dated, config)
     for name in config.benchmarks:
         if ":" in name:
             task_class(name)
         elif not makes_its_own(name):
             benchmarks.find(name, config.data_dir)  # a misspelt name should not cost the loading of a model
-    lm, tokenizer, source = tiny.load_policy(config)
-    loaded = [benchmarks.load(name, config, tokenizer) for name in config.benchmarks]
-    longest = max(_longest(benchmark, lm, tokenizer) for benchmark in loaded)
-    policy = Policy(lm, config.temperature)
-    process_group.on_rank0(check_model, config, policy, tokenizer, longest)
-    with Judge(config, loaded) as judge, _shared(config, _made_of(config, source, lm, loaded), loaded) as folder:
-        sampler = rollout.make(config, policy, tokenizer, source, longest)
-        with closing(sampler):
-            _fill(folder, loaded, sampler, tokenizer, judge)
-        process_group.all_gather_object(None)  # all of them are there
-        process_group.on_rank0(_report, folder, config.k)
-    return folder.path
 
 
 @contextmanager
@@ -78,11 +92,18 @@ def _shared(config: EvalConfig, made_of: identity.MadeOf, loaded: list[Benchmark
         process_group.all_gather_object(None)  # before rank 0 unlocks it
 
 
-def _dated(config: EvalConfig) -> EvalConfig:
-    """The config with a date: its own, that of the evaluation it resumes, or today's."""
+def _resolved(config: EvalConfig, on_gpu: bool) -> EvalConfig:
+    """The config with a date, a sampler and a dtype: its own, those of the evaluation it resumes, or those for here."""
     exists = (Path(config.eval_dir) / "manifest.json").exists() and not config.overwrite
-    before = EvaluationFolder(config.eval_dir).config.date if exists else None
-    return config.model_copy(update={"date": config.date or before or str(date.today())})
+    before = EvaluationFolder(config.eval_dir).config if exists else None
+    on_vllm = on_gpu and config.model != "tiny" and importlib.util.find_spec("vllm") is not None
+    here = {
+        "date": lambda: str(date.today()),
+        "rollout": lambda: "vllm" if on_vllm else "transformers",
+        "dtype": lambda: loading.dtype_of(config) if on_gpu else "float32",
+    }
+    open_ = [name for name in here if getattr(config, name) in (None, "auto")]
+    return config.model_copy(update={n: (before and getattr(before, n)) or here[n]() for n in open_})
 
 
 def _longest(benchmark: Benchmark, lm, tokenizer) -> int:
@@ -163,7 +184,7 @@ def _fill(folder: EvaluationFolder, loaded: list[Benchmark], sampler, tokenizer,
 def _own_tasks(folder: EvaluationFolder) -> list[Benchmark]:
     """The benchmarks module:Class of a folder, made again. Raises EvaluationError if their problems have changed."""
     names = [name for name in folder.benchmarks if ":" in name]
-    tokenizer = tiny.load_policy(folder.config)[1] if names else None
+    tokenizer = tiny.load_policy(folder.config, weights=False)[1] if names else None
     loaded = [benchmarks.load(name, folder.config, tokenizer) for name in names]
     made_of = folder.identity.made_of
     folder.check(made_of | {"data": made_of["data"] | {b.name: b.sha256 for b in loaded}}, str(folder.path))

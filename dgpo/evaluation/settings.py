@@ -14,14 +14,16 @@ from dgpo.settings import GENERATED, WORDS, Above0, Count, PathText, Positive, n
 ACCEPTABLE = ("code",)  # two policies, or two sets of problems, are two evaluations
 
 # Besides the policy, the problems and the limit of tokens, these decide a score, the last three where rewards judge.
-SAMPLING = ("temperature", "top_p", "dtype", "rollout", "reward", "reward_weights", "right_above")
+SAMPLING = ("temperature", "top_p", "dtype", "head_dtype", "rollout", "reward", "reward_weights", "right_above")
 
 _ELSEWHERE = {
     "task": "benchmarks=[module:Class]",
     "data": "data_dir=FOLDER and benchmarks=[NAME] for the file NAME in it",
 }
 
-_run, _task, _rollout, _scores = (partial(setting, group=group) for group in ("run", "task", "rollout", "scores"))
+_run, _task, _policy, _rollout, _scores = (
+    partial(setting, group=group) for group in ("run", "task", "policy", "rollout", "scores")
+)
 
 
 class EvalConfig(PolicySettings):
@@ -43,6 +45,12 @@ class EvalConfig(PolicySettings):
         128, description="held-out problems of a generated task or module:Class", unit="problems"
     )
 
+    rollout: Literal["auto", "transformers", "vllm"] = _rollout(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "auto", description="the sampler; `auto` takes vLLM on a GPU where it is installed"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _policy(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "auto", description="precision of weights and activations; `auto` takes the checkpoint's on a GPU, else float32"
+    )
     n: Positive = _rollout(
         16, description="completions of each problem; a larger n continues an evaluation", unit="completions"
     )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Protocol
 
 from dgpo import errors, lifetimes
 from dgpo.config import Config, ConfigError
@@ -25,21 +26,28 @@ class LaunchError(Explained, RuntimeError):
         self.exit_code = code
 
 
-def follow(launcher: Torchrun, settings: Path, log: Path, made: int = 0) -> None:
+class Shown(Protocol):
+    """What is shown while the ranks work: a progress line, and the call that brings it up to date."""
+
+    progress: Progress
+
+    def show(self) -> None: ...
+
+
+def follow(launcher: Torchrun, settings: Path, log: Path, shown: Shown) -> None:
     """Start the ranks, show their progress and wait for their end. An exception here, such as Ctrl-C, ends them first.
 
-    `made` is the number of steps already made. The output of the ranks is appended to `log`. Raises LaunchError.
+    The output of the ranks is appended to `log`. Raises LaunchError.
     """
     begun = log.stat().st_size if log.exists() else 0
-    steps = _Steps(launcher.config, made)
     with log.open("ab") as file:
         output = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
         process = lifetimes.start_program(launcher.command(settings, log), env=launcher.environment(), **output)
     try:
-        with steps.progress:
+        with shown.progress:
             while not _ended(process):
-                steps.show()
-            steps.show()
+                shown.show()
+            shown.show()
     finally:
         if process.returncode is None:
             launcher.stop(process)
@@ -48,8 +56,8 @@ def follow(launcher: Torchrun, settings: Path, log: Path, made: int = 0) -> None
         raise LaunchError(f"{said}; what the ranks printed: {log}", code)
 
 
-class _Steps:
-    """Shows the steps that other processes make, from the rows that they append."""
+class Steps:
+    """Shows the steps that other processes make, from the rows that they append; `made` were made before."""
 
     def __init__(self, config: Config, made: int):
         self.path, self.held_out = Path(config.run_dir) / "metrics.jsonl", f"eval/avg@{config.eval_samples}"

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,12 +34,14 @@ class Torchrun:
 
     takes    the settings of Launch that this launcher accepts and others may not
     here     whether all ranks are on this machine
+    program  the command of dgpo that they run
     """
 
     takes = ("port",)
     here = True
+    program = "train"
 
-    def __init__(self, config: Config, how: Launch):
+    def __init__(self, config: Any, how: Launch):
         self.config, self.how = config, how
 
     @property
@@ -62,7 +65,7 @@ class Torchrun:
         """The command that starts the ranks; a SLURM job writes its output to `log`."""
         port = ["--master-addr=127.0.0.1", f"--master-port={self.how.port}"] if self.how.port else ["--standalone"]
         start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.ranks}", *port]
-        return [*start, "-m", "dgpo", "train", str(settings)]
+        return [*start, "-m", "dgpo", self.program, str(settings)]
 
     def environment(self) -> dict[str, str]:
         """This process's environment; without OMP_NUM_THREADS torchrun would give each rank one thread."""

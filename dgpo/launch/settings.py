@@ -34,7 +34,6 @@ class Launch(Settings):
     gpu: str | None = _launch(
         None, description="card for plan's prediction; none: this machine's, or h200 for ranks elsewhere"
     )
-    force: bool = _launch(False, description="start a run that, by plan's prediction, does not fit")
 
 
 def make(values: dict[str, Any]) -> Launch:

@@ -13,7 +13,7 @@ from dgpo.distributed import process_group
 from dgpo.errors import ConfigError
 from dgpo.files import atomic_write
 from dgpo.launch import launchers
-from dgpo.launch.follow import follow
+from dgpo.launch.follow import Steps, follow
 from dgpo.launch.settings import Launch
 from dgpo.progress import in_notebook, tell
 from dgpo.run.folder import RunFolder
@@ -39,7 +39,7 @@ def train(config: Config, how: Launch | None = None) -> Path:
     atomic_write(settings, lambda scratch: configs.dump(config, scratch))
     ranks = f"{config.ranks} rank{'s' * (config.ranks > 1)}"
     tell(f"{folder}: {ranks} by {how.launch or 'torchrun'}; what they print is in {folder / 'launch' / 'log.txt'}")
-    follow(launcher, settings, log, made)
+    follow(launcher, settings, log, Steps(config, made))
     return folder
 
 
@@ -84,11 +84,13 @@ def _show_plan(config: Config, how: Launch, here: bool) -> None:
     """Print plan's prediction. Raises ConfigError if the run does not fit, unless `force`."""
     predicted = plan.predict(config, config.ranks, _hardware(how.gpu, here))
     print(predicted, flush=True)
-    if not (predicted.fits or how.force):
+    if not (predicted.fits or config.force):
+        from dgpo import room
+
+        memory = predicted.hardware.memory
         raise ConfigError(
-            f"plan: the peak of {predicted.peak / 1e9:.1f} GB does not fit a GPU of "
-            f"{predicted.hardware.memory / 1e9:.0f} GB: use more ranks, a higher zero_stage, gradient_checkpointing, "
-            "offload or fewer max_tokens_per_micro_batch; force=True starts it anyway"
+            f"plan: the peak of {predicted.peak / 1e9:.1f} GB does not fit a GPU of {memory / 1e9:.0f} GB: "
+            f"{room.advice(config, config.ranks, predicted.hardware, memory)}; force=true starts it anyway"
         )
 
 

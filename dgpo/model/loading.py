@@ -44,12 +44,12 @@ def load_lm(
     would run without permission; and for a GGUF file without the extra `gguf`.
     """
     shape = load_shape(path, trust_remote_code)
-    _check_files(path)
+    check_files(path)
     tokenizer = load_tokenizer(path, trust_remote_code)
     folder, gguf = _source(path)
     disable_progress_bar()  # a bar that a stored notebook shows as rubbish
     bar = redirect_stderr(io.StringIO()) if gguf else nullcontext()  # the one that the switch does not reach
-    with _named(path), _quietly(*_TALKATIVE), bar:
+    with naming(path), _quietly(*_TALKATIVE), bar:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -65,14 +65,14 @@ def load_lm(
         vars(lm.config).pop("quantization_config", None)
     lm = lm.to(device)
     _check_weights(path, lm, report)
-    _check_tokens(path, lm, tokenizer)
+    check_tokens(path, lm, tokenizer)
     return lm, tokenizer
 
 
 def load_tokenizer(path: str | Path, trust_remote_code: bool = False):
     """The tokenizer of a checkpoint folder, a GGUF file or a hub name, which pads on the left. Raises ConfigError."""
     folder, gguf = _source(path)
-    with _named(path), _quietly(*_TALKATIVE):
+    with naming(path), _quietly(*_TALKATIVE):
         named = None if gguf else get_tokenizer_config(folder).get("tokenizer_class")
         # AutoTokenizer puts Qwen2's word splitting in place of that of a tokenizer.json beside any Qwen2 model
         loader = PreTrainedTokenizerFast if named in _AS_SAVED else AutoTokenizer
@@ -86,7 +86,7 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False):
     return tokenizer
 
 
-def _check_files(path) -> None:
+def check_files(path) -> None:
     """Raise ConfigError for files left by a clone without git-lfs or a broken download; transformers garbles those."""
     for file in sorted(Path(path).iterdir()) if os.path.isdir(path) else ():
         if file.suffix not in (".safetensors", ".bin", ".json", ".model"):
@@ -121,7 +121,7 @@ def _check_weights(path, lm, report) -> None:
     raise ConfigError(f"model={str(path)!r}: its weights {what}{' ...' if len(found) > 3 else ''}")
 
 
-def _check_tokens(path, lm, tokenizer) -> None:
+def check_tokens(path, lm, tokenizer) -> None:
     """Raise ConfigError for a token id outside the embedding or the output layer, an index error deep in the model."""
     layers = (lm.get_input_embeddings(), lm.get_output_embeddings())
     rows = min(len(layer.weight) for layer in layers if layer is not None)
@@ -142,7 +142,7 @@ def load_shape(path: str | Path, trust_remote_code: bool = False):
     folder, gguf = _source(path)
     if gguf:
         _check_gguf(path)
-        with _named(path), _quietly(*_TALKATIVE):
+        with naming(path), _quietly(*_TALKATIVE):
             return AutoConfig.from_pretrained(folder, **gguf)
     local = os.path.isdir(path)
     if local and not (Path(path) / "config.json").exists():
@@ -151,8 +151,16 @@ def load_shape(path: str | Path, trust_remote_code: bool = False):
         raise ConfigError(f"model={str(path)!r} has no config.json: not a transformers checkpoint folder")
     if not local and (str(path).startswith((".", "/", "~")) or str(path).count("/") > 1):
         raise ConfigError(f"model={str(path)!r} does not exist")
-    with _named(path):
+    with naming(path):
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
+def dtype_of(config) -> str:
+    """The dtype of a config's checkpoint: one that `dtype` may be, else float32."""
+    if config.model == "tiny":
+        return "float32"
+    said = str(load_shape(config.model, config.trust_remote_code).dtype).removeprefix("torch.")
+    return said if said in ("bfloat16", "float16") else "float32"
 
 
 def _source(path) -> tuple[str | Path, dict[str, Any]]:
@@ -180,7 +188,7 @@ def _check_gguf(path) -> None:
 
 
 @contextmanager
-def _named(path):
+def naming(path):
     """An error of transformers at reading a model names it, by the first of its many lines."""
     try:
         yield
@@ -206,11 +214,11 @@ def _quietly(*names: str):
 
 def _attention(attention: str, dtype: str, device: str, shape) -> str | None:
     """The implementation's name for transformers; None is SDPA where the architecture has it."""
-    possible = device == "cuda" and dtype == "bfloat16" and is_flash_attn_2_available()
+    possible = device == "cuda" and dtype != "float32" and is_flash_attn_2_available()
     if attention == "flash_attention_2" and not possible:
         raise ConfigError(
-            "attention='flash_attention_2' needs a CUDA device, dtype='bfloat16' and the package flash-attn; "
-            "'auto' uses it where all three are present, else 'sdpa'"
+            "attention='flash_attention_2' needs a CUDA device, dtype='bfloat16' or 'float16', and the package "
+            "flash-attn; 'auto' uses it where all three are present, else 'sdpa'"
         )
     if attention == "auto":
         known = getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(shape), None), "_supports_flash_attn", False)

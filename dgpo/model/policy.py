@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dgpo.batch import Rollout
 from dgpo.config import ConfigError
-from dgpo.model.logprobs import token_logprobs
+from dgpo.model.logprobs import token_logprobs, wide_linear
 from dgpo.model.output_layer import check_output_layer
 
 _ONE_THREAD = 20_000_000  # parameters; below, two threads wait for each other longer than they work
@@ -23,6 +23,7 @@ class Policy(nn.Module):
 
     right_padded    sequences are moved to the left before the forward pass: nothing is computed for the padding before
                     a prompt, and causal attention needs no mask, which is what its fastest kernels ask for
+    head_dtype      "float32": logits in float32, also in the model's own forward pass; "model": in the model's dtype
 
     Raises ConfigError for a model whose logits are not those of its output layer (`output_layer.check_output_layer`).
     """
@@ -30,11 +31,16 @@ class Policy(nn.Module):
     lm: PreTrainedModel
     device: torch.device
 
-    def __init__(self, lm: PreTrainedModel, temperature: float = 1.0, right_padded: bool = False):
+    def __init__(
+        self, lm: PreTrainedModel, temperature: float = 1.0, right_padded: bool = False, head_dtype: str = "model"
+    ):
         super().__init__()
         self.device = lm.device  # once ZeRO-3 has cut the weights, they no longer say
         self.lm, self.temperature, self.right_padded = lm, temperature, right_padded
         check_output_layer(lm)
+        self.is_wide = head_dtype == "float32" and lm.dtype != torch.float32
+        if self.is_wide:  # for the embedded sampler, which asks the model for its logits
+            self.head.forward = MethodType(_wide_head, self.head)
 
     @property
     def head(self) -> nn.Linear:
@@ -50,6 +56,7 @@ class Policy(nn.Module):
             bias=getattr(head, "bias", None),
             temperature=self.temperature,
             with_entropy=with_entropy,
+            is_wide=self.is_wide,
         )
         empty = logp.new_zeros(live.shape)
         return empty.masked_scatter(live, logp), empty.masked_scatter(live, entropy)
@@ -75,6 +82,10 @@ class Policy(nn.Module):
         hidden = self.lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         row, place = batch.mask.nonzero(as_tuple=True)
         return hidden[row, prompt.shape[1] - before[row, 0] + place - 1]
+
+
+def _wide_head(head: nn.Linear, hidden: Tensor) -> Tensor:
+    return wide_linear(hidden.flatten(0, -2), head.weight, head.bias).unflatten(0, hidden.shape[:-1])
 
 
 def set_threads(threads: int, parameters: int) -> None:

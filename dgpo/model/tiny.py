@@ -53,8 +53,10 @@ def cache_root() -> Path:
     return Path(path_text(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "dgpo"
 
 
-def load_policy(config):
+def load_policy(config, weights: bool = True):
     """(causal LM, tokenizer, checkpoint) of a Config or EvalConfig: its own folder, or the embedded policy's.
+
+    Without `weights` the model is an outline on the meta device.
 
     Sets torch's threads and its float32 matrix products for this process. A warm-up, which runs share, always has the
     full precision.
@@ -66,10 +68,13 @@ def load_policy(config):
         task = task_of(config)
         process_group.on_rank0(checkpoint, config.tiny, None, task)
         source = checkpoint(config.tiny, None, task)  # made already, unless this host has a cache of its own
-    device = pick_device(config.device)
-    lm, tokenizer = process_group.on_all_ranks(
-        load_lm, source, config.dtype, device, config.attention, config.trust_remote_code
-    )
+    if weights:
+        how = (config.dtype, pick_device(config.device), config.attention, config.trust_remote_code)
+        lm, tokenizer = process_group.on_all_ranks(load_lm, source, *how)
+    else:
+        from dgpo.model.outline import load_outline
+
+        lm, tokenizer = process_group.on_all_ranks(load_outline, source, config.trust_remote_code)
     set_threads(config.threads, lm.num_parameters())
     torch.set_float32_matmul_precision(config.float32_matmul)
     return lm, tokenizer, source
@@ -99,6 +104,8 @@ def _checkpoint(settings: TinyPolicy, root: Path, task) -> Path:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=root))
         try:
             disable_progress_bar()
+            if not torch.cuda.is_available():  # to save, transformers may import DeepSpeed, which announces its choice
+                os.environ.setdefault("DS_ACCELERATOR", "cpu")
             warm_up(settings, task).save_pretrained(scratch)
             task.tokenizer().save_pretrained(scratch)
             (scratch / "tiny.json").write_text(settings.model_dump_json(indent=2))

@@ -200,7 +200,9 @@ def _make(config: Config, source: str, pad: int, stop: list[int], length: int):
     from dgpo.rollout.transformers import TransformersSampler
 
     lm, tokenizer, _ = tiny.load_policy(config)
-    return TransformersSampler(Policy(lm, config.temperature), tokenizer, config.generation_batch_size)
+    return TransformersSampler(
+        Policy(lm, config.temperature, head_dtype=config.head_dtype), tokenizer, config.generation_batch_size
+    )
 
 
 def main(socket: str, memory: str) -> int:

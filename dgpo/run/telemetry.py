@@ -117,10 +117,16 @@ class TokenStats:
         return frame.astype(dict.fromkeys(floats, "float32") | {"step": "int32", "update": "int32"})
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is torch's, or that of vLLM's allocator: `CUDA Error: out of memory at …/cumem_allocator.cpp:62`."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or ("cuda error" in said and "out of memory" in said)
+
+
 class PhaseTimer:
     """Wall time by phase; a phase may be entered many times.
 
-    out_of_memory    (phase, torch's out-of-memory error) → the error to raise in its place
+    out_of_memory    (phase, the out-of-memory error of torch or vLLM) → the error to raise in its place
     """
 
     def __init__(self, out_of_memory: Callable[[str, Exception], Exception]):
@@ -133,7 +139,9 @@ class PhaseTimer:
         try:
             with process_group.error_scope(name):
                 yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise self._out_of_memory(name, error) from error
         finally:
             self._spent[name] += time.perf_counter() - start

@@ -30,6 +30,7 @@ from dgpo.run import identity
 from dgpo.run.checkpoint import CheckpointError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter")  # of float16's loss
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def save(folder: Path, model: nn.Module, zero) -> None:
         for kind in ("weight", *_MOMENTS):
             if kind in held:  # before the first update there are no moments
                 shard[f"{piece.name}|{piece.start}|{kind}"] = piece.of(held[kind]).cpu()
-    shapes = json.dumps(identity.of_parameters(model))
-    save_file(shard, folder / f"rank_{process_group.rank():05d}.safetensors", metadata={"shapes": shapes})
+    about = {"shapes": json.dumps(identity.of_parameters(model))}
+    if (scaler := zero.loss_scaler).dynamic:
+        about["loss_scale"] = json.dumps({name: getattr(scaler, name) for name in _SCALE})
+    save_file(shard, folder / f"rank_{process_group.rank():05d}.safetensors", metadata=about)
 
 
 @torch.no_grad()
@@ -85,7 +88,9 @@ def load(folder: Path, model: nn.Module, zero, updates: int) -> None:
         where = defaultdict(list)  # (parameter, kind) → the file, key, start and end of each piece
         for path in sorted(folder.glob("rank_*.safetensors")):
             file = stack.enter_context(safe_open(path, "pt"))
-            _compare(path, json.loads((file.metadata() or {}).get("shapes", "{}")), identity.of_parameters(model))
+            about = file.metadata() or {}
+            _compare(path, json.loads(about.get("shapes", "{}")), identity.of_parameters(model))
+            vars(zero.loss_scaler).update(json.loads(about.get("loss_scale", "{}")))
             for key in file.keys():  # noqa: SIM118 (it is no mapping)
                 name, start, kind = key.split("|")
                 size = file.get_slice(key).get_shape()[0]

@@ -157,7 +157,7 @@ class TestFolder:
         )
         (result,) = run.read(run.evaluate(config))
         assert result.sampling == {
-            "temperature": 0.6, "top_p": 0.95, "dtype": "float32", "rollout": "transformers",
+            "temperature": 0.6, "top_p": 0.95, "dtype": "float32", "head_dtype": "model", "rollout": "transformers",
             "generated_max_new_tokens": 40, "reward": [], "reward_weights": [], "right_above": 1.0,
         }  # fmt: skip
         assert result.right.shape == (20,)
@@ -330,7 +330,7 @@ class TestRefusals:
                 ["benchmarks=[aime24]"],
                 "unknown benchmark 'aime24'; without data_dir=FOLDER there are: chain, countdown, words",
             ),
-            (["rollout=vlm"], "rollout='vlm': input should be 'transformers' or 'vllm'"),
+            (["rollout=vlm"], "rollout='vlm': input should be 'auto', 'transformers' or 'vllm'"),
             (["generated_max_new_tokens=9"], "generated_max_new_tokens=9 must be at least 29"),
             (["n=2", "tiny"], "'tiny' is not of the form key=value"),
             (["n=4", "--rescore", "x"], "take no settings"),

@@ -73,7 +73,7 @@ def test_what_an_earlier_start_printed_is_no_error_of_this_one(stub, tmp_path):
     log.write_text("error: yesterday's\n")
     stub.code = "print('error: today’s'); exit(1)"
     with pytest.raises(follow.LaunchError, match=f"^today’s; what the ranks printed: {log}$"):
-        follow.follow(stub, tmp_path / "settings.yaml", log)
+        follow.follow(stub, tmp_path / "settings.yaml", log, follow.Steps(stub.config, 0))
     assert log.read_text() == "error: yesterday's\nerror: today’s\n"
 
 
@@ -81,7 +81,7 @@ def test_new_rows_are_shown_each_once(stub, tmp_path, monkeypatch):
     shown, metrics = [], tmp_path / "run" / "metrics.jsonl"
     monkeypatch.setattr(follow.Progress, "update", lambda self, done, **values: shown.append((done, values)))
     rows.append(metrics, [{"step": step, "reward/mean": 9.0} for step in range(4)])  # an earlier run's
-    steps = follow._Steps(stub.config, made=2)
+    steps = follow.Steps(stub.config, made=2)
     steps.show()
     assert shown == []
     metrics.unlink()
@@ -110,5 +110,5 @@ def test_one_that_does_not_end_when_told_to_is_killed(stub, tmp_path, monkeypatc
     monkeypatch.setattr(launchers.Torchrun, "stop", watched)
     stub.code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
     with pytest.raises(KeyboardInterrupt):
-        follow.follow(stub, tmp_path / "settings.yaml", tmp_path / "log.txt")
+        follow.follow(stub, tmp_path / "settings.yaml", tmp_path / "log.txt", follow.Steps(stub.config, 0))
     assert ended[0] in (-signal.SIGKILL, -signal.SIGTERM)  # the latter where it was still starting

@@ -249,7 +249,7 @@ class TestOnGPUs:
         if force:
             assert dgpo.launch.start.train(*load_launch("tiny", **small, ranks=2, force=True)) == Path(small["run_dir"])
         else:
-            with pytest.raises(ConfigError, match=r"does not fit a GPU of 80 GB: .*force=True"):
+            with pytest.raises(ConfigError, match=r"does not fit a GPU of 80 GB: .*force=true"):
                 start.train(*load_launch("tiny", **small, ranks=2))
             assert not Path(small["run_dir"]).exists()
             start.train(*load_launch("tiny", **small, ranks=2, gpu="h200"))

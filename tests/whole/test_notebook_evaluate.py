@@ -22,6 +22,7 @@ def executed(tmp_path_factory):
         "folder": str(folder),
         "training": training,
         "n": 8,
+        "ranks": 2,
         "settings": {"tiny": SMALL["tiny"], "difficulty": 1, "generated_problems": 12, "generated_max_new_tokens": 14},
     }
     execute("evaluate", folder / "out.ipynb", parameters)

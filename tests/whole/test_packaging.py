@@ -103,6 +103,7 @@ LAYERS = [  # each imports from those before it alone; docs/architecture.md says
     "run",
     "plan",
     "memory",
+    "room",
     "engine",
     "evaluation",
     "trainer",
