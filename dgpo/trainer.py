@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GenerationConfig
 
 from dgpo import rollout, tasks
 from dgpo.batch import Rollout, Scored, Weighted, concatenate
@@ -26,11 +25,11 @@ from dgpo.config import Config
 from dgpo.config_rules import check_machine
 from dgpo.distributed import process_group
 from dgpo.engine import Engine, NonFiniteError
-from dgpo.errors import DIVERGED, ConfigError
+from dgpo.errors import DIVERGED
 from dgpo.evaluation.heldout import decode, encode, evaluate, token_ids
 from dgpo.memory import out_of_memory
-from dgpo.model import lora, tiny
-from dgpo.model.policy import Policy, apply_liger, pick_device, recompute_layers
+from dgpo.model import trained
+from dgpo.model.policy import pick_device
 from dgpo.objective import (
     adapted_kl_coef,
     group_advantages,
@@ -104,7 +103,7 @@ class Trainer:
         self.seconds = PhaseTimer(partial(out_of_memory, config))
         with self.seconds.phase("setup"):
             longest = config.max_prompt_tokens + config.max_new_tokens
-            self.policy, self.tokenizer, self.source = process_group.on_all_ranks(_load, config)
+            self.policy, self.tokenizer, self.source = process_group.on_all_ranks(trained.make, config)
             self.task = process_group.on_all_ranks(tasks.make, config, self.tokenizer)
             for name, count in self.task.notes.items():
                 if count and process_group.rank() == 0:
@@ -380,12 +379,7 @@ class Trainer:
         )
 
     def _save_policy(self, weights: dict[str, Tensor], found: dict, folder: Path) -> None:
-        lm, generation = self.policy.lm, self.policy.lm.generation_config
-        lm.generation_config = GenerationConfig()  # one that contradicts itself is read by transformers and not saved
-        lm.save_pretrained(folder, state_dict=weights)
-        lm.generation_config = generation
-        generation.to_json_file(folder / "generation_config.json")
-        self.tokenizer.save_pretrained(folder)
+        trained.save(self.policy, self.tokenizer, weights, folder)
         hub.write_card(folder, self.config, found, self.run.identity.made_of)
 
 
@@ -393,22 +387,3 @@ def _means(parts: list[dict[str, tuple[float, int]]]) -> Metrics:
     """The mean of each reward over all ranks, from the (sum, count) of each rank."""
     sums = {name: [sum(column) for column in zip(*(part[name] for part in parts), strict=True)] for name in parts[0]}
     return {f"reward/{name}": total / count for name, (total, count) in sums.items() if count}
-
-
-def _load(config: Config):
-    """(policy, tokenizer, the checkpoint they were read from)."""
-    lm, tokenizer, source = tiny.load_policy(config)
-    if config.lora.r:
-        lora.add(lm, config.lora, config.seed)
-    if config.gradient_checkpointing:
-        recompute_layers(lm)
-    if config.liger:
-        apply_liger(lm)
-    positions = getattr(lm.config, "max_position_embeddings", None)
-    if positions and config.max_prompt_tokens + config.max_new_tokens > positions:
-        raise ConfigError(
-            f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} must "
-            f"add up to at most the model's {positions} positions"
-        )
-    right_padded = config.max_tokens_per_micro_batch is not None
-    return Policy(lm, config.temperature, right_padded, config.head_dtype), tokenizer, source

@@ -43,7 +43,7 @@ def small(tmp_path):
 @pytest.fixture(scope="session")
 def checkpoint():
     """The folder of the small policy."""
-    from dgpo.config import TinyPolicy
+    from dgpo.config_parts import TinyPolicy
     from dgpo.model import tiny
 
     return tiny.checkpoint(TinyPolicy(**SMALL["tiny"]))

@@ -88,7 +88,7 @@ class TestTraining:
         monkeypatch.setattr(trainer, "pick_device", lambda _: "cuda")
         monkeypatch.setattr(trainer.process_group, "init", lambda *_: None)
         monkeypatch.setattr(room, "use_expandable_segments", lambda _: None)
-        monkeypatch.setattr(trainer, "_load", lambda _: pytest.fail("the model is read"))
+        monkeypatch.setattr(trainer.trained, "make", lambda _: pytest.fail("the model is read"))
         with pytest.raises(ConfigError, match=r"0\.5 of 85\.2 GB are free"):
             trainer.Trainer(configs.load("tiny", run_dir=str(tmp_path / "run")))
         assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgpo.config import Lora
+from dgpo.config_parts import Lora
 from dgpo.errors import ConfigError
 from dgpo.seeds import fold_in
 

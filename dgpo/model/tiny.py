@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from dgpo.config import TinyPolicy
+from dgpo.config_parts import TinyPolicy
 from dgpo.distributed import process_group
 from dgpo.errors import ConfigError, blaming
 from dgpo.model.loading import load_lm

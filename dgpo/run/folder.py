@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -27,7 +28,9 @@ from dgpo.progress import tell
 from dgpo.run import checkpoint, rows
 from dgpo.run.checkpoint import CheckpointError
 from dgpo.run.identity import FILES, Identity, MadeOf
-from dgpo.run.trackers import Tracked, Trackers
+
+if TYPE_CHECKING:
+    from dgpo.run.trackers import Trackers
 
 _OWN = (
     "identity.json", "config.yaml", "metrics.jsonl", "completions.jsonl", "summary.json",
@@ -138,7 +141,10 @@ class RunFolder:
         self._rewind(state["step"] if state else -1, history)
         config = self.config.model_copy(update={"accept_changes": []})  # accepted once, and recorded
         atomic_write(self.path / "config.yaml", lambda scratch: configs.dump(config, scratch))
-        self._trackers = Trackers(config.log_to, Tracked(identity.id, self.path, config.model_dump()))
+        if config.log_to:
+            from dgpo.run.trackers import Tracked, Trackers
+
+            self._trackers = Trackers(config.log_to, Tracked(identity.id, self.path, config.model_dump()))
         return state, identity
 
     def _go_on(self, now: MadeOf) -> tuple[dict | None, Identity, list[dict]]:

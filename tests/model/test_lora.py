@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from dgpo import config as configs
 from dgpo import plan
-from dgpo.config import ConfigError, Lora
+from dgpo.config import ConfigError
+from dgpo.config_parts import Lora
 from dgpo.model import lora
 from dgpo.model.loading import load_lm
 

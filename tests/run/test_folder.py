@@ -15,7 +15,8 @@ from transformers import Qwen2ForCausalLM
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo import files, trainer
-from dgpo.config import ConfigError, TinyPolicy
+from dgpo.config import ConfigError
+from dgpo.config_parts import TinyPolicy
 from dgpo.files import FolderLost
 from dgpo.model import tiny
 from dgpo.run import checkpoint as checkpoints

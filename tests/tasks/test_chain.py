@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dgpo.config import TinyPolicy
+from dgpo.config_parts import TinyPolicy
 from dgpo.model import tiny
 from dgpo.tasks import chain
 from dgpo.tasks.chain import ChainTask

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dgpo
-from dgpo.config import ConfigError, TinyPolicy
+from dgpo.config import ConfigError
+from dgpo.config_parts import TinyPolicy
 from dgpo.evaluation.heldout import evaluate
 from dgpo.model import tiny
 from dgpo.tasks import countdown

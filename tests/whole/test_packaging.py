@@ -93,6 +93,7 @@ LAYERS = [  # each imports from those before it alone; docs/architecture.md says
     "batch",
     "objective",
     "settings",
+    "config_parts",
     "config_rules",
     "config",
     "distributed",

@@ -19,7 +19,7 @@ def small(small):
 @pytest.fixture(scope="session")
 def tied():
     """The folder of a warmed-up policy; its output layer is its embedding."""
-    from dgpo.config import TinyPolicy
+    from dgpo.config_parts import TinyPolicy
     from dgpo.model import tiny
 
     return tiny.checkpoint(TinyPolicy(**TINY))
