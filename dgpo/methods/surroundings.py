@@ -1,7 +1,7 @@
 """Methods whose gradient is not a function of a token's ratio, probability and advantage alone.
 
-They use `needs` and `penalty`: entropies (`aspo_entropy`, `erc`), the whole optimizer batch (`bapo`, `clip_cov`,
-`kl_cov`), a term that is not a multiple of A (`kl_cov`, `dro`). None has a curve.
+They use `needs` and `penalty`: entropies (`aspo_entropy`, `erc`, `top_entropy`), the whole optimizer batch
+(`top_entropy`, `bapo`, `clip_cov`, `kl_cov`), a term that is not a multiple of A (`kl_cov`, `dro`). None has a curve.
 """
 
 import math
@@ -64,6 +64,27 @@ class ERC(GRPO):
         inside = (ratio > self.ratio_low) & (ratio < self.ratio_high)
         log_weight = self.log_weight(logp - old_logp, self.regions(logp, old_logp, advantage, mask))
         return torch.where(inside, log_weight.exp(), 0)
+
+
+@register("top_entropy")
+@dataclass(frozen=True)
+class TopEntropy(GRPO):
+    """The hard clip, on the most uncertain tokens of the optimizer batch alone.
+
+        H at least its 1 − share quantile over the live tokens    GRPO's
+        else                                                      0
+
+    H is the entropy of the policy that is being updated. Its authors put it on DAPO's clip. Source: arXiv 2506.01939
+    (share 0.2); checked against TRL 1.16's `top_entropy_quantile`.
+    """
+
+    share: float = param(0.2, above=0, below=1)
+    needs = ("entropy_now", "batch")
+
+    def weight(self, logp, old_logp, advantage, mask: Any = None, entropy_now: Any = None):
+        limit = torch.where(mask, entropy_now, math.nan).nanquantile(1 - self.share)
+        log_weight = self.log_weight(logp - old_logp, self.regions(logp, old_logp, advantage, mask))
+        return torch.where(entropy_now >= limit, log_weight.exp(), 0)
 
 
 @register("bapo")

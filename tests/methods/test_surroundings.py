@@ -122,13 +122,23 @@ def test_a_penalty_is_the_part_of_the_published_gradient_that_is_no_multiple_of_
 @pytest.mark.parametrize("key", [key for key in methods.names() if "batch" in methods.get_class(key).needs])
 def test_a_method_of_the_batch_is_another_one_on_a_part_of_it(batch, key):
     """So the trainer has to weigh before it cuts."""
-    logp, old, A, _ = batch
+    logp, old, A, now = batch
     method = methods.get(key, **({"cov_low": 0.2} if key == "clip_cov" else {}))
-    given = [logp, old, A, torch.ones_like(A)]
-    whole, parts = gradient(method, *batch), []
+    given = [logp, old, A, torch.ones_like(A), now]
+    whole, parts = gradient(method, *given), []
     for rows in torch.arange(12).split(3):
         parts.append(gradient(method, *(x[rows] for x in given)))
     assert not torch.allclose(whole, torch.cat(parts))
+
+
+def test_top_entropy_is_the_hard_clip_on_the_most_uncertain_fifth_of_the_live_tokens(batch):
+    logp, old, A, entropy = batch
+    mask = torch.arange(9) < torch.tensor([[5]] * 12)
+    given = (logp, old, A, mask)
+    w_log = methods.get("top_entropy").weight(*given, entropy_now=torch.where(mask, entropy, math.nan))
+    kept = torch.zeros(12, 9, dtype=torch.bool)
+    kept[mask] = entropy[mask].argsort(descending=True).argsort() < 12  # a fifth of 60
+    torch.testing.assert_close(w_log, methods.get("grpo").weight(*given) * kept)
 
 
 def test_what_a_method_needs_is_declared_in_known_words():
@@ -141,7 +151,7 @@ def test_what_a_method_needs_is_declared_in_known_words():
 
 def test_methods_without_a_curve_are_refused_where_one_is_drawn_and_in_other_trainers():
     for key in methods.names():
-        without = key in ("aspo_entropy", "erc", "bapo", "clip_cov", "kl_cov", "dro")
+        without = key in ("aspo_entropy", "erc", "top_entropy", "bapo", "clip_cov", "kl_cov", "dro")
         assert methods.get(key).has_curve() == (not without)
         assert (key in common.supported()) == (not without)
     with pytest.raises(ValueError, match="bapo has no curve"):

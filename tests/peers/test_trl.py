@@ -1,6 +1,7 @@
 """TRL's GRPOTrainer takes our step: gradients of a whole model, and the parameters after training."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from peer_batches import KEYS, same
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig
+from trl import GRPOTrainer as TRLTrainer
 
 import dgpo
 from analysis import run_plots, runs
@@ -52,6 +54,17 @@ def make(folder, loss_type="bnpo", trainer=adapter.GRPOTrainer, config=(), **kwa
         processing_class=tokenizer,
         **kwargs,
     )
+
+
+def test_top_entropy_keeps_the_tokens_that_trl_keeps():
+    generator = torch.Generator().manual_seed(2)
+    entropy, old, A = (torch.rand(6, 7, generator=generator, dtype=torch.float64) for _ in range(3))
+    mask = torch.arange(7) < torch.arange(2, 8)[:, None]
+    alone = SimpleNamespace(pad_across_processes=lambda x, **_: x, gather=lambda x: x)
+    its = TRLTrainer.get_high_entropy_mask(SimpleNamespace(accelerator=alone), entropy, mask, 0.8)
+    ours = dgpo.methods.get("top_entropy").weight(-old, -old, A, mask, entropy_now=entropy)
+    assert torch.equal(ours > 0, its)
+    assert 0 < its.sum() < mask.sum()
 
 
 def inputs(batch):
