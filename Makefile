@@ -64,6 +64,7 @@ test-trackers: $(TRACKERS)/.ready
 $(TRACKERS)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(TRACKERS)
 	$(TRACKERS)/bin/python -m pip install -q --upgrade pip
+	$(TRACKERS)/bin/python -m pip install -q -c constraints.txt torch
 	$(TRACKERS)/bin/python -m pip install -q -e ".[dev,trackers]"
 	@touch $@
 

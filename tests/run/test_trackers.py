@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from running import SMALL, rows, run
+from watching import until
 
 from dgpo import config as configs
 from dgpo import config_rules
@@ -87,22 +88,30 @@ def test_a_client_that_is_not_installed_is_named_before_training(monkeypatch):
 
 def test_wandb_offline(monkeypatch, tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed: make test-trackers")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for place, steps in (("a", (0, 1, 2)), ("b", (2, 3))):  # two places: wandb names a file by its second
+        (tmp_path / place).mkdir()
+        fill("wandb", tmp_path / place, *steps)
+    expected = [(0, 0), (1, 0.5), (2, 1), (2, 1), (3, 1.5)]
+    until(lambda: sorted(rows_of_wandb(tmp_path)) == expected, "the rows: its process may still be writing")
+
+
+def rows_of_wandb(folder):
+    """(step, reward) of each row in the offline files below a folder."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    fill("wandb", tmp_path, 0, 1, 2)
-    fill("wandb", tmp_path, 2, 3)
     seen = []
-    for path in sorted(tmp_path.glob(f"wandb/offline-run-*-{ID}/*.wandb")):
+    for path in folder.glob(f"*/wandb/offline-run-*-{ID}/*.wandb"):
         data, place = path.read_bytes(), 7  # behind the file's own head; each record has one of crc, length and kind
-        while place < len(data):
+        while place + 7 <= len(data):
             _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-            assert kind == 1, "a whole record"
+            if kind != 1 or place + 7 + length > len(data):
+                break  # not whole yet
             record = Record.FromString(data[place + 7 : (place := place + 7 + length)])
             items = {i.nested_key[0] if i.nested_key else i.key: i.value_json for i in record.history.item}
             if "reward/mean" in items:
                 seen.append((float(items["step"]), float(items["reward/mean"])))
-    assert sorted(seen) == [(0, 0), (1, 0.5), (2, 1), (2, 1), (3, 1.5)]
+    return seen
 
 
 def test_trackio_on_this_machine(monkeypatch, tmp_path):
