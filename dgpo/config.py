@@ -32,6 +32,7 @@ from dgpo.settings import (
     Positive,
     Seed,
     Settings,
+    Text,
     Texts,
     Threads,
     nested,
@@ -98,7 +99,7 @@ class PolicySettings(Settings):
     problem_field: str = _task("problem", description="field of a problem file that holds the problem")
     answer_field: str = _task("answer", description="field that holds the reference answer")
     encoding: Encoding = _task("utf-8", description="of problem files that are not UTF-8, such as cp1252")
-    instruction: str = _task(INSTRUCTION, description="text after each problem of a file or of words")
+    instruction: Text = _task(INSTRUCTION, description="text after each problem of a file or of words")
     system_prompt: str | None = _task(None, description="system message before each problem of a file or of words")
     examples: PathText | None = _task(
         None, description="file of worked examples, shown before each problem of a file", resume="content"

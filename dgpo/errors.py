@@ -80,7 +80,7 @@ def explain(error: BaseException, places: Mapping[str, str | Path] | None = None
         return said + where, code
     if isinstance(error, MemoryError):
         return f"out of memory: {error}", FAILED
-    if (own := _own_code(error)) is not None:
+    if (own := own_code(error)) is not None:
         return f"{own}: {type(error).__name__}: {first_line(error)}", FAILED
     return None
 
@@ -146,7 +146,7 @@ def _place(error: OSError, places: Mapping[str, str | Path], only: bool = False)
     return f"{name} {how}: {why}" + (f" ({path})" if path not in (None, above[name]) else ""), code
 
 
-def _own_code(error: BaseException) -> str | None:
+def own_code(error: BaseException) -> str | None:
     """The line of the user's own code, a method or task, that an error came from."""
     libraries = (*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parent))
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith(libraries):

@@ -99,6 +99,7 @@ Above0 = Annotated[float, Field(gt=0, le=_HUGE)]
 AnyNumber = Annotated[float, Field(ge=-_HUGE, le=_HUGE)]
 From0 = Annotated[float, Field(ge=0, le=_HUGE)]
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]  # `key=` is no text
 Threads = Annotated[int, Field(ge=0, le=1024)]
 
 

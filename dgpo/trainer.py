@@ -211,9 +211,11 @@ class Trainer:
             nothing = batch.rollout_logp
             scored = batch.scored(advantage=nothing[:, :1], old_logp=nothing, entropy=nothing)
             return scored, dict.fromkeys(("entropy", *(f"mismatch/{name}" for name in mismatch.MEASURES)))
+        penalty = torch.zeros_like(rewards)
         if config.overlong_window:
             length = batch.mask.sum(1).view_as(rewards)
-            rewards = rewards + overlong_penalty(length, config.max_new_tokens, config.overlong_window)
+            penalty = overlong_penalty(length, config.max_new_tokens, config.overlong_window)
+            rewards = rewards + penalty
         advantage = group_advantages(rewards, config.advantage).view(-1, 1)
         with self.seconds.phase("old_logp"):
             logp, entropy = self.engine.logp(batch)
@@ -241,6 +243,8 @@ class Trainer:
         if config.mask_truncated:
             scored = scored.replace(mask=live & batch.finished[:, None])
         metrics: Metrics = {"entropy": float(entropy[live].mean())}
+        if config.overlong_window:
+            metrics["reward/overlong"] = float(penalty.mean())
         metrics |= {f"mismatch/{k}": v for k, v in distance.items()}
         if lost:
             metrics["mismatch/nan"] = lost

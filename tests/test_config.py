@@ -8,6 +8,7 @@ from dgpo import config as configs
 from dgpo import methods
 from dgpo.config import ConfigError
 from dgpo.run import folder as runfolder
+from dgpo.written import read_words
 
 
 def test_the_recipe_and_its_overrides():
@@ -123,3 +124,9 @@ def test_a_continued_run_may_get_more_steps_unless_its_schedule_ends_with_them()
     assert runfolder.differences(a, configs.load("tiny", lr=1.0, seed=2)) == ["seed: 0 → 2", "lr: 0.0003 → 1.0"]
     cosine = configs.load("tiny", schedule="cosine")
     assert runfolder.differences(cosine, configs.load("tiny", schedule="cosine", steps=500)) == ["steps: 60 → 500"]
+
+
+def test_an_empty_text_on_a_command_line_is_no_text(monkeypatch):
+    """A shell makes instruction= of instruction=""."""
+    values = read_words(["instruction="], configs.Config.texts())
+    assert configs.load("tiny", **values).instruction == ""

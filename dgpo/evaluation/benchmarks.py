@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgpo import tasks
 from dgpo.config import ConfigError, PolicySettings, make
 from dgpo.data.files import FORMATS, DataError, answer_text, checked_rows
 from dgpo.data.messages import messages_of
@@ -11,7 +12,7 @@ from dgpo.evaluation.settings import EvalConfig, makes_its_own
 from dgpo.files import file_hash
 from dgpo.run.identity import of_problems
 from dgpo.settings import GENERATED, WORDS
-from dgpo.tasks import generated_class, task_class
+from dgpo.tasks import generated_class
 from dgpo.tasks.base import Problem, Task
 from dgpo.tasks.custom import check_columns, judged
 from dgpo.tasks.prompts import prompt, read_examples
@@ -103,9 +104,11 @@ def _own(name: str, config: EvalConfig, tokenizer) -> Benchmark:
     shared = config.model_dump(include=set(PolicySettings.model_fields), exclude={"examples", "overwrite"})
     limits = {"max_new_tokens": config.generated_max_new_tokens, "max_prompt_tokens": _LONGEST_PROMPT}
     made = make({**shared, **limits, "task": name, "eval_problems": config.generated_problems})
-    task = task_class(name)(made, tokenizer)
-    if not (problems := tuple(task.heldout)):
-        raise ConfigError(f"benchmark {name!r} has no held-out problems")
+    try:
+        task = tasks.make(made, tokenizer)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("task=", "benchmark ", 1)) from None
+    problems = tuple(task.heldout)
     judge = None if name == WORDS else task  # the verifier judges words, and tells no answer from a wrong one
     return Benchmark(name, of_problems(problems), problems, config.generated_max_new_tokens, judge)
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, cast
 
 from dgpo.config import Config, ConfigError
+from dgpo.errors import Explained, own_code
 from dgpo.plain import locate
 from dgpo.settings import GENERATED, WORDS
 from dgpo.tasks.base import Problem, Task
@@ -19,12 +20,34 @@ def make(config: Config, tokenizer) -> Task:
     """The task that a config asks for. Raises ConfigError when its limits leave no room for a problem or an answer."""
     if config.task == "math":
         return _from_file(config, tokenizer)
+    if ":" in config.task:
+        return _own(config, tokenizer)
     if config.task not in GENERATED:
         return task_class(config.task)(config, tokenizer)
     made = generated_class(config.task)
     made.check_room(config, "max_prompt_tokens", made.prompt_tokens(config.difficulty))
     made.check_room(config, "max_new_tokens", made.completion_tokens(config.difficulty))
     return made(config.difficulty, config.seed, config.eval_problems)
+
+
+def _own(config: Config, tokenizer) -> Task:
+    """A task module:Class, tried once: what it lacks is an error before anything is sampled."""
+    made = task_class(config.task)
+    try:
+        task = made(config, tokenizer)
+        problems = [*task.heldout, task.train(0)]
+    except Explained:
+        raise
+    except Exception as error:
+        said, place = f"{type(error).__name__}: {error}".replace("\n", " "), own_code(error)
+        raise ConfigError(f"task={config.task!r} cannot be made: {said}" + (f" ({place})" if place else "")) from error
+    if strange := [p for p in problems if not isinstance(p, Problem)]:
+        raise ConfigError(
+            f"task={config.task!r}: {strange[0]!r} is no dgpo.tasks.Problem; heldout and train give those"
+        )
+    if len(problems) < 2:
+        raise ConfigError(f"task={config.task!r} has no held-out problems: its `heldout` needs at least one")
+    return task
 
 
 def generated_class(name: str) -> "type[GeneratedTask]":

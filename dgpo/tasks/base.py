@@ -1,9 +1,20 @@
 """The interface of a task, the source of problems and rewards; also for your own (task=module:Class)."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from dgpo.errors import Explained
+from dgpo.plain import plain
+
+
+class TaskError(Explained, ValueError):
+    """A task of one's own gave something that is no reward."""
+
+    exit_code = 3
 
 
 @dataclass(frozen=True)
@@ -25,16 +36,22 @@ class Task:
     """A stream of training problems, a fixed held-out set, and the reward of a completion.
 
     heldout    evaluated in full, the same for every run of the task
-    notes      counts of what loading left out, for the run's summary
-    verdicts   counts of the verdicts so far (correct, wrong, no_answer, …)
+    notes      counts of what loading left out, for the run's summary; empty unless set
+    verdicts   counts of the verdicts so far (correct, wrong, no_answer, …); empty unless `rewards` adds to it
 
     A task whose problems have several solutions may also have `solution(completion)`, a text that identifies the
     solution of a right completion: evaluations then count the distinct ones (eval/coverage@k).
     """
 
     heldout: Sequence[Problem]
-    notes: dict[str, int]
-    verdicts: Counter[str]
+
+    @cached_property
+    def notes(self) -> dict[str, int]:
+        return {}
+
+    @cached_property
+    def verdicts(self) -> Counter[str]:
+        return Counter()
 
     def __init__(self, config: Any, tokenizer: Any):
         """Your own task is made with the Config and the tokenizer."""
@@ -52,9 +69,19 @@ class Task:
     ) -> Sequence[float | None]:
         """What training and evaluation ask for: `rewards`, unless a task looks at the token ids `[rows][tokens]` too.
 
-        None is a reward that failed: 0 in training, never right in an evaluation.
+        None is a reward that failed: 0 in training, never right in an evaluation. Raises TaskError where `rewards`
+        gives another number of values, or one that is no finite number.
         """
-        return self.rewards(problems, completions)
+        found, name = plain(self.rewards(problems, completions)), f"{type(self).__module__}:{type(self).__name__}"
+        if not isinstance(found, list | tuple) or len(found) != len(completions):
+            count = f"{len(found)} values" if isinstance(found, list | tuple) else repr(found)
+            raise TaskError(f"task={name!r}: rewards returned {count} for {len(completions)} completions")
+        for value, problem in zip(found, problems, strict=True):
+            if not isinstance(value, bool | int | float) or not math.isfinite(value):
+                raise TaskError(
+                    f"task={name!r}: rewards returned {value!r} for {problem.id!r}; expected a finite number"
+                )
+        return found
 
     def means(self) -> dict[str, tuple[float, int]]:
         """(sum, count) of each reward by name since the last call, for a task with several."""

@@ -17,7 +17,9 @@ def main(*names: str) -> int:
     {fit: columns} asks whether every function can be called with these columns; {error} says which cannot.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
+    rows = os.fdopen(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a function prints is not an answer
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # and what it or its children read is not a row
     sys.path[:0] = [os.getcwd()]
     try:
         functions = [_function(name) for name in names]
@@ -25,15 +27,15 @@ def main(*names: str) -> int:
         print(f"{type(error).__name__}: {error}".replace("\n", " "), file=answers)
         return 1
     print("ready", file=answers)
-    for line in sys.stdin:
-        row = json.loads(line)
+    for line in rows:
+        row, values, name = json.loads(line), [], ""
         try:
-            if "fit" in row:
-                answer = {"values": [fit(name, f, row["fit"]) for name, f in zip(names, functions, strict=True)]}
-            else:
-                answer = {"values": [value(function, row) for function in functions]}
+            for name, function in zip(names, functions, strict=True):
+                values.append(fit(name, function, row["fit"]) if "fit" in row else value(function, row))
+            answer = {"values": values}
         except Exception as error:  # noqa: BLE001 (the user's code; the parent counts it)
-            answer = {"error": f"{type(error).__name__}: {error}".replace("\n", " ")}
+            said = f"{type(error).__name__}: {error}".replace("\n", " ")
+            answer = {"error": said if "fit" in row else f"{name}: {said}"}
         print(json.dumps(answer), file=answers)
     return 0
 

@@ -83,15 +83,19 @@ class Rewards:
             there = ", ".join(map(repr, columns)) or "none"
             raise ConfigError(
                 f"reward={fault.removeprefix('TypeError: ')}; {where} has the columns {there}, and a function gets "
-                "prompts, completions, completion_ids and these: add the column, or end its parameters with **columns"
+                "prompts, completions, completion_ids and these (TRL's trainer_state, log_extra and log_metric never): "
+                "add the column, or end its parameters with **columns"
             )
 
     def _ask_all(self, worker: "_Worker", rows: list[str]) -> list[list[float | None] | str]:
         return [worker.ask(row, self.timeout) for row in rows]
 
     def means(self) -> dict[str, tuple[float, int]]:
-        """(sum, count) of the values of each function since the last call, by the function's name."""
-        found = {name.partition(":")[2]: (self._sums[name], int(self._sums[name, "count"])) for name in self.names}
+        """(sum, count) of each function's values since the last call, by its name, with the module if two share it."""
+        short = [name.partition(":")[2] for name in self.names]
+        found = {}
+        for name, label in zip(self.names, short, strict=True):
+            found[label if short.count(label) == 1 else name] = self._sums[name], int(self._sums[name, "count"])
         self._sums.clear()
         return found
 
@@ -130,7 +134,8 @@ class _Worker:
         said = self._line(_STARTING)
         if said != "ready":
             self.end()
-            raise ConfigError(f"reward={', '.join(self.names)}: {said or 'its import takes too long'}")
+            silent = "its import takes too long" if said is None else "its import ended the process"
+            raise ConfigError(f"reward={', '.join(self.names)}: {said or silent}")
 
     def ask(self, row: str, timeout: float) -> list[float | None] | str:
         """The values of the functions, or why there are none."""
@@ -144,7 +149,8 @@ class _Worker:
             said = ""
         if said is None or not said:
             self.end()
-            return f"it took more than reward_timeout={timeout:g} s" if said is None else "it ended its process"
+            slow = f"it took more than reward_timeout={timeout:g} s, which can be raised"
+            return slow if said is None else "it ended its process"
         answer = json.loads(said)
         return answer.get("error") or answer["values"]
 

@@ -102,8 +102,27 @@ class TestRewards:
         assert rewards(["p"] * 2, ["ab", ""], [{}] * 2, [[5, 6, 7], []]) == [3 + 10 + 2, 10]
 
     def test_many_failures_stop_the_run(self, functions, made):
-        with pytest.raises(RewardError, match="2 of 4 rewards failed, the first: RuntimeError"):
+        with pytest.raises(RewardError, match="2 of 4 rewards failed, the first: ours:wild: RuntimeError"):
             made("ours:wild")(["p"] * 4, ["raise", "a", "raise", "a"], [{}] * 4)
+
+    def test_what_it_or_its_children_read_is_not_the_next_row(self, functions, made):
+        text = "import subprocess, sys\n\ndef f(completions, **_):\n"
+        text += (
+            "    assert sys.stdin.read() == ''\n    return [len(subprocess.run(['cat'], capture_output=True).stdout)]\n"
+        )
+        (functions / "reads.py").write_text(text)
+        assert made("reads:f", timeout=30)(["p"] * 3, ["a"] * 3, [{}] * 3) == [0, 0, 0]
+
+    def test_functions_of_one_name_are_told_apart(self, functions, made):
+        (functions / "more.py").write_text("def length(completions, **_):\n    return [1.0]\n")
+        rewards = made("ours:length", "more:length", "ours:later")
+        rewards(["p"], ["abc"], [{}])
+        assert rewards.means() == {"ours:length": (3, 1), "more:length": (1, 1), "later": (0.5, 1)}
+
+    def test_a_module_that_ends_the_process_is_not_called_slow(self, functions):
+        (functions / "ends.py").write_text("import os\nos._exit(1)\n")
+        with pytest.raises(ConfigError, match=r"reward=ends:f: its import ended the process"):
+            Rewards(["ends:f"], workers=1)
 
     @pytest.mark.parametrize(
         ("name", "why"),

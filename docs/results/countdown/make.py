@@ -27,7 +27,7 @@ from dgpo.tasks.countdown import CountdownTask
 SEEN, NEW, SAMPLES = 64, 192, 64
 SCORES = ("avg", "pass@16", "pass@64", "coverage")
 TESTED = ("avg", "pass@64")
-METHOD = re.compile(r"([a-z_]*[a-z])(?:_n(\d)_m(\d))?(|\+kl|\+dual_clip)$")
+METHOD = re.compile(r"([a-z_]*[a-z])(?:_n(\d)_m(\d))?(|\+kl|\+dual_clip|\+low)$")
 
 
 class NewProblems(CountdownTask):
@@ -67,11 +67,13 @@ def fresh(sweep, before):
 
 
 def compare(table):
-    """Differences to GRPO, of the runs with a KL to the start and to each other; p by Holm for all rows."""
+    """Differences to GRPO, at its own best rate and at the lower one, and to the start; p by Holm for all rows."""
     rows, start = [], table[table["line"] == "start"].iloc[0]
     runs = table[table["line"] != "start"]
-    pairs = [(line, "grpo") for line in runs["line"].unique() if line != "grpo"]
-    pairs += [("grpo+kl", "start"), ("dgpo_n1_m2+kl", "start"), ("dgpo_n1_m2+kl", "grpo+kl")]
+    lines, low = runs["line"].unique(), runs.loc[runs["lr"] == runs["lr"].min(), "line"].unique()
+    pairs = [(line, "grpo") for line in lines if line != "grpo"]
+    pairs += [(line, "grpo+low") for line in low if line != "grpo+low"] + [("dgpo_n1_m2+kl", "grpo+kl")]
+    pairs += [(line, "start") for line in ("grpo", "grpo+low", "grpo+kl", "dgpo_n1_m2+kl")]
     for score in TESTED:
         scores = runs.pivot(index="seed", columns="line", values=score)
         for a, b in pairs:
@@ -105,7 +107,7 @@ def figure(table):
 def label(line):
     """`dgpo_n1_m2+kl` as DGPO (1, 2), KL 0.1."""
     key, n, m, rest = METHOD.match(line).groups()
-    more = {"+kl": ", KL 0.1", "+dual_clip": ", dual clip 3", "": ""}[rest]
+    more = {"+kl": ", KL 0.1", "+dual_clip": ", dual clip 3", "+low": ", lr 6.3e-5", "": ""}[rest]
     return style.label(key) + (f" ({n}, {m})" if n else "") + more
 
 
