@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dgpo import config as configs
 from dgpo import methods, trainer
 from dgpo.config import ConfigError
+from dgpo.model import tiny
 from dgpo.objective import group_advantages, loss_weights, overlong_penalty
 from dgpo.run.checkpoint import CheckpointError
 from dgpo.run.rows import read_rows
@@ -203,7 +204,7 @@ class TestZeroVariance:
         )
         folder = run(small, filter_groups="drop", steps=1)
         assert rows(folder)[1]["updates"] == 0
-        start = AutoModelForCausalLM.from_pretrained(trainer.tiny.checkpoint(configs.make(small).tiny)).state_dict()
+        start = AutoModelForCausalLM.from_pretrained(tiny.checkpoint(configs.make(small).tiny)).state_dict()
         assert all(torch.equal(v, start[k]) for k, v in weights(folder).items())
 
 
