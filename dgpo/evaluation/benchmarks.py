@@ -101,7 +101,8 @@ def _generated(name: str, config: EvalConfig) -> Benchmark:
 
 def _own(name: str, config: EvalConfig, tokenizer) -> Benchmark:
     """The held-out problems of `words` or a task of one's own, which is made with the settings of a training."""
-    shared = config.model_dump(include=set(PolicySettings.model_fields), exclude={"examples", "overwrite", "dtype", "rollout"})
+    its_own = {"examples", "overwrite", "dtype", "rollout"}
+    shared = config.model_dump(include={*PolicySettings.model_fields} - its_own)
     limits = {"max_new_tokens": config.generated_max_new_tokens, "max_prompt_tokens": _LONGEST_PROMPT}
     made = make({**shared, **limits, "task": name, "eval_problems": config.generated_problems})
     try:
