@@ -133,7 +133,11 @@ def policy_loss(
     """
     made = _method(method, params)
     if unused := params.keys() - made.params().keys():
-        raise ValueError(f"method {made.key!r} has no parameter {', '.join(sorted(unused))}")
+        known = ", ".join(made.params()) or "none"
+        raise ValueError(f"method {made.key!r} has no parameter {', '.join(sorted(unused))}; its parameters: {known}")
+    if logp.ndim != 2 or mask.shape != logp.shape:
+        shapes = f"logp {list(logp.shape)}, mask {list(mask.shape)}"
+        raise ValueError(f"policy_loss needs logp and mask of one shape [sequences, tokens], not {shapes}")
     advantage = advantage[:, None] if advantage.ndim == 1 else advantage
     mask = mask.bool()
     how = made.aggregation if loss_aggregation == "method" else loss_aggregation

@@ -141,3 +141,5 @@ def test_policy_loss_has_the_gradient_of_the_trainer(method):
     torch.testing.assert_close(logp.grad, expected)
     with pytest.raises(ValueError, match="has no parameter nn"):
         dgpo.policy_loss(logp, old, advantage, mask, "dgpo", nn=2)
+    with pytest.raises(ValueError, match=r"of one shape \[sequences, tokens\], not logp \[3\], mask \[3\]"):
+        dgpo.policy_loss(torch.zeros(3), torch.zeros(3), torch.zeros(3), torch.ones(3))

@@ -126,8 +126,12 @@ def _changed(config: Config) -> dict[str, Any]:
     """The settings that differ from the defaults."""
     texts, defaults, found = Config.texts(), Config().model_dump(), {}
     for name, value in config.model_dump().items():
-        if name not in _PLACES and value != defaults[name]:
-            found[name] = _shown(value) if name in texts and isinstance(value, str) else value
+        default = defaults[name]
+        if name in _PLACES or value == default:
+            continue
+        if isinstance(value, dict) and default:  # tiny, vllm, lora
+            value = {part: x for part, x in value.items() if x != default[part]}
+        found[name] = _shown(value) if name in texts and isinstance(value, str) else value
     return found
 
 

@@ -10,6 +10,7 @@ from running import SMALL, run
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo.config import ConfigError
+from dgpo.run import hub
 from dgpo.run.hub import HubError
 
 
@@ -112,3 +113,8 @@ def test_a_name_of_no_repository_is_refused(capsys):
         configs.load("tiny", hub="mine")
     assert cli.main(["train", "tiny", "hub=a/b/c"]) == 2
     assert "hub='a/b/c' must be owner/name" in capsys.readouterr().err
+
+
+def test_of_settings_that_are_several_it_lists_those_that_differ():
+    found = hub._changed(configs.load("tiny", tiny={"hidden": 32, "layers": 2}, lora={"r": 8}))
+    assert (found["tiny"], found["lora"]) == ({"hidden": 32}, {"r": 8})
