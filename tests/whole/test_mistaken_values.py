@@ -167,9 +167,10 @@ class TestOwnCode:
         monkeypatch.setattr(
             "dgpo.tasks.chain.ChainTask.rewards", lambda _, problems, __: [float("nan")] * len(problems)
         )
-        assert cli.main(["train", "tiny", *(f"{k}={v}" for k, v in small.items())]) == 4
-        assert "error: step 0 of dgpo" in (line := capsys.readouterr().err)
-        assert "eval/avg@2" in line
+        assert cli.main(["train", "tiny", *(f"{k}={v}" for k, v in small.items())]) == 3
+        said = "error: task='dgpo.tasks.chain:ChainTask': rewards returned nan for "
+        assert said in (line := capsys.readouterr().err)
+        assert "expected a finite number" in line
 
     def test_a_bug_keeps_its_traceback(self, said, monkeypatch):
         monkeypatch.delattr(cli, "_flush")  # any fault in a file of the package
