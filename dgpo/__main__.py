@@ -276,4 +276,8 @@ if __name__ == "__main__":
     code = main()
     if code == 130:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # one who presses it again wants no more of this process
+    if code == 0 and launcher.size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # while Python takes itself apart, gloo's threads sometimes abort a rank that has done its work
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -123,3 +124,15 @@ def test_methods_are_listed_with_their_parameters(capsys):
     out = capsys.readouterr().out
     assert "ce_gppo" in out
     assert "beta_low=0.75" in out
+
+
+@pytest.mark.parametrize(("ranks", "taken_apart"), [(1, True), (2, False)])
+def test_a_rank_of_several_ends_before_its_libraries_can_abort_it(tmp_path, ranks, taken_apart):
+    (tmp_path / "sitecustomize.py").write_text("import atexit\natexit.register(print, 'taken apart')\n")
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    paths = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))
+    given = {**os.environ, **place, "PYTHONPATH": paths}
+    command = [sys.executable, "-m", "dgpo", "methods"]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
+    assert "dgpo" in done.stdout
+    assert ("taken apart" in done.stdout) is taken_apart

@@ -85,8 +85,5 @@ def test_a_run_in_bfloat16_with_a_float32_head_starts_on_policy(small):
     from dgpo.trainer import train
 
     settings = {**small, "dtype": "bfloat16", "steps": 1, "zero_stage": 2}
-    rows = {}
-    for head in ("model", "float32"):
-        run = train(configs.make({**settings, "head_dtype": head, "run_dir": f"{small['run_dir']}-{head}"}))
-        rows[head] = read_metrics(run)[-1]["mismatch/mean_abs"]
-    assert rows["float32"] < rows["model"]
+    run = train(configs.make({**settings, "head_dtype": "float32"}))
+    assert read_metrics(run)[-1]["mismatch/mean_abs"] < 0.01
