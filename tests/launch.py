@@ -111,3 +111,6 @@ def main(plan: dict) -> None:
 
 if __name__ == "__main__":
     main(json.loads(Path(sys.argv[1]).read_text()))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # as dgpo.__main__ does
