@@ -17,7 +17,7 @@ The order is that of what can go wrong: what comes first decides what the rest i
 a GPU machine without network lacks. The model is a Qwen2 of the shape of R1-Distill-Qwen-1.5B with random weights in
 bfloat16. Beside each number stands what `dgpo.plan` predicts. MFU counts 6 FLOPs a weight and token and the pairs of
 the attention, nothing twice. The table is appended to benchmarks/RESULTS.md, or with `--out FILE` to another, and the
-parts that the file holds of this card and day are skipped: the same command goes on where it was stopped.
+parts that the file already holds for this card and day are skipped, so the same command continues where it was stopped.
 """
 
 import argparse

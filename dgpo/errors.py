@@ -160,6 +160,11 @@ def _notes(error: BaseException) -> list[str]:
     return [note for note in getattr(error, "__notes__", ()) if note.startswith("rank ")]
 
 
+def one_line(error: BaseException) -> str:
+    """An error's type and its whole text, in one line."""
+    return f"{type(error).__name__}: {error}".replace("\n", " ")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its type if it has no text."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

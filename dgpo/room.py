@@ -32,7 +32,7 @@ def free() -> tuple[int, int]:
 def check(config: Config) -> None:
     """Raise ConfigError unless this rank's GPU has room for every phase of a training, by `plan`'s prediction.
 
-    `force` goes on. A run for which `plan` has no prediction is not checked.
+    `force` skips the check. A run for which `plan` has no prediction is not checked.
     """
     if config.force:
         return
@@ -106,7 +106,7 @@ def for_evaluation(config, shape, length: int):
 
     vLLM takes all that is free unless `vllm.gpu_memory` is given; the embedded sampler gets fewer rows at once where
     `generation_batch_size` of the longest do not fit. Raises ConfigError, with the numbers, where not even one
-    sequence fits; `force` goes on.
+    sequence fits; `force` skips the check.
     """
     counted = plan.Shape.of(shape, config.trust_remote_code)
     width = 4 if config.dtype == "float32" else 2

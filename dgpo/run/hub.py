@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dgpo.config import Config, ConfigError
-from dgpo.errors import Explained
+from dgpo.errors import Explained, one_line
 from dgpo.run.identity import MadeOf
 
 _Score = tuple[float, float | None, float | None]  # with its interval, if it has one
@@ -48,7 +48,7 @@ def push(config: Config, policy: Path) -> None:
         api.create_repo(config.hub, private=True, exist_ok=True)
         api.upload_folder(repo_id=config.hub, folder_path=policy, commit_message=f"dgpo, {config.steps} steps")
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".replace("\n", " ")
+        said = one_line(error)
         raise HubError(f"hub={config.hub!r}: {said}; {policy} is whole, resume=true pushes it again") from error
 
 

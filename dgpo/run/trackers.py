@@ -3,7 +3,7 @@
     trackers = Trackers(["wandb"], Tracked(id, folder, settings))
     trackers.log({"step": 3, "reward/mean": 0.5})           the first row opens them; None is left out
 
-A tracker that fails is named once and left out from then on. A resumed run goes on in the tracker's same run; steps
+A tracker that fails is named once and left out from then on. A resumed run continues its run in the tracker; steps
 that it makes again are there twice, with equal values. Servers, projects and offline modes are set as each tracker
 documents: WANDB_MODE=offline, WANDB_PROJECT, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, TRACKIO_SPACE_ID, …
 """
@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dgpo.errors import one_line
 from dgpo.progress import tell
 
 _PROJECT = "dgpo"
@@ -26,7 +27,7 @@ _PROJECT = "dgpo"
 
 @dataclass(frozen=True)
 class Tracked:
-    """What trackers are told of a run; no other run has its `id`."""
+    """What trackers are told of a run, whose `id` is unique."""
 
     id: str
     folder: Path
@@ -63,7 +64,7 @@ class Trackers:
                 call()
         except Exception as error:  # noqa: BLE001 (a server, a network, a disk: none is worth the run)
             self._open.pop(name, None)
-            said = f"{type(error).__name__}: {error}".replace("\n", " ")
+            said = one_line(error)
             tell(f"log_to: {name} failed and is left out from here on ({said}); metrics.jsonl has every row")
 
 

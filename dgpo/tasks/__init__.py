@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, cast
 
 from dgpo.config import Config, ConfigError
-from dgpo.errors import Explained, own_code
+from dgpo.errors import Explained, one_line, own_code
 from dgpo.plain import locate
 from dgpo.settings import GENERATED, WORDS
 from dgpo.tasks.base import Problem, Task
@@ -39,7 +39,7 @@ def _own(config: Config, tokenizer) -> Task:
     except Explained:
         raise
     except Exception as error:
-        said, place = f"{type(error).__name__}: {error}".replace("\n", " "), own_code(error)
+        said, place = one_line(error), own_code(error)
         raise ConfigError(f"task={config.task!r} cannot be made: {said}" + (f" ({place})" if place else "")) from error
     if strange := [p for p in problems if not isinstance(p, Problem)]:
         raise ConfigError(

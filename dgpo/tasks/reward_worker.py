@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Awaitable
 
+from dgpo.errors import one_line
 from dgpo.plain import locate, plain
 
 
@@ -24,7 +25,7 @@ def main(*names: str) -> int:
     try:
         functions = [_function(name) for name in names]
     except Exception as error:  # noqa: BLE001 (the user's code; the parent says it)
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=answers)
+        print(one_line(error), file=answers)
         return 1
     print("ready", file=answers)
     for line in rows:
@@ -34,7 +35,7 @@ def main(*names: str) -> int:
                 values.append(fit(name, function, row["fit"]) if "fit" in row else value(function, row))
             answer = {"values": values}
         except Exception as error:  # noqa: BLE001 (the user's code; the parent counts it)
-            said = f"{type(error).__name__}: {error}".replace("\n", " ")
+            said = one_line(error)
             answer = {"error": said if "fit" in row else f"{name}: {said}"}
         print(json.dumps(answer), file=answers)
     return 0
