@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 
 from dgpo.batch import Rollout, concatenate
 from dgpo.model import lora
@@ -60,7 +60,11 @@ class TransformersSampler(Sampler):
                 max_new_tokens=T, do_sample=False, eos_token_id=self.stop, pad_token_id=self.pad, use_cache=True
             )
             tokens = self.lm.generate(
-                tokens, attention_mask=attention.long(), generation_config=config, logits_processor=[draw]
+                tokens,
+                attention_mask=attention.long(),
+                past_key_values=self._prefilled(prompts, tokens, attention),
+                generation_config=config,
+                logits_processor=[draw],
             )
         completion = tokens[:, P:]
         is_stop = torch.isin(completion, torch.tensor(self.stop, device=device))
@@ -73,6 +77,28 @@ class TransformersSampler(Sampler):
             finished=is_stop.any(1),
             sequence_id=torch.arange(len(prompts), device=device),
         ).to("cpu")
+
+    def _prefilled(self, prompts, tokens, attention) -> DynamicCache | None:
+        """The cache of each row's prompt without its last token, computed once for all rows with that prompt.
+
+        None where no two rows share one, and for architectures that keep another kind of state.
+        """
+        place: dict[tuple[int, ...], int] = {}
+        which = [place.setdefault(tuple(prompt), len(place)) for prompt in prompts]
+        if len(place) == len(prompts) or tokens.shape[1] == 1:
+            return None
+        rows = torch.tensor([which.index(i) for i in range(len(place))], device=tokens.device)
+        live = attention[rows, :-1].long()
+        cache = self.lm.base_model(
+            input_ids=tokens[rows, :-1],
+            attention_mask=live,
+            position_ids=(live.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+        ).past_key_values
+        if not isinstance(cache, DynamicCache):
+            return None
+        cache.batch_select_indices(torch.tensor(which, device=tokens.device))
+        return cache
 
     @contextmanager
     def _plain_generation(self):

@@ -72,6 +72,25 @@ def test_same_seeds_same_completions_whatever_the_batch(parts, prompts):
     assert decode(parts[1], TransformersSampler(*parts, rows=64).generate(prompts, [1, 2, 3, 4], Sampling(14))) != texts
 
 
+def test_completions_of_one_prompt_share_its_cache(parts, prompts):
+    """Each distinct prompt is computed once; the completions are those of one prompt at a time."""
+    lm, seen = parts[0].lm, []
+    handle = lm.base_model.register_forward_pre_hook(
+        lambda module, args, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    seeds, rows = list(range(12)), [p for p in prompts[:3] for _ in range(4)]  # of three lengths
+    try:
+        shared = TransformersSampler(*parts, rows=64).generate(rows, seeds, Sampling(14))
+    finally:
+        handle.remove()
+    alone = TransformersSampler(*parts, rows=1).generate(rows, seeds, Sampling(14))
+    width = max(map(len, rows))
+    assert seen[0] == (3, width - 1)
+    assert set(seen[1:]) == {(12, 1)}
+    assert torch.equal(shared.completion[shared.mask], alone.completion[alone.mask])
+    torch.testing.assert_close(shared.rollout_logp, alone.rollout_logp, rtol=1e-4, atol=1e-5)
+
+
 def test_why_a_completion_ended(parts, sampler, prompts):
     batch = sampler.generate(prompts * 16, list(range(64)), Sampling(8))
     assert 0 < batch.finished.sum() < 64
