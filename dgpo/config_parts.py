@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dgpo.settings import Above0, Count, Positive, Seed, Settings, setting
+from dgpo.settings import LARGEST, Above0, Count, Positive, Seed, Settings, setting
 
 _policy, _rollout = (partial(setting, group=group) for group in ("policy", "rollout"))
 
@@ -20,7 +20,7 @@ class TinyPolicy(Settings):
     step_error_rate: Annotated[float, Field(ge=0, le=1)] = _policy(
         0.3, description="share of their worked steps that are wrong"
     )
-    steps: Annotated[Positive, Field(ge=20)] = _policy(1800, description="AdamW steps of its warm-up")
+    steps: Annotated[int, Field(ge=20, le=LARGEST)] = _policy(1800, description="AdamW steps of its warm-up")
     batch: Positive = _policy(32, description="examples in each of them")
     lr: Above0 = _policy(3e-3, description="peak learning rate: linear warm-up, then cosine to 0")
     init: Above0 = _policy(0.08, description="standard deviation of the initial weights")

@@ -78,6 +78,8 @@ def check_rewards(config: "PolicySettings") -> None:
     """Raise ConfigError for rewards that are no module:function, and for weights that are not as many."""
     if bad := [name for name in config.reward if name.count(":") != 1]:
         raise ConfigError(f"reward={bad[0]!r} must be module:function")
+    if config.reward_weights and not config.reward:
+        raise ConfigError(f"reward_weights={config.reward_weights} needs reward=module:function, which they weigh")
     if config.reward_weights and len(config.reward_weights) != len(config.reward):
         raise ConfigError(
             f"reward_weights={config.reward_weights}: {len(config.reward_weights)} weights for "
@@ -101,6 +103,8 @@ def _check_asynchronous(config: "Config") -> None:
 def _check_rest(config: "Config") -> None:
     if config.kl_target is not None and not config.kl_coef:
         raise ConfigError(f"kl_target={config.kl_target} needs kl_coef above 0, the coefficient of the first step")
+    if config.kl_target is None and config.kl_horizon != type(config).model_fields["kl_horizon"].default:
+        raise ConfigError(f"kl_horizon={config.kl_horizon} needs kl_target, the KL that kl_coef is moved towards")
     if config.kl_target is not None and config.kl_horizon < config.batch_size:
         raise ConfigError(
             f"kl_horizon={config.kl_horizon} must be at least the {config.batch_size} completions of a step "
@@ -142,6 +146,6 @@ def check_machine(config: "PolicySettings") -> None:
         raise ConfigError("liger=True needs the package liger-kernel: pip install liger-kernel")
     if getattr(getattr(config, "lora", None), "r", 0) and importlib.util.find_spec("peft") is None:
         raise ConfigError("lora.r above 0 needs the package peft: pip install 'dgpo[lora]'")
-    for name in (log_to := getattr(config, "log_to", [])):
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"log_to={log_to} needs the package {name}: pip install {name}")
+    log_to = getattr(config, "log_to", [])
+    if absent := [name for name in log_to if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"log_to={log_to} needs what is not installed: pip install {' '.join(absent)}")

@@ -73,7 +73,7 @@ GENERATED = {  # tasks whose problems are drawn, which the embedded policy can b
 }
 WORDS = "words"  # the other task whose problems are drawn, for language models
 
-_LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
+LARGEST = 2**31 - 1  # of a count: what a 32-bit number holds
 _HUGE = 1e9  # of any other number: as good as without a limit, and no sum of a few overflows
 
 
@@ -90,8 +90,8 @@ def setting(
     return Field(default=default, description=description, json_schema_extra=about, **limits)
 
 
-Positive = Annotated[int, Field(ge=1, le=_LARGEST)]
-Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Encoding = Annotated[str, AfterValidator(text_encoding)]  # of data files that are not UTF-8
@@ -202,14 +202,24 @@ def unknown(name: str, value: Any, known: Collection[str], others: Collection[st
 
 def refusal(error: ValidationError) -> ConfigError:
     """The ConfigError for what pydantic refuses, a line for each setting."""
-    return ConfigError("\n".join(map(line, error.errors())))
+    said = "\n".join(map(line, error.errors()))
+    return ConfigError(f"{said}; {_LISTED}" if said.endswith(_FORMS["extra_forbidden"]) else said)
 
 
 def line(error) -> str:
     """What an error of pydantic says: the setting, its value, what is allowed."""
     name, said = ".".join(str(part) for part in error["loc"]), error["msg"].removeprefix("Value error, ")
-    value = error["input"]
+    value, way = error["input"], _FORMS.get(error["type"], "").format(name=name)
     if error["type"] == "extra_forbidden" and (now := RENAMED.get(str(error["loc"][-1]))):
         return f"unknown setting {name}={value!r}: it is called {now} now"
     shown = f"{value:g}" if type(value) is int and abs(value) > _HUGE**2 else repr(value)
-    return f"{name}={shown}: {said[0].lower()}{said[1:]}"
+    return f"{name}={shown}: {way or said[0].lower() + said[1:]}"
+
+
+_LISTED = "`python -m dgpo settings` lists them"
+_FORMS = {  # for the errors in which pydantic names types of Python
+    "list_type": "must be a list, such as {name}=[…]",
+    "tuple_type": "must be a list, such as {name}=[…]",
+    "model_type": f"has settings of its own, such as {{name}}.NAME=…; {_LISTED}",
+    "extra_forbidden": "unknown setting",
+}

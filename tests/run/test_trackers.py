@@ -82,7 +82,7 @@ def test_a_client_that_is_not_installed_is_named_before_training(monkeypatch):
     find = config_rules.importlib.util.find_spec
     monkeypatch.setattr(config_rules.importlib.util, "find_spec", lambda name: None if name == "mlflow" else find(name))
     config = configs.load("tiny", log_to=["tensorboard", "mlflow"])
-    with pytest.raises(ConfigError, match=r"log_to=.*'mlflow'\] needs the package mlflow: pip install mlflow"):
+    with pytest.raises(ConfigError, match=r"log_to=.*'mlflow'\] needs what is not installed: pip install mlflow"):
         config_rules.check_machine(config)
 
 

@@ -71,7 +71,7 @@ def test_shards_part_the_runs(tmp_path):
         ({"factors": {"x": {"a" * 150: {"lr": 1}}, "y": {"b" * 60: {"epochs": 1}}}}, "150 characters, of factor 'x'"),
         ({"seeds": [1, 1]}, "seeds=[1, 1]: 1 is named twice"),
         ({"seeds": [-1]}, "seeds.0=-1"),
-        ({"sedes": [1]}, "sedes=[1]: extra inputs are not permitted (a sweep has: name, folder"),
+        ({"sedes": [1]}, "sedes=[1]: unknown setting (a sweep has: name, folder"),
         ({"name": "a/b"}, "name='a/b'"),
     ],
 )
