@@ -5,7 +5,7 @@
     dgpo.plot("dgpo", "grpo", "cispo")                    the weight that each method puts on a token
     run = dgpo.train("tiny", method="dgpo", n=2)          a Run: .metrics .tokens() .plot_learning() .plot_weights()
     dgpo.evaluate(run.policy, benchmarks=["chain"], n=8)
-    dgpo.sweep("docs/results/methods.yaml", jobs=2)
+    dgpo.sweep("docs/results/best.yaml", jobs=2)
     dgpo.methods.get("dgpo", n=2).weight(logp, old_logp, advantage)
 
 `import dgpo` is quick: what a name needs (torch takes seconds) is imported when the name is first used.

@@ -13,6 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from dgpo import config as configs
+from dgpo.batch import Rollout
 from dgpo.run.rows import read_metrics
 from dgpo.sweeps import definition
 from dgpo.trainer import train
@@ -103,3 +104,19 @@ def random_model(folder, problems, template=None, words=600, **size):
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, **size}
     Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **size)).save_pretrained(folder)
     return folder
+
+
+def make_batch(prompts, completions, pad=0):
+    """A Rollout of these tokens, prompts padded on the left and completions on the right."""
+    P, T = max(map(len, prompts)), max(map(len, completions))
+    rows = [[pad] * (P - len(p)) + p + c + [pad] * (T - len(c)) for p, c in zip(prompts, completions, strict=True)]
+    prompt = torch.tensor([[0] * (P - len(p)) + [1] * len(p) for p in prompts]).bool()
+    mask = torch.tensor([[1] * len(c) + [0] * (T - len(c)) for c in completions]).bool()
+    return Rollout(
+        input_ids=torch.tensor(rows),
+        attention_mask=torch.cat([prompt, mask], 1),
+        mask=mask,
+        rollout_logp=torch.zeros(mask.shape),
+        finished=mask.any(1),
+        sequence_id=torch.arange(len(rows)),
+    )

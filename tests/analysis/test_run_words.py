@@ -4,10 +4,10 @@ import shutil
 
 import pandas as pd
 import pytest
+from running import execute, shown
+from running import run as train
 
 from analysis import run_words, runs
-from tests.running import execute, shown
-from tests.running import run as train
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_model import make_batch
+from running import make_batch
 
 from dgpo.config import ConfigError
 from dgpo.model.loading import load_lm, load_shape

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from running import make_batch
 from safetensors.torch import load_file, save_file
-from test_model import make_batch
 
 from dgpo import config as configs
 from dgpo import config_rules

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from running import make_batch
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dgpo.batch import Rollout
 from dgpo.model import logprobs
 from dgpo.model.loading import load_lm
 from dgpo.model.logprobs import token_logprobs
@@ -73,21 +73,6 @@ def test_words_of_probability_0_do_not_make_nan():
 @pytest.fixture(scope="module")
 def lm(checkpoint):
     return load_lm(checkpoint)[0]
-
-
-def make_batch(prompts, completions, pad=0):
-    P, T = max(map(len, prompts)), max(map(len, completions))
-    rows = [[pad] * (P - len(p)) + p + c + [pad] * (T - len(c)) for p, c in zip(prompts, completions, strict=True)]
-    prompt = torch.tensor([[0] * (P - len(p)) + [1] * len(p) for p in prompts]).bool()
-    mask = torch.tensor([[1] * len(c) + [0] * (T - len(c)) for c in completions]).bool()
-    return Rollout(
-        input_ids=torch.tensor(rows),
-        attention_mask=torch.cat([prompt, mask], 1),
-        mask=mask,
-        rollout_logp=torch.zeros(mask.shape),
-        finished=mask.any(1),
-        sequence_id=torch.arange(len(rows)),
-    )
 
 
 def test_policy_equals_the_model_sequence_by_sequence(lm):

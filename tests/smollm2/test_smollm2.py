@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.test_model import make_batch
+from launch import torchrun
+from running import execute, make_batch
 
 import dgpo
 from analysis import runs
@@ -16,8 +17,6 @@ from dgpo.model.loading import load_lm
 from dgpo.model.policy import Policy
 from dgpo.run.rows import read_metrics
 from dgpo.trainer import train
-from tests.launch import torchrun
-from tests.running import execute
 
 TWO_STEPS = {
     "steps": 2,

@@ -20,7 +20,8 @@ from analysis.plots import finish
 
 HERE = Path(__file__).parent
 COLUMNS = ["experiment", "line", "panel", "seed", "status", "start", "avg", "best", "pass", "entropy", "collapsed"]
-EXPERIMENTS = ("updates", "behind", "behind_fresh", "grid", "sizes")
+SWEEPS = ("updates", "behind", "behind_fresh", "grid", "sizes")
+EXPERIMENTS = ("updates", "again", *SWEEPS[1:])  # "again": best.yaml with another warm-up
 METHOD = re.compile(r"([a-z_]*[a-z])(?:_n([\d.]+)_m(\d))?(\+dual_clip)?$")
 AT_16 = "num_minibatches=16"
 
@@ -28,7 +29,7 @@ AT_16 = "num_minibatches=16"
 def gather(folder: Path, kept: pd.DataFrame) -> pd.DataFrame:
     """A row for each run: of the sweeps in `folder`, and of those that are not there as they were kept."""
     parts = []
-    for name in EXPERIMENTS:
+    for name in SWEEPS:
         there = (folder / name / "sweep.yaml").exists()
         rows = sweeps.read(folder / name).runs if there else kept[kept["experiment"] == name]
         parts.append(rows.assign(experiment=name)[COLUMNS])
@@ -37,7 +38,9 @@ def gather(folder: Path, kept: pd.DataFrame) -> pd.DataFrame:
 
 def compare(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """A row for each line and panel of an experiment."""
-    mine = of_grid(runs) if name == "grid" else runs[runs["experiment"] == name]
+    mine = of_grid(runs) if name == "grid" else runs[runs["experiment"] == {"again": "updates"}.get(name, name)]
+    if name in ("updates", "again"):  # at 1 update no clip acts
+        mine = mine[mine["panel"].isin([AT_16] if name == "again" else ["num_minibatches=4", "num_minibatches=64"])]
     rows = []
     for panel, part in mine.groupby("panel", sort=False):
         by_line = {line: group.set_index("seed").sort_index() for line, group in part.groupby("line", sort=False)}
@@ -146,7 +149,7 @@ def main(folder: str) -> None:
     pd.concat(tables.values()).to_csv(HERE / "comparisons.csv", index=False, float_format="%.3g")
     trends(runs).to_csv(HERE / "trends.csv", index=False, float_format="%.3g")
     for name, found in tables.items():
-        forest(found[found["panel"] != "num_minibatches=1"]).savefig(HERE / f"{name}.png")
+        forest(found).savefig(HERE / f"{name}.png")
     along(runs).savefig(HERE / "along.png")
 
 
