@@ -24,37 +24,42 @@ _LARGEST_SHARE = 0.92  # of a GPU for vLLM in an evaluation: its own default
 _OUTSIDE = 1e9  # bytes of a GPU that vLLM needs beside its share
 
 
-def free() -> tuple[int, int]:
-    """(free, all) bytes of this rank's GPU, as the driver counts them, other processes included."""
-    return torch.cuda.mem_get_info()
+def free(device: int | None = None) -> tuple[int, int]:
+    """(free, all) bytes of a GPU, this rank's by default, as the driver counts them, other processes included."""
+    return torch.cuda.mem_get_info(device)
 
 
-def check(config: Config) -> None:
+def check(config: Config, sampler: int | None = None) -> None:
     """Raise ConfigError unless this rank's GPU has room for every phase of a training, by `plan`'s prediction.
 
-    `force` skips the check. A run for which `plan` has no prediction is not checked.
+    So for the GPU number `sampler`, if this rank owns a sampler with a GPU of its own. `force` skips the check. A run
+    for which `plan` has no prediction is not checked.
     """
     if config.force:
         return
     (there, total), ranks = free(), process_group.world_size()
     hardware = plan.hardware_of(memory=float(total))
     try:
-        known = plan.predict(config, ranks, hardware)
+        known = plan.predict(config, ranks + config.sampler_ranks, hardware)
     except ConfigError:
         raise
     except Exception as unknown:  # noqa: BLE001 (an architecture that plan cannot count trains all the same)
         tell(f"plan has no prediction, so free memory is not checked: {first_line(unknown)}")
         return
-    need = known.peak + plan.CONTEXT
-    if need <= there:
-        return
-    phase, parts = max(known.memory.items(), key=lambda item: sum(item[1].values()))
-    held = ", ".join(f"{part} {b / 1e9:.1f}" for part, b in sorted(parts.items(), key=lambda p: -p[1]))
-    raise ConfigError(
-        f"plan: the {phase} takes {need / 1e9:.1f} GB of a GPU ({held}, CUDA {plan.CONTEXT / 1e9:.0f}), and "
-        f"{there / 1e9:.1f} of {total / 1e9:.1f} GB are free: {advice(config, ranks, hardware, there)}; force=true "
-        "starts it anyway"
-    )
+    training = {phase: parts for phase, parts in known.memory.items() if phase != plan.SAMPLER}
+    held = {None: max(training.items(), key=lambda item: sum(item[1].values()))}
+    if sampler is not None:
+        held[sampler] = "sampling", known.memory[plan.SAMPLER]
+    for device, (phase, parts) in held.items():
+        there, total = free(device)
+        need = sum(parts.values()) + plan.CONTEXT
+        if need > there:
+            named = ", ".join(f"{part} {b / 1e9:.1f}" for part, b in sorted(parts.items(), key=lambda p: -p[1]))
+            raise ConfigError(
+                f"plan: the {phase} takes {need / 1e9:.1f} GB of a GPU ({named}, CUDA {plan.CONTEXT / 1e9:.0f}), and "
+                f"{there / 1e9:.1f} of {total / 1e9:.1f} GB are free: {advice(config, ranks, hardware, there)}; "
+                "force=true starts it anyway"
+            )
 
 
 def advice(config: Config, ranks: int, hardware: plan.Hardware, there: float) -> str:

@@ -82,7 +82,7 @@ def _of_this_process(method: str) -> bool:
 
 def _show_plan(config: Config, how: Launch, here: bool) -> None:
     """Print plan's prediction. Raises ConfigError if the run does not fit, unless `force`."""
-    predicted = plan.predict(config, config.ranks, _hardware(how.gpu, here))
+    predicted = plan.predict(config, config.ranks + config.sampler_ranks, _hardware(how.gpu, here))
     print(predicted, flush=True)
     if not (predicted.fits or config.force):
         from dgpo import room

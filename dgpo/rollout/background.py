@@ -44,20 +44,21 @@ class BackgroundSampler(Sampler):
 
     `begin` starts a request; the `generate` with the same request returns its completions, even if weights were loaded
     in between. Any other `generate` samples with the weights loaded last. `staleness` counts the loads between the
-    weights that sampled the last completions and those loaded by the time of their `generate`.
+    weights that sampled the last completions and those loaded by the time of their `generate`. It samples on the GPU
+    number `device`, without a number on this rank's.
     """
 
     works_ahead = True
 
-    def __init__(self, config: Config, source: str, pad: int, stop: list[int], length: int):
-        self.timeout, self.staleness = config.timeout, 0
+    def __init__(self, config: Config, source: str, pad: int, stop: list[int], length: int, device: int | None = None):
+        self.timeout, self.staleness, self.holders = config.timeout, 0, config.sampler_ranks
         self._begun: list[int] | None = None  # the seeds of the request that was begun; no other request has them
         self._ahead: Rollout | None = None  # its completions, once received
         self._loads_since = 0
         self._memory, (self._pipe, theirs) = SharedMemory(), Pipe()
         with theirs:
             given = [theirs.fileno(), self._memory.descriptor]
-            self._process = lifetimes.start(__name__, *map(str, given), pass_fds=given, env=_environment())
+            self._process = lifetimes.start(__name__, *map(str, given), pass_fds=given, env=_environment(device))
         self._close = weakref.finalize(self, _end, self._process, self._pipe, self._memory.descriptor)
         arguments = {"source": str(source), "pad": pad, "stop": stop, "length": length}
         try:
@@ -150,12 +151,12 @@ class BackgroundSampler(Sampler):
         return answer[1:]
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment without the launcher's variables, and with its own GPU as the only one."""
+def _environment(device: int | None) -> dict[str, str]:
+    """This process's environment without the launcher's variables, and with the sampler's GPU as the only one."""
     env = {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
     if torch.cuda.is_available():
         visible = env.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[torch.cuda.current_device()]
+        env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[torch.cuda.current_device() if device is None else device]
     return env
 
 
