@@ -47,7 +47,9 @@ def check(config: Config, sampler: int | None = None) -> None:
         tell(f"plan has no prediction, so free memory is not checked: {first_line(unknown)}")
         return
     training = {phase: parts for phase, parts in known.memory.items() if phase != plan.SAMPLER}
-    held = {None: max(training.items(), key=lambda item: sum(item[1].values()))}
+    held: dict[int | None, tuple[str, dict[str, float]]] = {
+        None: max(training.items(), key=lambda item: sum(item[1].values()))
+    }
     if sampler is not None:
         held[sampler] = "sampling", known.memory[plan.SAMPLER]
     for device, (phase, parts) in held.items():
@@ -165,7 +167,9 @@ def use_expandable_segments(config) -> None:
 
     Before the first allocation on the GPU, and unless the environment sets the allocator. Only one of the two variables
     is read by vLLM 0.27, whose sleeping pool cannot be of such segments and switches them off for itself. An engine
-    over several ranks shares its buffers between processes, which such segments do not allow.
+    over several ranks, or in another process on this GPU, shares buffers between processes, which such segments do not
+    allow.
     """
-    if config.vllm.tensor_parallel == 1 and not any(os.environ.get(name) for name in _ALLOCATOR):
+    apart = getattr(config, "asynchronous", False) and config.rollout == "vllm" and not config.sampler_ranks
+    if config.vllm.tensor_parallel == 1 and not apart and not any(os.environ.get(name) for name in _ALLOCATOR):
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
