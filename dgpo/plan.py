@@ -146,12 +146,14 @@ def known(name: str) -> Qwen2Config:
 class Plan:
     """`memory[phase][part]` in bytes and `seconds[phase]`; the largest phase is the peak.
 
-    `samplers` of the `gpus` do nothing but sample, while the others learn from the step before.
+    `samplers` of the `gpus` do nothing but sample, while the others learn from the step before; `length` is the mean
+    completion.
     """
 
     shape: Shape
     gpus: int
     samplers: int
+    length: float
     hardware: Hardware
     memory: dict[str, dict[str, float]]
     host: float
@@ -220,7 +222,7 @@ def predict(config: Config, gpus: int = 1, hardware: Hardware | None = None, len
     hardware, shape = hardware or Hardware(), shape_of(config)
     work = Work(config, shape, ranks, length, hardware)
     parts = memory(work), _host(work), _seconds(work), _assumed(work)
-    return Plan(shape, gpus, config.sampler_ranks, hardware, *parts)
+    return Plan(shape, gpus, config.sampler_ranks, length, hardware, *parts)
 
 
 class Work:

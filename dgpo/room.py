@@ -7,11 +7,10 @@ Adam's moments do not exist until the first optimizer step: a run that starts we
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
-from dgpo import plan
+from dgpo import plan, ways
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import process_group
 from dgpo.errors import first_line
@@ -59,50 +58,9 @@ def check(config: Config, sampler: int | None = None) -> None:
             named = ", ".join(f"{part} {b / 1e9:.1f}" for part, b in sorted(parts.items(), key=lambda p: -p[1]))
             raise ConfigError(
                 f"plan: the {phase} takes {need / 1e9:.1f} GB of a GPU ({named}, CUDA {plan.CONTEXT / 1e9:.0f}), and "
-                f"{there / 1e9:.1f} of {total / 1e9:.1f} GB are free: {advice(config, ranks, hardware, there)}; "
+                f"{there / 1e9:.1f} of {total / 1e9:.1f} GB are free: {ways.advice(config, ranks, hardware, there)}; "
                 "force=true starts it anyway"
             )
-
-
-def advice(config: Config, ranks: int, hardware: plan.Hardware, there: float) -> str:
-    """The settings of which each alone makes the run fit into `there` bytes of a GPU, by `plan`."""
-    shape = plan.shape_of(config)
-
-    def fits(**settings: Any) -> bool:
-        try:
-            work = plan.Work(config.model_copy(update=settings), shape, ranks, config.max_new_tokens / 2, hardware)
-        except ConfigError:  # vLLM's share does not hold the weights
-            return False
-        return max(sum(parts.values()) for parts in plan.memory(work).values()) + plan.CONTEXT <= there
-
-    ways = [f"{name}={str(value).lower()}" for name, value in _changes(config).items() if fits(**{name: value})]
-    if config.rollout == "vllm":
-        for share in range(round(config.vllm.share * 100) - 1, 4, -1):
-            if fits(vllm=config.vllm.model_copy(update={"gpu_memory": share / 100})):
-                ways.insert(0, f"vllm.gpu_memory={share / 100:g}")
-                break
-    if ways:
-        return f"{' or '.join(ways)} fits"
-    return "no one setting makes it fit: use more ranks, and zero_stage, gradient_checkpointing and offload together"
-
-
-def _changes(config: Config) -> dict[str, Any]:
-    """Settings that need less memory than those of `config`, the cheapest first."""
-    longest = config.max_prompt_tokens + config.max_new_tokens
-    changes: dict[str, Any] = {}
-    if config.offload == "none":
-        changes["offload"] = "rollout" if config.rollout == "vllm" and config.vllm.sleep else "optimizer"
-    if not config.gradient_checkpointing:
-        changes["gradient_checkpointing"] = True
-    if (config.max_tokens_per_micro_batch or config.micro_batch_size * longest) > longest:
-        changes["max_tokens_per_micro_batch"] = longest
-    if config.zero_stage < 3 and not config.lora.r:
-        changes["zero_stage"] = 3
-    if config.asynchronous:
-        changes["asynchronous"] = False
-    if config.rollout == "transformers" and config.generation_batch_size > 16:
-        changes["generation_batch_size"] = 16
-    return changes
 
 
 def for_evaluation(config, shape, length: int):

@@ -5,7 +5,6 @@ import os
 import pytest
 import torch
 import vllm_stub
-import yaml
 from transformers import Qwen2Config
 
 from dgpo import config as configs
@@ -40,20 +39,6 @@ class TestTraining:
         assert "optimizer 21.3" in said
         assert "force=true starts it anyway" in said
         assert "\n" not in said
-
-    def test_each_way_out_fits(self, card):
-        card(84)
-        config = configs.load("r1-distill-1.5b", **RECIPE)
-        ways = room.advice(config, 1, plan.hardware_of(memory=85.2 * GB), 84 * GB).removesuffix(" fits").split(" or ")
-        assert {"offload=rollout"} < {*ways}
-        for way in ways:
-            name, _, value = way.partition("=")
-            room.check(configs.load("r1-distill-1.5b", **RECIPE, **{name: yaml.safe_load(value)}))
-
-    def test_what_no_one_setting_mends_is_said_to_need_several(self, card):
-        card(23, 24)
-        with pytest.raises(ConfigError, match=r"no one setting makes it fit: use more ranks"):
-            room.check(configs.load("r1-distill-7b", **RECIPE, vllm={"gpu_memory": 0.9}))
 
     def test_what_fits_and_what_is_forced_goes_on(self, card):
         card(140, 141)
