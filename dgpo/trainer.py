@@ -42,7 +42,7 @@ from dgpo.objective import (
     zero_variance,
 )
 from dgpo.progress import Progress, tell
-from dgpo.rollout import Sampling, mismatch, owners
+from dgpo.rollout import Sampling, mismatch
 from dgpo.rollout.selfcheck import check_model
 from dgpo.run import hub, identity, summary
 from dgpo.run.folder import RunFolder
@@ -96,6 +96,7 @@ class Trainer:
         process_group.on_rank0(hub.check, config)
         if pick_device(config.device) == "cuda":
             from dgpo import room
+            from dgpo.rollout import owners
 
             room.use_expandable_segments(config)
             process_group.on_all_ranks(room.check, config, process_group.on_all_ranks(owners.device, config))
