@@ -23,7 +23,7 @@ from dgpo.model.logprobs import CHUNK_BYTES
 _DEEPSPEED_BUCKET = 500_000_000  # elements of its reduce bucket
 _DEEPSPEED_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time
 _LAUNCH = 0.85e-3  # seconds in which Python launches one layer of a decoding step (measured: 28 layers, an H100's host)
-SAMPLER = "sampler's GPU"  # the phase of a GPU that a sampler has for itself
+SAMPLER = "sampling alone"  # the phase of a GPU that a sampler has for itself
 CONTEXT = 3e9  # bytes: CUDA context, NCCL, what the allocator cannot use
 
 KNOWN = {  # by the name of the repository, for a machine without network

@@ -23,16 +23,16 @@ _LARGEST_SHARE = 0.92  # of a GPU for vLLM in an evaluation: its own default
 _OUTSIDE = 1e9  # bytes of a GPU that vLLM needs beside its share
 
 
-def free(device: int | None = None) -> tuple[int, int]:
-    """(free, all) bytes of a GPU, this rank's by default, as the driver counts them, other processes included."""
-    return torch.cuda.mem_get_info(device)
+def free() -> tuple[int, int]:
+    """(free, all) bytes of this rank's GPU, as the driver counts them, other processes included."""
+    return torch.cuda.mem_get_info()
 
 
-def check(config: Config, sampler: int | None = None) -> None:
+def check(config: Config) -> None:
     """Raise ConfigError unless this rank's GPU has room for every phase of a training, by `plan`'s prediction.
 
-    So for the GPU number `sampler`, if this rank owns a sampler with a GPU of its own. `force` skips the check. A run
-    for which `plan` has no prediction is not checked.
+    A GPU that a sampler has for itself must be large enough when it is empty: to ask what is free there would take half
+    a GB of it. `force` skips the check. A run for which `plan` has no prediction is not checked.
     """
     if config.force:
         return
@@ -45,22 +45,17 @@ def check(config: Config, sampler: int | None = None) -> None:
     except Exception as unknown:  # noqa: BLE001 (an architecture that plan cannot count trains all the same)
         tell(f"plan has no prediction, so free memory is not checked: {first_line(unknown)}")
         return
-    training = {phase: parts for phase, parts in known.memory.items() if phase != plan.SAMPLER}
-    held: dict[int | None, tuple[str, dict[str, float]]] = {
-        None: max(training.items(), key=lambda item: sum(item[1].values()))
-    }
-    if sampler is not None:
-        held[sampler] = "sampling", known.memory[plan.SAMPLER]
-    for device, (phase, parts) in held.items():
-        there, total = free(device)
-        need = sum(parts.values()) + plan.CONTEXT
-        if need > there:
-            named = ", ".join(f"{part} {b / 1e9:.1f}" for part, b in sorted(parts.items(), key=lambda p: -p[1]))
-            raise ConfigError(
-                f"plan: the {phase} takes {need / 1e9:.1f} GB of a GPU ({named}, CUDA {plan.CONTEXT / 1e9:.0f}), and "
-                f"{there / 1e9:.1f} of {total / 1e9:.1f} GB are free: {ways.advice(config, ranks, hardware, there)}; "
-                "force=true starts it anyway"
-            )
+    room = {phase: total if phase == plan.SAMPLER else there for phase in known.memory}
+    need = {phase: sum(parts.values()) + plan.CONTEXT for phase, parts in known.memory.items()}
+    worst = max(known.memory, key=lambda phase: need[phase] - room[phase])
+    if need[worst] > room[worst]:
+        parts = sorted(known.memory[worst].items(), key=lambda part: -part[1])
+        held = ", ".join(f"{part} {b / 1e9:.1f}" for part, b in parts)
+        raise ConfigError(
+            f"plan: the {worst} takes {need[worst] / 1e9:.1f} GB of a GPU ({held}, CUDA {plan.CONTEXT / 1e9:.0f}), and "
+            f"{room[worst] / 1e9:.1f} of {total / 1e9:.1f} GB are free: "
+            f"{ways.advice(config, ranks, hardware, room[worst])}; force=true starts it anyway"
+        )
 
 
 def for_evaluation(config, shape, length: int):

@@ -99,7 +99,8 @@ class Trainer:
             from dgpo.rollout import owners
 
             room.use_expandable_segments(config)
-            process_group.on_all_ranks(room.check, config, process_group.on_all_ranks(owners.device, config))
+            process_group.on_all_ranks(owners.device, config)
+            process_group.on_all_ranks(room.check, config)
         self.run = RunFolder(config)
         self.config = config = self.run.config
         self.seconds = PhaseTimer(partial(out_of_memory, config))

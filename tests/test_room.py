@@ -23,7 +23,7 @@ RECIPE = {"data": "problems.jsonl"}
 @pytest.fixture
 def card(monkeypatch):
     def card(free, total=85.2):
-        monkeypatch.setattr(room, "free", lambda *_: (int(free * GB), int(total * GB)))
+        monkeypatch.setattr(room, "free", lambda: (int(free * GB), int(total * GB)))
 
     return card
 
@@ -62,15 +62,12 @@ class TestTraining:
         with pytest.raises(ConfigError, match=r"plan: the optimizer step takes .*KV cache 39\.0"):
             room.check(configs.load("r1-distill-1.5b", **settings, asynchronous=True))
 
-    def test_one_with_a_gpu_of_its_own_counts_there_alone(self, card, monkeypatch):
+    def test_one_with_a_gpu_of_its_own_counts_there_alone(self, card):
         settings = {**RECIPE, "importance_correction": "none", "asynchronous": True, "offload": "optimizer"}
-        config = configs.load("r1-distill-1.5b", **settings, sampler_ranks=1, vllm={"gpu_memory": 0.9})
-        card(84)
-        room.check(config, 1)
-        monkeypatch.setattr(room, "free", lambda device=None: (int((84, 70)[device == 1] * GB), int(85.2 * GB)))
-        room.check(config)  # a rank that owns none
-        with pytest.raises(ConfigError, match=r"plan: the sampling takes 79\.7 GB .*70\.0 of 85\.2 GB are free"):
-            room.check(config, 1)
+        card(70)  # of the rank's; the sampler's is empty
+        room.check(configs.load("r1-distill-1.5b", **settings, sampler_ranks=1, vllm={"gpu_memory": 0.9}))
+        with pytest.raises(ConfigError, match=r"plan: the sampling alone takes 87\.3 GB .*85\.2 of 85\.2 GB are free"):
+            room.check(configs.load("r1-distill-1.5b", **settings, sampler_ranks=1, vllm={"gpu_memory": 0.99}))
 
     def test_a_model_that_plan_cannot_count_is_not_checked(self, card, monkeypatch, capsys):
         card(1)
