@@ -303,6 +303,8 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
         rollout = {}
     elif config.asynchronous or (work.engine and not config.vllm.sleep):  # the sampler keeps it while others work
         states |= rollout
+        if config.asynchronous and work.engine:  # it takes them out of a buffer as large as the largest of them
+            states["new weights"] = shape.words * shape.hidden * width
     # AdamW's own: the gradient in float32 and the denominator
     step = {
         "gradients": 0 if on_host else gradients / (1 if work.stage >= 2 else gpus),
