@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from dgpo import config as configs
-from dgpo import methods, plan, ways
+from dgpo import methods, plan
 from dgpo.config import Config
 from dgpo.config_rules import check_machine
 from dgpo.distributed import launcher as environment
@@ -85,6 +85,8 @@ def _show_plan(config: Config, how: Launch, here: bool) -> None:
     predicted = plan.predict(config, config.ranks + config.sampler_ranks, _hardware(how.gpu, here))
     print(predicted, flush=True)
     if not (predicted.fits or config.force):
+        from dgpo import ways
+
         memory = predicted.hardware.memory
         raise ConfigError(
             f"plan: the peak of {predicted.peak / 1e9:.1f} GB does not fit a GPU of {memory / 1e9:.0f} GB: "

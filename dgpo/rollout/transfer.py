@@ -10,10 +10,9 @@ a tensor needs neither, and under ZeRO-3 no more than one is whole. A receiver t
 trainer waits after every tensor: it never waits for the GPU.
 """
 
-# pyright: reportMissingImports=false
-# (vLLM is an extra, and need not be installed where types are checked)
-
 import base64
+import importlib
+import os
 import pickle
 import socket
 import threading
@@ -32,6 +31,7 @@ from dgpo.rollout.base import SamplerError
 from dgpo.rollout.shared import SharedMemory
 
 _HERE = "127.0.0.1"  # a sampler runs on its trainer's host
+_TRAINER = "vllm.distributed.weight_transfer.nccl_common"
 _PORTS = 5  # tried in turn
 _BINDING = 1.0  # seconds after which a port that was not refused is taken to be ours
 
@@ -68,6 +68,8 @@ class Nccl(Memory):
         self.group: Any = None
 
     def connect(self, begin: Callable[[dict], None], end: Callable[[], object], timeout: float) -> None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        importlib.import_module(_TRAINER)  # takes seconds, and the thread is to be at its port at once
         for _ in range(_PORTS):
             port = _free_port()
             opened = _in_a_thread(self._open, port)
@@ -97,9 +99,8 @@ class Nccl(Memory):
             self.group.destroy()
 
     def _open(self, port: int) -> Any:
-        from vllm.distributed.weight_transfer import nccl_common
-
-        return nccl_common.trainer_init({"master_address": _HERE, "master_port": port, "world_size": 2})
+        told = {"master_address": _HERE, "master_port": port, "world_size": 2}
+        return importlib.import_module(_TRAINER).trainer_init(told)
 
 
 class Ipc(Memory):

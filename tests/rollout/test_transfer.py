@@ -94,6 +94,7 @@ def test_which_way_is_taken(config, monkeypatch):
     assert type(transfer.choose(embedded, 1)) is transfer.Memory
 
 
+@pytest.mark.usefixtures("gpu")
 def test_ports_that_are_taken_are_tried_in_turn_and_not_for_ever(monkeypatch):
     def taken(_):
         raise OSError(98, "Address already in use")
