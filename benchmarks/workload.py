@@ -79,8 +79,8 @@ class Clock(dict):
         self[name] = self.get(name, 0.0) + time.process_time() - start
 
 
-def dgpo_worker(folder: Path) -> None:
-    """The trainer's own loop, without its evaluations and checkpoints."""
+def dgpo_step(folder: Path, **settings):
+    """A function that does one step of the trainer's own loop, without its evaluations and checkpoints."""
     from types import SimpleNamespace
 
     import torch
@@ -95,12 +95,14 @@ def dgpo_worker(folder: Path) -> None:
         def score(self, problems, completions, completion_ids):
             return [reward(c) for c in completions]
 
-    tasks.make = lambda config, tokenizer: Task(notes={}, verdicts=Counter(), heldout=(), close=lambda: None)
+    tasks.make = lambda config, tokenizer: Task(
+        notes={}, verdicts=Counter(), heldout=(), means=dict, close=lambda: None
+    )
     config = configs.load(
         "tiny", model=str(folder), run_dir=str(folder / "run"), prompts_per_step=PROMPTS, group_size=COMPLETIONS,
         num_minibatches=UPDATES, micro_batch_size=PROMPTS * COMPLETIONS // UPDATES, max_prompt_tokens=PROMPT_TOKENS,
         max_new_tokens=TOKENS, steps=10_000, eval_every=0, checkpoint_every=0, log_reference_kl=False, threads=1,
-        lr=1e-6,
+        lr=1e-6, **settings,
     )  # fmt: skip
     made = trainer.Trainer(config)
     made.restore()
@@ -111,6 +113,7 @@ def dgpo_worker(folder: Path) -> None:
         torch.manual_seed(i)
         with clock.phase("rollout"):
             batch, rewards, rolled = made.rollout()
+            made.sample_ahead(i)
         with clock.phase("old_logp"):
             batch, scored = made.score(batch, rewards)
         with clock.phase("update"):
@@ -119,7 +122,7 @@ def dgpo_worker(folder: Path) -> None:
         made.report(i, rolled | scored | updated)
         return clock
 
-    serve(step)
+    return step
 
 
 def floor_worker(folder: Path) -> None:
@@ -200,4 +203,5 @@ def _answer(name: str, process) -> str:
 
 
 if __name__ == "__main__":
-    {"dgpo": dgpo_worker, "floor": floor_worker}[sys.argv[1]](Path(sys.argv[3]))
+    folder = Path(sys.argv[3])
+    serve(dgpo_step(folder)) if sys.argv[1] == "dgpo" else floor_worker(folder)

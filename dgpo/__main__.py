@@ -72,7 +72,7 @@ def _run(words: list[str], places: dict[str, str]) -> int:
     sweep.add_argument("--report", action="store_true", help="run nothing: write table and report of the finished runs")
     plan = commands.add_parser("plan", help="memory and time of a run, from counted bytes and FLOPs")
     plan.add_argument("settings", nargs="*", metavar="[RECIPE] key=value", help="as for train")
-    plan.add_argument("--gpus", type=int, default=1)
+    plan.add_argument("--gpus", type=int, default=1, help="in all: sampler_ranks of them sample, the others train")
     plan.add_argument("--gpu", default="h200", metavar="CARD", help="a100, h100, h200 (the default) or b200")
     plan.add_argument("--memory", type=float, metavar="GB", help="of a GPU, in place of the card's")
     plan.add_argument("--length", type=float, metavar="TOKENS", help="mean completion (half of max_new_tokens)")
@@ -171,13 +171,18 @@ def _plan(args, places) -> int:
     recipe, overrides = parse(args.settings, configs.Config.texts())
     config = configs.load(recipe, **overrides)
     places |= config.paths()
-    from dgpo import plan
+    from dgpo import plan, ways
 
     scaled = {"memory": (args.memory, 1e9), "bandwidth": (args.bandwidth, 1e12), "flops": (args.tflops, 1e12)}
     given = {name: value * unit for name, (value, unit) in scaled.items() if value is not None}
     hardware = plan.hardware_of(args.gpu, **given, mfu=args.mfu)
     result = plan.predict(config, args.gpus, hardware, args.length)
     print(result)
+    if not result.fits:
+        ranks = args.gpus - config.sampler_ranks
+        print(f"\n{ways.advice(config, ranks, hardware, hardware.memory)}")
+    elif faster := ways.apart(config, result):
+        print(f"\n{faster}")
     return 0 if result.fits else 1
 
 

@@ -188,6 +188,12 @@ class Config(PolicySettings):
     asynchronous: bool = _rollout(
         False, description="sample the next step in another process during the updates: one step off-policy"
     )
+    sampler_ranks: Count = _rollout(
+        0,
+        description="with asynchronous: samplers on devices of their own, beside those of the ranks; 0: each rank "
+        "shares its own with one",
+        resume="rounding",
+    )
     max_mismatch: Above0 | None = _rollout(
         None, description="stop above this mean |log π_trainer − log π_sampler|", unit="nats"
     )

@@ -31,7 +31,9 @@ class VLLM(Settings):
     """The engine of rollout='vllm': one on each rank, or one on every `tensor_parallel` ranks."""
 
     gpu_memory: Annotated[float, Field(gt=0, lt=1)] | None = _rollout(
-        None, description="share of a GPU for vLLM's weights and KV cache; none: 0.4, in an evaluation what is free"
+        None,
+        description="share of a GPU for vLLM's weights and KV cache; none: 0.4, with sampler_ranks 0.9, in an "
+        "evaluation what is free",
     )
     tensor_parallel: Positive = _rollout(1, description="ranks that share one engine")
     sleep: bool = _rollout(True, description="give that memory back during updates (no effect on a CPU)")

@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +11,8 @@ from dgpo.settings import GENERATED, WORDS
 
 if TYPE_CHECKING:
     from dgpo.config import Config, PolicySettings
+
+_WHOLE_GPU = 0.9  # vLLM's share of a GPU that is the sampler's own
 
 
 def validate(config: "Config") -> "Config":
@@ -22,7 +24,10 @@ def validate(config: "Config") -> "Config":
     for check in (_check_batch, _check_task, _check_reward, _check_asynchronous, _check_rest):
         check(config)
     aggregation = method.aggregation if config.loss_aggregation == "method" else config.loss_aggregation
-    return config.model_copy(update={"method_params": method.params(), "loss_aggregation": aggregation})
+    resolved: dict[str, Any] = {"method_params": method.params(), "loss_aggregation": aggregation}
+    if config.sampler_ranks and config.vllm.gpu_memory is None:  # its device holds nothing else
+        resolved["vllm"] = config.vllm.model_copy(update={"gpu_memory": _WHOLE_GPU})
+    return config.model_copy(update=resolved)
 
 
 def _check_batch(config: "Config") -> None:
@@ -95,8 +100,13 @@ def _check_asynchronous(config: "Config") -> None:
         )
     if config.asynchronous and config.vllm.tensor_parallel > 1:
         raise ConfigError(
-            f"asynchronous=True: each rank has a sampler of its own, so vllm.tensor_parallel="
+            f"asynchronous=True: each sampler is a process with one device, so vllm.tensor_parallel="
             f"{config.vllm.tensor_parallel} must be 1"
+        )
+    if config.sampler_ranks and not config.asynchronous:
+        raise ConfigError(
+            f"sampler_ranks={config.sampler_ranks} needs asynchronous=True: samplers on devices of their own would "
+            "stand idle while the policy is updated"
         )
 
 
@@ -128,8 +138,10 @@ def _check_rest(config: "Config") -> None:
 
 def check_devices(config: "Config", jobs: int) -> None:
     """Raise ConfigError if several runs at once would start their ranks on the same GPUs."""
-    if jobs > 1 and config.ranks > 1 and config.device != "cpu" and torch.cuda.is_available():
-        raise ConfigError(f"jobs={jobs} with ranks={config.ranks}: each takes GPUs from the first one on; use jobs=1")
+    several = "ranks" if config.ranks > 1 else "sampler_ranks" if config.sampler_ranks else None
+    if jobs > 1 and several and config.device != "cpu" and torch.cuda.is_available():
+        asked = f"{several}={getattr(config, several)}"
+        raise ConfigError(f"jobs={jobs} with {asked}: each takes GPUs from the first one on; use jobs=1")
 
 
 def check_machine(config: "PolicySettings") -> None:

@@ -23,7 +23,7 @@ def out_of_memory(config: Config, phase: str, error: Exception) -> OutOfMemory:
     from dgpo import plan
 
     try:
-        known = plan.predict(config, process_group.world_size())
+        known = plan.predict(config, process_group.world_size() + config.sampler_ranks)
     except Exception as unknown:  # noqa: BLE001 (whatever goes wrong in plan, running out of memory is the news)
         predicted = f"plan has no prediction: {unknown}"
     else:

@@ -23,6 +23,7 @@ from dgpo.model.logprobs import CHUNK_BYTES
 _DEEPSPEED_BUCKET = 500_000_000  # elements of its reduce bucket
 _DEEPSPEED_LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time
 _LAUNCH = 0.85e-3  # seconds in which Python launches one layer of a decoding step (measured: 28 layers, an H100's host)
+SAMPLER = "sampling alone"  # the phase of a GPU that a sampler has for itself
 CONTEXT = 3e9  # bytes: CUDA context, NCCL, what the allocator cannot use
 
 KNOWN = {  # by the name of the repository, for a machine without network
@@ -143,10 +144,16 @@ def known(name: str) -> Qwen2Config:
 
 @dataclass(frozen=True)
 class Plan:
-    """`memory[phase][part]` in bytes and `seconds[phase]`; the largest phase is the peak."""
+    """`memory[phase][part]` in bytes and `seconds[phase]`; the largest phase is the peak.
+
+    `samplers` of the `gpus` do nothing but sample, while the others learn from the step before; `length` is the mean
+    completion.
+    """
 
     shape: Shape
     gpus: int
+    samplers: int
+    length: float
     hardware: Hardware
     memory: dict[str, dict[str, float]]
     host: float
@@ -158,6 +165,12 @@ class Plan:
         return max(sum(parts.values()) for parts in self.memory.values())
 
     @property
+    def step(self) -> float:
+        """Seconds of a step."""
+        total, sampling = sum(self.seconds.values()), self.seconds["prefill"] + self.seconds["decode"]
+        return max(sampling, total - sampling) if self.samplers else total
+
+    @property
     def fits(self) -> bool:
         return self.peak + CONTEXT <= self.hardware.memory
 
@@ -165,7 +178,8 @@ class Plan:
         parts = list(dict.fromkeys(part for phase in self.memory.values() for part in phase))
         lines = [
             f"{self.shape.parameters:,} parameters on {self.gpus} GPU{'s' * (self.gpus > 1)} "
-            f"of {self.hardware.memory / 1e9:.0f} GB",
+            f"of {self.hardware.memory / 1e9:.0f} GB"
+            + (f": {self.gpus - self.samplers} train, {self.samplers} sample" if self.samplers else ""),
             "",
             _row("GB of each GPU", *self.memory),
         ]
@@ -178,34 +192,41 @@ class Plan:
         ]
         if self.host:
             lines.append(f"host memory for each GPU: {self.host / 1e9:.1f} GB")
-        total = sum(self.seconds.values())
         lines += ["", _row("phase", "seconds", "share")]
-        lines += [_row(phase, f"{s:.3g}", f"{s / total:.0%}") for phase, s in self.seconds.items()]
-        lines += [_row("a step", f"{total:.3g}", ""), "", "assumed:"]
+        lines += [_row(phase, f"{s:.3g}", f"{s / self.step:.0%}") for phase, s in self.seconds.items()]
+        lines += [_row("a step", f"{self.step:.3g}", ""), "", "assumed:"]
         return "\n".join([*lines, *(f"  {line}" for line in self.assumptions)])
 
 
 def predict(config: Config, gpus: int = 1, hardware: Hardware | None = None, length: float | None = None) -> Plan:
     """The Plan of a config on `gpus`; `length` is the mean completion, in tokens (default: half of max_new_tokens).
 
-    Raises ConfigError for a model that cannot be found, and for numbers of GPUs and tokens that no run can have.
+    `sampler_ranks` of the GPUs sample, the others train. Raises ConfigError for a model that cannot be found, and for
+    numbers of GPUs and tokens that no run can have.
     """
     if gpus < 1:
         raise ConfigError(f"gpus={gpus} must be positive")
-    if config.prompts_per_step < gpus:
-        raise ConfigError(f"prompts_per_step={config.prompts_per_step} must be at least the number of GPUs, {gpus}")
+    ranks = gpus - config.sampler_ranks
+    if config.sampler_ranks > ranks:
+        raise ConfigError(
+            f"sampler_ranks={config.sampler_ranks} must be at most half of the GPUs, {gpus}: each belongs to a rank, "
+            "which trains on a GPU of its own"
+        )
+    if config.prompts_per_step < ranks:
+        raise ConfigError(f"prompts_per_step={config.prompts_per_step} must be at least the number of GPUs, {ranks}")
     length = config.max_new_tokens / 2 if length is None else length
     if not 0 < length <= config.max_new_tokens:
         raise ConfigError(f"length={length:g} must be above 0 and at most max_new_tokens={config.max_new_tokens}")
-    if config.rollout == "vllm" and gpus % config.vllm.tensor_parallel:
+    if config.rollout == "vllm" and ranks % config.vllm.tensor_parallel:
         raise ConfigError(f"vllm.tensor_parallel={config.vllm.tensor_parallel} must divide the number of GPUs, {gpus}")
     hardware, shape = hardware or Hardware(), shape_of(config)
-    work = Work(config, shape, gpus, length, hardware)
-    return Plan(shape, gpus, hardware, memory(work), _host(work), _seconds(work), _assumed(work))
+    work = Work(config, shape, ranks, length, hardware)
+    parts = memory(work), _host(work), _seconds(work), _assumed(work)
+    return Plan(shape, gpus, config.sampler_ranks, length, hardware, *parts)
 
 
 class Work:
-    """Sizes of one step on one GPU. `length`: tokens of a mean completion."""
+    """Sizes of one step on one GPU. `gpus`: those that train; `length`: tokens of a mean completion."""
 
     def __init__(self, config: Config, shape: Shape, gpus: int, length: float, hardware: Hardware):
         self.config, self.shape, self.gpus, self.length, self.hardware = config, shape, gpus, length, hardware
@@ -213,6 +234,7 @@ class Work:
         self.device = "cpu" if config.device == "cpu" else "cuda"
         self.stage, self.offload = config.zero_stage, config.offload
         self.rows = -(-config.batch_size // gpus)
+        self.sampled = -(-config.batch_size // (config.sampler_ranks or gpus))  # on one GPU that samples
         self.prompt = config.max_prompt_tokens / 4
         self.longest = config.max_prompt_tokens + config.max_new_tokens
         self.tokens = self.rows * (self.prompt + length)
@@ -224,7 +246,7 @@ class Work:
         self.trained = config.lora.r * shape.lora_width if config.lora.r else shape.parameters
         self.engine = config.rollout == "vllm"
         self.spread = config.vllm.tensor_parallel if self.engine else 1  # GPUs that share a sampler, and its sequences
-        self.live_rows = min(self.rows * self.spread, config.generation_batch_size)  # at once in the sampler
+        self.live_rows = min(self.sampled * self.spread, config.generation_batch_size)  # at once in the sampler
         self.kv_bytes = 2 * shape.keys * shape.layers * self.width / self.spread  # of one token, on one GPU
         self.sampler_weights = self.weight_bytes / self.spread if self.engine else 0.0
         self.kv_cache = self.live_rows * self.longest * self.kv_bytes
@@ -243,13 +265,13 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
     sharded = work.weight_bytes / gpus
     on_host = work.offload.startswith("optimizer")
     split = sharded if work.stage == 3 else work.weight_bytes
-    own_copy = config.rollout == "transformers" and (work.stage == 3 or config.asynchronous)
+    own_copy = not work.engine and (work.stage == 3 or config.asynchronous)
     states = {
         "weights": 0 if work.offload == "optimizer+params" else split,
         "optimizer": 0 if on_host else 12 * work.trained / gpus,  # float32 weights and both moments, ZeRO-1 to 3
         "reference": split if config.log_reference_kl or config.kl_coef else 0,
         # the embedded sampler has whole weights under ZeRO-3 and in a process of its own; else it shares the trained
-        "sampler's copy": work.weight_bytes if own_copy else 0,
+        "sampler's copy": work.weight_bytes if own_copy and not config.sampler_ranks else 0,
     }
     gathered = min(shape.parameters, _DEEPSPEED_LIVE) * width if work.stage == 3 else 0
     layer = shape.kept_bytes(width)
@@ -271,13 +293,18 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
         "logits": 3 * CHUNK_BYTES[work.device] + head * (4 + 2 * width if width == 2 else width),
     }
     rollout = {
-        "sampler's copy": work.sampler_weights or states["sampler's copy"],
+        "sampler's copy": work.sampler_weights or work.weight_bytes * own_copy,
         "KV cache": work.kv_cache,
         # scores, log-probabilities, and two of float64; vLLM has it within its share
         "sampling": 0 if work.engine else work.live_rows * shape.words * 32,
     }
-    if config.asynchronous or (work.engine and not config.vllm.sleep):  # the sampler keeps it while others work
+    elsewhere = {SAMPLER: rollout} if config.sampler_ranks else {}
+    if elsewhere:
+        rollout = {}
+    elif config.asynchronous or (work.engine and not config.vllm.sleep):  # the sampler keeps it while others work
         states |= rollout
+        if config.asynchronous and work.engine:  # it takes them out of a buffer as large as the largest of them
+            states["new weights"] = shape.words * shape.hidden * width
     # AdamW's own: the gradient in float32 and the denominator
     step = {
         "gradients": 0 if on_host else gradients / (1 if work.stage >= 2 else gpus),
@@ -287,7 +314,8 @@ def memory(work: Work) -> dict[str, dict[str, float]]:
     if work.offload == "rollout":  # it is in main memory, until the updates
         rollout["optimizer"] = 0
     phases = {"rollout": rollout, "old_logp": forward, "update": update, "optimizer step": step}
-    return {phase: {part: b for part, b in {**states, **parts}.items() if b} for phase, parts in phases.items()}
+    phases = {phase: {**states, **parts} for phase, parts in phases.items()} | elsewhere
+    return {phase: {part: b for part, b in parts.items() if b} for phase, parts in phases.items()}
 
 
 def _host(work: Work) -> float:
@@ -310,20 +338,21 @@ def _seconds(work: Work) -> dict[str, float]:
     again = shape.forward_flops(work.tokens, work.pairs, 0) if config.gradient_checkpointing else 0
     head_again = 2 * shape.words * shape.hidden * outputs
     passes = 2 if config.lora.r else 3  # forward, backward to inputs, and to the weights if they are trained
+    sampled = work.sampled * work.length  # tokens
 
     if work.engine:  # a finished sequence makes room for the next; the last one runs alone
         context = work.prompt + work.length / 2
         rows = min(work.live_rows, max(1.0, work.kv_cache / (work.kv_bytes * context)))
-        steps = max(config.max_new_tokens, outputs * work.spread / rows)
-        read = steps * work.sampler_weights + outputs * work.spread * context * work.kv_bytes
-        decode_flops, host = shape.forward_flops(outputs, outputs * context, outputs), 0.0
+        steps = max(config.max_new_tokens, sampled * work.spread / rows)
+        read = steps * work.sampler_weights + sampled * work.spread * context * work.kv_bytes
+        decode_flops, host = shape.forward_flops(sampled, sampled * context, sampled), 0.0
     else:  # every call runs to its longest completion, over all rows and the padded prompt
-        steps = -(-work.rows // config.generation_batch_size) * config.max_new_tokens
+        steps = -(-work.sampled // config.generation_batch_size) * config.max_new_tokens
         context = config.max_prompt_tokens + config.max_new_tokens / 2
         read = steps * (work.weight_bytes + work.live_rows * (context * work.kv_bytes + 60 * shape.words))
         decoded = work.live_rows * steps
         decode_flops, host = shape.forward_flops(decoded, decoded * context, decoded), steps * shape.layers * _LAUNCH
-    prefill = shape.forward_flops(work.rows * work.prompt, work.rows * work.prompt**2 / 2, work.rows)
+    prefill = shape.forward_flops(work.sampled * work.prompt, work.sampled * work.prompt**2 / 2, work.sampled)
     states = 30 * work.trained / gpus  # what AdamW reads and writes of weights, moments and gradients
     ring = (gpus - 1) / gpus * work.trained * work.width
     # weights and gradients: once an update; gradients every micro-batch; weights twice, gradients once there too
@@ -349,7 +378,8 @@ def _assumed(work: Work) -> list[str]:
         f"{hardware.link / 1e9:g} GB/s; of that it reaches {hardware.streaming:.0%}, of the FLOPs {hardware.mfu:.0%}",
         f"completions of {work.length:g} tokens, the longest {work.config.max_new_tokens}; prompts of {work.prompt:g}",
         f"micro-batches of {work.micro} tokens, all full; layers keep what Qwen2's keep",
-        "nothing overlaps; rewards, evaluation, checkpoints and the loading of weights are not counted",
+        ("samplers and trainer work at the same time" if work.config.sampler_ranks else "nothing overlaps")
+        + "; rewards, evaluation, checkpoints and the loading of weights are not counted",
     ]
 
 

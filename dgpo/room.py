@@ -7,11 +7,10 @@ Adam's moments do not exist until the first optimizer step: a run that starts we
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
-from dgpo import plan
+from dgpo import plan, ways
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import process_group
 from dgpo.errors import first_line
@@ -32,70 +31,31 @@ def free() -> tuple[int, int]:
 def check(config: Config) -> None:
     """Raise ConfigError unless this rank's GPU has room for every phase of a training, by `plan`'s prediction.
 
-    `force` skips the check. A run for which `plan` has no prediction is not checked.
+    A GPU that a sampler has for itself must be large enough when it is empty: to ask what is free there would take half
+    a GB of it. `force` skips the check. A run for which `plan` has no prediction is not checked.
     """
     if config.force:
         return
     (there, total), ranks = free(), process_group.world_size()
     hardware = plan.hardware_of(memory=float(total))
     try:
-        known = plan.predict(config, ranks, hardware)
+        known = plan.predict(config, ranks + config.sampler_ranks, hardware)
     except ConfigError:
         raise
     except Exception as unknown:  # noqa: BLE001 (an architecture that plan cannot count trains all the same)
         tell(f"plan has no prediction, so free memory is not checked: {first_line(unknown)}")
         return
-    need = known.peak + plan.CONTEXT
-    if need <= there:
-        return
-    phase, parts = max(known.memory.items(), key=lambda item: sum(item[1].values()))
-    held = ", ".join(f"{part} {b / 1e9:.1f}" for part, b in sorted(parts.items(), key=lambda p: -p[1]))
-    raise ConfigError(
-        f"plan: the {phase} takes {need / 1e9:.1f} GB of a GPU ({held}, CUDA {plan.CONTEXT / 1e9:.0f}), and "
-        f"{there / 1e9:.1f} of {total / 1e9:.1f} GB are free: {advice(config, ranks, hardware, there)}; force=true "
-        "starts it anyway"
-    )
-
-
-def advice(config: Config, ranks: int, hardware: plan.Hardware, there: float) -> str:
-    """The settings of which each alone makes the run fit into `there` bytes of a GPU, by `plan`."""
-    shape = plan.shape_of(config)
-
-    def fits(**settings: Any) -> bool:
-        try:
-            work = plan.Work(config.model_copy(update=settings), shape, ranks, config.max_new_tokens / 2, hardware)
-        except ConfigError:  # vLLM's share does not hold the weights
-            return False
-        return max(sum(parts.values()) for parts in plan.memory(work).values()) + plan.CONTEXT <= there
-
-    ways = [f"{name}={str(value).lower()}" for name, value in _changes(config).items() if fits(**{name: value})]
-    if config.rollout == "vllm":
-        for share in range(round(config.vllm.share * 100) - 1, 4, -1):
-            if fits(vllm=config.vllm.model_copy(update={"gpu_memory": share / 100})):
-                ways.insert(0, f"vllm.gpu_memory={share / 100:g}")
-                break
-    if ways:
-        return f"{' or '.join(ways)} fits"
-    return "no one setting makes it fit: use more ranks, and zero_stage, gradient_checkpointing and offload together"
-
-
-def _changes(config: Config) -> dict[str, Any]:
-    """Settings that need less memory than those of `config`, the cheapest first."""
-    longest = config.max_prompt_tokens + config.max_new_tokens
-    changes: dict[str, Any] = {}
-    if config.offload == "none":
-        changes["offload"] = "rollout" if config.rollout == "vllm" and config.vllm.sleep else "optimizer"
-    if not config.gradient_checkpointing:
-        changes["gradient_checkpointing"] = True
-    if (config.max_tokens_per_micro_batch or config.micro_batch_size * longest) > longest:
-        changes["max_tokens_per_micro_batch"] = longest
-    if config.zero_stage < 3 and not config.lora.r:
-        changes["zero_stage"] = 3
-    if config.asynchronous:
-        changes["asynchronous"] = False
-    if config.rollout == "transformers" and config.generation_batch_size > 16:
-        changes["generation_batch_size"] = 16
-    return changes
+    room = {phase: total if phase == plan.SAMPLER else there for phase in known.memory}
+    need = {phase: sum(parts.values()) + plan.CONTEXT for phase, parts in known.memory.items()}
+    worst = max(known.memory, key=lambda phase: need[phase] - room[phase])
+    if need[worst] > room[worst]:
+        parts = sorted(known.memory[worst].items(), key=lambda part: -part[1])
+        held = ", ".join(f"{part} {b / 1e9:.1f}" for part, b in parts)
+        raise ConfigError(
+            f"plan: the {worst} takes {need[worst] / 1e9:.1f} GB of a GPU ({held}, CUDA {plan.CONTEXT / 1e9:.0f}), and "
+            f"{room[worst] / 1e9:.1f} of {total / 1e9:.1f} GB are free: "
+            f"{ways.advice(config, ranks, hardware, room[worst])}; force=true starts it anyway"
+        )
 
 
 def for_evaluation(config, shape, length: int):
@@ -160,7 +120,9 @@ def use_expandable_segments(config) -> None:
 
     Before the first allocation on the GPU, and unless the environment sets the allocator. Only one of the two variables
     is read by vLLM 0.27, whose sleeping pool cannot be of such segments and switches them off for itself. An engine
-    over several ranks shares its buffers between processes, which such segments do not allow.
+    over several ranks, or in another process on this GPU, shares buffers between processes, which such segments do not
+    allow.
     """
-    if config.vllm.tensor_parallel == 1 and not any(os.environ.get(name) for name in _ALLOCATOR):
+    apart = getattr(config, "asynchronous", False) and config.rollout == "vllm" and not config.sampler_ranks
+    if config.vllm.tensor_parallel == 1 and not apart and not any(os.environ.get(name) for name in _ALLOCATOR):
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"

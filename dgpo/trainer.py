@@ -11,6 +11,7 @@ process.
 import copy
 import math
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -95,8 +96,10 @@ class Trainer:
         process_group.on_rank0(hub.check, config)
         if pick_device(config.device) == "cuda":
             from dgpo import room
+            from dgpo.rollout import owners
 
             room.use_expandable_segments(config)
+            process_group.on_all_ranks(owners.device, config)
             process_group.on_all_ranks(room.check, config)
         self.run = RunFolder(config)
         self.config = config = self.run.config
@@ -131,11 +134,9 @@ class Trainer:
         if state is None:
             return 0
         if state["ranks"] != process_group.world_size() and process_group.rank() == 0:
-            ahead = "; the batch sampled ahead is sampled anew" if self.config.asynchronous else ""
             tell(
                 f"{self.run.path}: ranks={state['ranks']} wrote step {state['step']}, {process_group.world_size()} "
                 "continue: the same weights, optimizer, batches and seeds, but from here on sums round differently"
-                f"{ahead}"
             )
         if state["step"] > self.config.steps and process_group.rank() == 0:
             tell(
@@ -147,9 +148,10 @@ class Trainer:
         self.load_sampler()
         self.position = state["position"]
         self.kl_coef = state.get("kl_coef", self.config.kl_coef)
-        ahead = folder / self._ahead_file()
-        if ahead.exists() and state["ranks"] == process_group.world_size():
-            self.sampler.restore(Rollout(**load_file(ahead)), self._requests()[2])
+        if ahead := sorted(folder.glob("ahead_*")):  # of as many samplers as there were
+            batch = concatenate([Rollout(**load_file(part)) for part in ahead])
+            if len(own := self._rows(self._places(self.sampler.share))):
+                self.sampler.restore(batch.select(own), self._requests()[1])
         return state["step"]
 
     def load_sampler(self) -> None:
@@ -168,9 +170,9 @@ class Trainer:
         known = Counter(self.task.verdicts)
         self.task.means()  # an evaluation's do not count here
         while True:
-            for batch, rewards in self._sample():
-                batches.append(batch)
-                scores.append(rewards)
+            batch, rewards = self._sample()
+            batches.append(batch)
+            scores.append(rewards)
             silent = zero_variance(torch.cat(scores))
             enough = config.filter_groups != "resample" or int((~silent).sum()) >= config.prompts_per_step
             rounds += 1
@@ -202,7 +204,7 @@ class Trainer:
     def sample_ahead(self, step: int) -> None:
         """Let a sampler that works ahead begin the next step, with the policy that this step starts from."""
         if self.sampler.works_ahead and step < self.config.steps:
-            self.sampler.begin(*self._requests()[1:], self.sampling)
+            self.sampler.begin(*self._requests(), self.sampling)
 
     def score(self, batch: Rollout, rewards: Tensor) -> tuple[Scored, Metrics]:
         """Advantages, and log-probabilities by the trainer's own forward pass, compared with the sampler's."""
@@ -334,27 +336,39 @@ class Trainer:
         process_group.on_rank0(hub.push, self.config, self.run.path / "policy")
         return self.run.path
 
-    def _sample(self) -> list[tuple[Rollout, Tensor]]:
-        """Completions and rewards of the next `prompts` problems: each rank's part, in the order of the stream."""
-        config, n = self.config, self.config.group_size
+    def _sample(self) -> tuple[Rollout, Tensor]:
+        """Completions of the next problems and their rewards `[groups, n]`; all ranks judge, whichever sample."""
         with self.seconds.phase("rollout"):
-            problems, prompts, seeds = self._requests()
-            batch = self.sampler.generate(prompts, seeds, self.sampling)
-            self.position += config.prompts_per_step
+            parts = process_group.all_gather_object(self.sampler.generate(*self._requests(), self.sampling))
+            batch = concatenate([part for part in parts if len(part)])
         with self.seconds.phase("reward"):
-            found = self.task.score(problems, decode(self.tokenizer, batch), token_ids(batch))
-            rewards = [0.0 if reward is None else reward for reward in found]
-            return process_group.all_gather_object((batch, torch.tensor(rewards, dtype=torch.float32).view(-1, n)))
+            places = self._places(process_group.local_slice)
+            own = batch.select(self._rows(places))
+            found = self.task.score(self._problems(places), decode(self.tokenizer, own), token_ids(own))
+            rewards = torch.tensor([0.0 if reward is None else reward for reward in found], dtype=torch.float32)
+            rewards = torch.cat(process_group.all_gather_object(rewards)).view(-1, self.config.group_size)
+        self.position += self.config.prompts_per_step
+        return batch, rewards
 
-    def _requests(self) -> tuple[list[Problem], list[list[int]], list[int]]:
-        """This rank's part of the next `prompts` problems, `completions` times each, with their prompts and seeds."""
-        config, n = self.config, self.config.group_size
-        places = range(self.position, self.position + config.prompts_per_step)[
-            process_group.local_slice(config.prompts_per_step)
-        ]
-        problems = [self.task.train(place) for place in places for _ in range(n)]
-        seeds = [fold_in(config.seed, "rollout", place, i) for place in places for i in range(n)]
-        return problems, encode(self.tokenizer, [p.prompt for p in problems]), seeds
+    def _requests(self) -> tuple[list[list[int]], list[int]]:
+        """Prompts and seeds of the sampler's share of the next problems."""
+        places = self._places(self.sampler.share)
+        seeds = [fold_in(self.config.seed, "rollout", p, i) for p in places for i in range(self.config.group_size)]
+        return encode(self.tokenizer, [p.prompt for p in self._problems(places)]), seeds
+
+    def _places(self, share: Callable[[int], slice]) -> range:
+        """A share of the next `prompts_per_step` problems: their places in the stream."""
+        count = self.config.prompts_per_step
+        return range(self.position, self.position + count)[share(count)]
+
+    def _problems(self, places: range) -> list[Problem]:
+        """The problems at these places, `group_size` times each."""
+        return [self.task.train(place) for place in places for _ in range(self.config.group_size)]
+
+    def _rows(self, places: range) -> Tensor:
+        """The rows of the next batch that complete the problems at these places."""
+        n = self.config.group_size
+        return torch.arange((places.start - self.position) * n, (places.stop - self.position) * n)
 
     def _ahead_file(self) -> str:
         return f"ahead_{process_group.rank():05d}.safetensors"

@@ -1,7 +1,7 @@
 """Runs on several ranks: `torchrun(...)` starts this file, which does what a list of jobs says on every rank.
 
 A job is the settings of one training run; the runs follow each other in the same processes. Faults are real: `kill` and
-`hang` say where a rank sends itself SIGKILL, or sleeps for good.
+`hang` say where a rank sends itself SIGKILL, or sleeps for good, `kill_sampler` where its sampler's process gets one.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+
+from watching import children, proc
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,19 +90,30 @@ def _lose_patience() -> None:
         distributed_c10d._set_pg_timeout(timedelta(seconds=1), group)
 
 
+def _kill_sampler() -> None:
+    for pid in children(os.getpid()):
+        if any(name in proc(f"{pid}/cmdline") for name in ("background", "steady_sampler")):
+            os.kill(pid, signal.SIGKILL)
+
+
 def main(plan: dict) -> None:
     from dgpo import config as configs
     from dgpo import engine
     from dgpo.distributed import process_group
+    from dgpo.rollout import background
     from dgpo.trainer import train
 
     if plan["steady"]:
         from alike import steady_draws
 
         steady_draws()
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ["PYTHONPATH"]])
+        background.__name__ = "steady_sampler"  # the module that its process runs
     engine._PERSISTENT = 0  # else ZeRO-3 keeps parameters as small as these whole on every rank
     if "kill" in plan:
         _fault(plan["kill"], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if "kill_sampler" in plan:
+        _fault(plan["kill_sampler"], _kill_sampler)
     if "hang" in plan:
         _fault(plan["hang"], lambda: time.sleep(1000))
         _fault({**plan["hang"], "rank": 1 - plan["hang"]["rank"]}, _lose_patience)

@@ -135,6 +135,7 @@ class TestBytes:
         assert not {"sampler's copy", "KV cache"} & alone["update"].keys()
         for part in ("sampler's copy", "KV cache"):
             assert beside["update"][part] == beside["rollout"][part] > 0
+        assert beside["update"].get("new weights", 0) == (rollout == "vllm") * 2 * 151_936 * 1_536
 
     def test_recomputing_layers_keeps_their_inputs_and_one_layer(self):
         name = "DeepSeek-R1-Distill-Qwen-1.5B"

@@ -5,7 +5,6 @@ import os
 import pytest
 import torch
 import vllm_stub
-import yaml
 from transformers import Qwen2Config
 
 from dgpo import config as configs
@@ -41,20 +40,6 @@ class TestTraining:
         assert "force=true starts it anyway" in said
         assert "\n" not in said
 
-    def test_each_way_out_fits(self, card):
-        card(84)
-        config = configs.load("r1-distill-1.5b", **RECIPE)
-        ways = room.advice(config, 1, plan.hardware_of(memory=85.2 * GB), 84 * GB).removesuffix(" fits").split(" or ")
-        assert {"offload=rollout"} < {*ways}
-        for way in ways:
-            name, _, value = way.partition("=")
-            room.check(configs.load("r1-distill-1.5b", **RECIPE, **{name: yaml.safe_load(value)}))
-
-    def test_what_no_one_setting_mends_is_said_to_need_several(self, card):
-        card(23, 24)
-        with pytest.raises(ConfigError, match=r"no one setting makes it fit: use more ranks"):
-            room.check(configs.load("r1-distill-7b", **RECIPE, vllm={"gpu_memory": 0.9}))
-
     def test_what_fits_and_what_is_forced_goes_on(self, card):
         card(140, 141)
         room.check(configs.load("r1-distill-1.5b", **RECIPE))
@@ -76,6 +61,13 @@ class TestTraining:
         room.check(configs.load("r1-distill-1.5b", **settings, offload="rollout"))
         with pytest.raises(ConfigError, match=r"plan: the optimizer step takes .*KV cache 39\.0"):
             room.check(configs.load("r1-distill-1.5b", **settings, asynchronous=True))
+
+    def test_one_with_a_gpu_of_its_own_counts_there_alone(self, card):
+        settings = {**RECIPE, "importance_correction": "none", "asynchronous": True, "offload": "optimizer"}
+        card(70)  # of the rank's; the sampler's is empty
+        room.check(configs.load("r1-distill-1.5b", **settings, sampler_ranks=1, vllm={"gpu_memory": 0.9}))
+        with pytest.raises(ConfigError, match=r"plan: the sampling alone takes 87\.3 GB .*85\.2 of 85\.2 GB are free"):
+            room.check(configs.load("r1-distill-1.5b", **settings, sampler_ranks=1, vllm={"gpu_memory": 0.99}))
 
     def test_a_model_that_plan_cannot_count_is_not_checked(self, card, monkeypatch, capsys):
         card(1)

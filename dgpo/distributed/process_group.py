@@ -81,7 +81,15 @@ def _compare(told: list[tuple[Config, str]]) -> None:
 
 
 def check_size(config: Config, count: int, hosts: str = "") -> None:
-    """Raise ConfigError where a step or an evaluation has less than one item for each of `count` ranks."""
+    """Raise ConfigError where a step or an evaluation has less than one item for each of `count` ranks.
+
+    So where there are more samplers than ranks.
+    """
+    if config.sampler_ranks > count:
+        raise ConfigError(
+            f"sampler_ranks={config.sampler_ranks} must be at most the number of ranks, {count}{hosts}: a rank owns "
+            "one sampler at most"
+        )
     for name, items in (
         ("prompts_per_step", config.prompts_per_step),
         ("eval_problems × eval_samples", config.eval_problems * config.eval_samples),
@@ -218,9 +226,14 @@ def gather_results(function: Callable[..., T], *args) -> list[T]:
     return all_gather_object(on_all_ranks(function, *args))
 
 
-def local_slice(count: int) -> slice:
-    """This rank's part of `count` items: consecutive, and as evenly divided as possible."""
-    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
+def local_slice(count: int, holders: int = 0) -> slice:
+    """This rank's part of `count` items: consecutive, and as evenly divided as possible.
+
+    With `holders` only so many ranks have a part, the first of them and others at equal distances.
+    """
+    holders = holders or world_size()
+    before, after = (-(-n * holders // world_size()) for n in (rank(), rank() + 1))  # holders up to here
+    return slice(count * before // holders, count * after // holders)
 
 
 def _reduce(x: Tensor, how) -> Tensor:

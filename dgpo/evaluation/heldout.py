@@ -96,18 +96,21 @@ class HeldoutResult:
 def evaluate(
     sampler: Sampler, tokenizer, task: Task, completions: int, sampling: Sampling, right_above: float = 1.0
 ) -> HeldoutResult:
-    """Sample `completions` answers to every held-out problem, each rank its share; all ranks get the whole result.
+    """Sample `completions` answers to every held-out problem, each sampler its share; all ranks get the whole result.
 
     The seeds are the same in every call and every run.
     """
     problems = [p for p in task.heldout for _ in range(completions)]
-    own = process_group.local_slice(len(problems))
+    own = sampler.share(len(problems))
     seeds = [fold_in("evaluate", i) for i in range(len(problems))]
     batch = sampler.generate(encode(tokenizer, [p.prompt for p in problems[own]]), seeds[own], sampling)
-    texts = decode(tokenizer, batch)
-    rewards = task.score(problems[own], texts, token_ids(batch))
-    rows = zip(texts, rewards, batch.mask.sum(1).tolist(), batch.finished.tolist(), strict=True)
-    texts, rewards, lengths, finished = zip(*chain.from_iterable(process_group.all_gather_object([*rows])), strict=True)
+    rows = process_group.all_gather_object(
+        [*zip(decode(tokenizer, batch), token_ids(batch), batch.finished.tolist(), strict=True)]
+    )
+    texts, ids, finished = map(list, zip(*chain(*rows), strict=True))
+    own = process_group.local_slice(len(problems))  # all ranks judge, whichever sample
+    rewards = [*chain(*process_group.all_gather_object(task.score(problems[own], texts[own], ids[own])))]
+    lengths = [*map(len, ids)]
     shape = (len(task.heldout), completions)
     failed = np.array([reward is None for reward in rewards]).reshape(shape)
     rewards = np.array([0.0 if reward is None else reward for reward in rewards]).reshape(shape)
@@ -133,12 +136,12 @@ def _distinct(task: Task, texts: list[list[str]], is_right: np.ndarray) -> np.nd
 
 def encode(tokenizer, prompts: list[str]) -> list[list[int]]:
     """Token ids of prompt texts, with no special tokens added: a chat template has already written its own."""
-    return tokenizer(prompts, add_special_tokens=False).input_ids
+    return tokenizer(prompts, add_special_tokens=False).input_ids if prompts else []
 
 
 def decode(tokenizer, batch) -> list[str]:
     """Completion texts without the stop token."""
-    return tokenizer.batch_decode(token_ids(batch), skip_special_tokens=True)
+    return tokenizer.batch_decode(token_ids(batch), skip_special_tokens=True) if len(batch) else []
 
 
 def token_ids(batch) -> list[list[int]]:

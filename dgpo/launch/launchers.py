@@ -49,15 +49,23 @@ class Torchrun:
         return self.config.ranks or 1
 
     @property
+    def samplers(self) -> int:
+        """Samplers on devices of their own."""
+        return getattr(self.config, "sampler_ranks", 0)
+
+    @property
     def on_gpus(self) -> bool:
         return self.config.device != "cpu" and (torch.cuda.is_available() or not self.here)
 
     def check(self) -> None:
         """Raise ConfigError for what this launcher cannot start."""
-        if self.on_gpus and (devices := torch.cuda.device_count()) < self.ranks:
+        if self.on_gpus and (devices := torch.cuda.device_count()) < self.ranks + self.samplers:
+            asked, each = f"ranks={self.ranks}", "rank"
+            if self.samplers:
+                asked, each = f"{asked} with sampler_ranks={self.samplers}", "rank and each sampler"
             raise ConfigError(
-                f"ranks={self.ranks}, but this machine has {devices} CUDA devices: each rank needs its own; "
-                "use fewer ranks, or launch='slurm' or 'deepspeed' for several machines"
+                f"{asked}, but this machine has {devices} CUDA devices: each {each} needs its own; use fewer, or "
+                "launch='slurm' or 'deepspeed' for several machines"
             )
         _check_port(self.how.port)
 
@@ -98,6 +106,11 @@ class DeepSpeed(Torchrun):
     def check(self) -> None:
         if self.config.ranks not in (0, self.ranks):
             raise ConfigError(f"ranks={self.config.ranks}, but hostfile={self.how.hostfile!r} has {self.ranks} slots")
+        if self.on_gpus and self.samplers:
+            raise ConfigError(
+                f"launch='deepspeed' with sampler_ranks={self.samplers}: DeepSpeed hides the GPUs that are no slots of "
+                "the hostfile from its ranks; use launch='torchrun', or 'slurm' for several machines"
+            )
         if self.here:
             super().check()
 
@@ -149,7 +162,7 @@ class Slurm(Torchrun):
             )
 
     def command(self, settings: Path, log: Path) -> list[str]:
-        how, each = self.how, self.ranks // self.how.nodes
+        how, each = self.how, self._ranks_on_node - (-self.samplers // self.how.nodes)
         options = [f"--nodes={how.nodes}", f"--cpus-per-task={each * (_CPUS if self.on_gpus else 1)}"]
         options += [f"--gpus-per-node={each}"] if self.on_gpus else []
         options += [f"--partition={how.partition}"] if how.partition else []
@@ -158,9 +171,9 @@ class Slurm(Torchrun):
         return ["sbatch", "--wait", *name, *options, *how.sbatch, str(_SCRIPT), str(settings)]
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, which the job inherits, with its Python first on PATH."""
+        """This process's environment, which the job inherits, with its Python first on PATH and the ranks of a node."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        return {**os.environ, "PATH": path}
+        return {**os.environ, "PATH": path, "DGPO_RANKS_ON_NODE": str(self._ranks_on_node)}
 
     def stop(self, process: subprocess.Popen) -> None:
         """Cancel the job: ending sbatch would only end the wait for it."""
@@ -168,6 +181,10 @@ class Slurm(Torchrun):
         with contextlib.suppress(OSError):
             subprocess.run(words, stdin=subprocess.DEVNULL, check=False)
         super().stop(process)
+
+    @property
+    def _ranks_on_node(self) -> int:
+        return self.ranks // self.how.nodes
 
     @property
     def _name(self) -> str:

@@ -82,15 +82,15 @@ def _of_this_process(method: str) -> bool:
 
 def _show_plan(config: Config, how: Launch, here: bool) -> None:
     """Print plan's prediction. Raises ConfigError if the run does not fit, unless `force`."""
-    predicted = plan.predict(config, config.ranks, _hardware(how.gpu, here))
+    predicted = plan.predict(config, config.ranks + config.sampler_ranks, _hardware(how.gpu, here))
     print(predicted, flush=True)
     if not (predicted.fits or config.force):
-        from dgpo import room
+        from dgpo import ways
 
         memory = predicted.hardware.memory
         raise ConfigError(
             f"plan: the peak of {predicted.peak / 1e9:.1f} GB does not fit a GPU of {memory / 1e9:.0f} GB: "
-            f"{room.advice(config, config.ranks, predicted.hardware, memory)}; force=true starts it anyway"
+            f"{ways.advice(config, config.ranks, predicted.hardware, memory)}; force=true starts it anyway"
         )
 
 

@@ -18,6 +18,10 @@ def make(config, policy, tokenizer, source, length: int) -> Sampler:
     `source` is the checkpoint that the policy was read from, `length` the most tokens of a prompt and its completion.
     """
     own = (config, source, tokenizer.pad_token_id, stop_tokens(policy.lm, tokenizer), length)
+    if getattr(config, "sampler_ranks", 0):
+        from dgpo.rollout import owners
+
+        return owners.make(*own)
     if getattr(config, "asynchronous", False):
         from dgpo.rollout.background import BackgroundSampler
 

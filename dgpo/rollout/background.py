@@ -6,10 +6,9 @@
 
 The completions of step k+1 come from the policy before the updates of step k: one step off-policy.
 
-Requests are JSON and completions safetensors, over a socket that only the two processes hold; weights go through
-memory that both have mapped (`shared.py`). A process that fails sends its error, one that dies closes the socket, one
-that does not answer within `timeout` seconds is killed: each raises SamplerError. The process ends with the trainer
-(`lifetimes.py`).
+Requests are JSON and completions safetensors, over a socket that only the two processes hold; `transfer.py` has the
+ways of weights. A process that fails sends its error, one that dies closes the socket, one that does not answer within
+`timeout` seconds is killed: each raises SamplerError. The process ends with the trainer (`lifetimes.py`).
 """
 
 import json
@@ -23,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from safetensors.torch import load as tensors_of
@@ -32,6 +32,7 @@ from torch import Tensor
 from dgpo import errors, lifetimes
 from dgpo.batch import Rollout
 from dgpo.config import Config
+from dgpo.rollout import transfer
 from dgpo.rollout.base import Sampler, SamplerError, Sampling
 from dgpo.rollout.shared import SharedMemory
 
@@ -44,25 +45,29 @@ class BackgroundSampler(Sampler):
 
     `begin` starts a request; the `generate` with the same request returns its completions, even if weights were loaded
     in between. Any other `generate` samples with the weights loaded last. `staleness` counts the loads between the
-    weights that sampled the last completions and those loaded by the time of their `generate`.
+    weights that sampled the last completions and those loaded by the time of their `generate`. It samples on the GPU
+    number `device`, without a number on this rank's.
     """
 
     works_ahead = True
 
-    def __init__(self, config: Config, source: str, pad: int, stop: list[int], length: int):
-        self.timeout, self.staleness = config.timeout, 0
+    def __init__(self, config: Config, source: str, pad: int, stop: list[int], length: int, device: int | None = None):
+        self.timeout, self.staleness, self.holders = config.timeout, 0, config.sampler_ranks
         self._begun: list[int] | None = None  # the seeds of the request that was begun; no other request has them
         self._ahead: Rollout | None = None  # its completions, once received
         self._loads_since = 0
-        self._memory, (self._pipe, theirs) = SharedMemory(), Pipe()
+        self._weights, (self._pipe, theirs) = transfer.choose(config, device), Pipe()
+        memory = self._weights.shared.descriptor
         with theirs:
-            given = [theirs.fileno(), self._memory.descriptor]
-            self._process = lifetimes.start(__name__, *map(str, given), pass_fds=given, env=_environment())
-        self._close = weakref.finalize(self, _end, self._process, self._pipe, self._memory.descriptor)
+            given = [theirs.fileno(), memory]
+            self._process = lifetimes.start(__name__, *map(str, given), pass_fds=given, env=_environment(device))
+        self._close = weakref.finalize(self, _end, self._process, self._pipe, memory)
         arguments = {"source": str(source), "pad": pad, "stop": stop, "length": length}
         try:
-            self._send({"config": config.model_dump(), **arguments}, "starting")
+            self._send({"config": config.model_dump(), "backend": self._weights.backend, **arguments}, "starting")
             self._receive("starting")
+            doing = "connecting"
+            self._weights.connect(lambda told: self._send(told, doing), lambda: self._receive(doing), self.timeout)
         except BaseException:  # a notebook holds on to the traceback, and so to this object and its process
             self.close()
             raise
@@ -88,7 +93,12 @@ class BackgroundSampler(Sampler):
         self.ahead()
         self._send({"load": True}, "loading weights")
         for name, tensor in weights:
-            self._send({"name": name} | self._memory.put(tensor), "loading weights")
+            self._send(self._weights.describe(name, tensor), "loading weights")
+            try:
+                self._weights.hand_over(tensor)
+            except RuntimeError:
+                self._receive("loading weights")  # raises the reason
+                raise
             self._receive("loading weights")  # it has taken this one: the memory is free for the next
         self._send({}, "loading weights")
         self._receive("loading weights")
@@ -106,6 +116,7 @@ class BackgroundSampler(Sampler):
 
     def close(self) -> None:
         self._close()
+        self._weights.close()
 
     def _send(self, message: dict, doing: str) -> None:
         self._send_bytes(json.dumps(message).encode(), doing)
@@ -150,12 +161,12 @@ class BackgroundSampler(Sampler):
         return answer[1:]
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment without the launcher's variables, and with its own GPU as the only one."""
+def _environment(device: int | None) -> dict[str, str]:
+    """This process's environment without the launcher's variables, and with the sampler's GPU as the only one."""
     env = {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
     if torch.cuda.is_available():
         visible = env.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[torch.cuda.current_device()]
+        env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[torch.cuda.current_device() if device is None else device]
     return env
 
 
@@ -168,15 +179,18 @@ def _end(process: subprocess.Popen, pipe: Connection, descriptor: int) -> None:
 def _serve(pipe: Connection, memory: SharedMemory) -> None:
     """The loop of the other process: make the sampler, then answer requests until the socket is closed."""
     start = json.loads(pipe.recv_bytes())
-    sampler = _make(Config.model_validate(start.pop("config")), **start)
+    backend, sampler = start["backend"], _make(Config.model_validate(start.pop("config")), **start)
     pipe.send_bytes(b".")
     while True:
         try:
             message = json.loads(pipe.recv_bytes())
         except EOFError:
             return
-        if "load" in message:
-            sampler.load(_weights(pipe, memory))
+        if "connect" in message:
+            sampler.connect(message["connect"])
+            pipe.send_bytes(b".")
+        elif "load" in message:
+            sampler.receive(_described(pipe)) if backend else sampler.load(_weights(pipe, memory))
             pipe.send_bytes(b".")
         else:
             batch = sampler.generate(message["prompts"], message["seeds"], Sampling(**message["sampling"]))
@@ -185,16 +199,22 @@ def _serve(pipe: Connection, memory: SharedMemory) -> None:
 
 def _weights(pipe: Connection, memory: SharedMemory):
     """(name, tensor) of each weight; a tensor is valid until the next one is drawn."""
+    return ((described.pop("name"), memory.get(**described)) for described in _described(pipe))
+
+
+def _described(pipe: Connection):
+    """The message of each weight; whoever draws the next one has taken the weight."""
     while described := json.loads(pipe.recv_bytes()):
-        yield described.pop("name"), memory.get(**described)
+        yield described
         pipe.send_bytes(b".")
 
 
-def _make(config: Config, source: str, pad: int, stop: list[int], length: int):
+def _make(config: Config, source: str, pad: int, stop: list[int], length: int, backend: str | None) -> Any:
     if config.rollout == "vllm":
         from dgpo.rollout.vllm import VLLMSampler
 
-        return VLLMSampler(config, source, pad, stop, length)
+        awake = config.vllm.model_copy(update={"sleep": False})  # the trainer never lets it sleep
+        return VLLMSampler(config.model_copy(update={"vllm": awake}), source, pad, stop, length, backend)
     from dgpo.model import tiny
     from dgpo.model.policy import Policy
     from dgpo.rollout.transformers import TransformersSampler

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dgpo.batch import Rollout
+from dgpo.distributed import process_group
 from dgpo.errors import Explained
 
 
@@ -32,10 +33,16 @@ class Sampler:
 
     works_ahead whether `begin` starts the next step's request; if so, `ahead` and `restore` are overridden too
     staleness   loads of weights since those that sampled the last completions; 0 unless the sampler works ahead
+    holders     ranks that have a sampler; 0: all of them
     """
 
     works_ahead = False
     staleness = 0
+    holders = 0
+
+    def share(self, count: int) -> slice:
+        """This rank's part of `count` requests; on all ranks together it is all of them, in order."""
+        return process_group.local_slice(count, self.holders)
 
     def generate(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> Rollout:
         """One completion of each prompt, given as token ids; the caller repeats prompts for several completions.

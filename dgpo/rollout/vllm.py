@@ -57,11 +57,12 @@ def require(config) -> None:
 class VLLMSampler(Sampler):
     """At most `config.generation_batch_size` sequences of at most `length` tokens, prompt included, at once.
 
+    Weights come by `load`, or with a `backend` of vLLM's weight transfer by `connect` and `receive`.
     On a CPU the KV cache is as large as vLLM's own variable VLLM_CPU_KVCACHE_SPACE says, 1 GiB by default. On a GPU it
     and the weights take `vllm.gpu_memory` of the device, and with `vllm.sleep` none of it from `sleep` to `load`.
     """
 
-    def __init__(self, config, source: str, pad: int, stop: list[int], length: int):
+    def __init__(self, config, source: str, pad: int, stop: list[int], length: int, backend: str | None = None):
         self.llm: Any  # vLLM is an extra; None once closed
         self.pad, self.stop, self.on_cpu = pad, stop, not torch.cuda.is_available()
         self._sleeps, self._asleep = config.vllm.sleep and not self.on_cpu, False
@@ -80,6 +81,9 @@ class VLLMSampler(Sampler):
             )
         if config.vllm.batch_invariant:
             _make_batch_invariant()
+        transfers = {"weight_transfer_config": {"backend": backend}} if backend else {}
+        if backend == "ipc":
+            os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # it unpickles what our own trainer sends
         with _environment(self.on_cpu), _in_a_line(str(source)):
             from vllm import LLM, SamplingParams
             from vllm.v1.engine import core
@@ -104,6 +108,7 @@ class VLLMSampler(Sampler):
                 use_tqdm_on_load=False,
                 trust_remote_code=config.trust_remote_code,
                 hf_overrides={"head_dtype": "float32"} if is_wide else None,
+                **transfers,
             )
             torch.set_num_threads(threads)  # from 0.32 on vLLM leaves the trainer one
         self._check_model(str(source))
@@ -144,6 +149,19 @@ class VLLMSampler(Sampler):
         if self._asleep:
             self.llm.wake_up(tags=["kv_cache"])
             self._asleep = False
+
+    def connect(self, told: dict) -> None:
+        """Meet the sender of weights, as the engine of the backend asks to be told."""
+        self.llm.init_weight_transfer_engine({"init_info": told})
+
+    def receive(self, described: Iterable[dict]) -> None:
+        """Load weights by the backend's engine; each description is drawn as its tensor can be received."""
+        self.llm.start_weight_update()
+        for update in described:
+            self.llm.update_weights({"update_info": update})
+        self.llm.finish_weight_update()
+        if self.on_cpu:
+            self.llm.apply_model(_repack_head)
 
     def sleep(self) -> None:
         if self._sleeps:

@@ -136,6 +136,10 @@ class TestSlurm:
         _, made, _ = start.prepare(*load_launch("tiny", **small, launch="slurm", ranks=4, nodes=2))
         command = made.command(Path("settings.yaml"), Path("log.txt"))
         assert {"--nodes=2", "--gpus-per-node=2"} <= {*command}
+        asynchronous = {**small, "asynchronous": True, "sampler_ranks": 3}
+        _, apart, _ = start.prepare(*load_launch("tiny", **asynchronous, launch="slurm", ranks=4, nodes=2))
+        assert "--gpus-per-node=4" in apart.command(Path("settings.yaml"), Path("log.txt"))  # the first node's
+        assert apart.environment()["DGPO_RANKS_ON_NODE"] == "2"
         process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
         made.stop(process)
         assert process.returncode == -signal.SIGTERM
@@ -167,6 +171,10 @@ class TestSlurm:
         ({"launch": "deepspeed", "ranks": 2}, r"launch='deepspeed' needs hostfile=FILE"),
         ({"launch": "deepspeed", "hostfile": "none"}, r"hostfile='none' cannot be read: No such file"),
         ({"ranks": 9}, r"prompts_per_step=8 must be at least the number of ranks, 9"),
+        (
+            {"ranks": 2, "asynchronous": True, "sampler_ranks": 3},
+            r"sampler_ranks=3 must be at most the number",
+        ),
         ({"ranks": 2, "method": "own"}, r"method='own' is registered in this process only.*module:Class"),
     ],
 )
@@ -239,8 +247,17 @@ class TestOnGPUs:
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
 
     def test_more_ranks_than_there_are_are_refused(self, small):
-        with pytest.raises(ConfigError, match=r"ranks=3, but this machine has 2 CUDA devices"):
+        with pytest.raises(ConfigError, match=r"ranks=3, but this machine has 2 CUDA devices: each rank needs"):
             dgpo.train("tiny", **small, ranks=3)
+
+    def test_so_are_more_samplers(self, small, tmp_path):
+        apart = {**small, "asynchronous": True, "sampler_ranks": 1}
+        with pytest.raises(ConfigError, match=r"ranks=2 with sampler_ranks=1, but .* 2 CUDA devices: each rank and"):
+            dgpo.train("tiny", **apart, ranks=2)
+        (tmp_path / "hosts").write_text("localhost slots=2\n")
+        with pytest.raises(ConfigError, match=r"launch='deepspeed' with sampler_ranks=1: DeepSpeed hides the GPUs"):
+            dgpo.train("tiny", **apart, launch="deepspeed", hostfile=str(tmp_path / "hosts"))
+        assert not Path(small["run_dir"]).exists()
 
     @pytest.mark.parametrize("force", [False, True])
     def test_what_does_not_fit_is_refused_or_forced(self, small, capsys, monkeypatch, force):

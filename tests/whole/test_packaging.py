@@ -104,6 +104,7 @@ LAYERS = [  # each imports from those before it alone; docs/architecture.md says
     "run",
     "plan",
     "memory",
+    "ways",
     "room",
     "engine",
     "evaluation",

@@ -95,7 +95,7 @@ def test_a_step_ahead_in_another_process(small):
             assert rolled["staleness/steps"] == min(step - 1, 1)
             parts.update(step, batch.replace(advantage=batch.advantage.fill_(1.0)))
             parts.sampler.load(parts.engine.named_full_parameters())
-            _, prompts, seeds = parts._requests()
+            prompts, seeds = parts._requests()
             fresh = parts.sampler.generate(prompts, [seed + 1 for seed in seeds], parts.sampling)
             logp, _ = parts.engine.logp(fresh)
             assert (logp - fresh.rollout_logp).abs().max() <= 1e-4
