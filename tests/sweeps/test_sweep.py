@@ -276,7 +276,7 @@ def test_the_kept_sweeps_leave_nothing_to_the_methods(path):
     equal, differing = report.contrast(sweep)
     assert report.undecided(sweep, differing) == {}
     for name, allowed in (("eps_low", {"0.2"}), ("eps_high", {"0.2"}), ("dual_clip", {"3", "off"})):
-        values = set(differing[name].map(str)) if name in differing else {str(equal[name])}
+        values = set(differing[name].map(str)) if name in differing else {str(equal.get(name, report.ABSENT))}
         assert values <= allowed | {report.ABSENT}
     assert equal["filter_groups"] == "none"
     assert "kl_coef" in differing or equal["kl_coef"] == 0.0

@@ -9,12 +9,14 @@ from itertools import combinations_with_replacement
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running import make_batch
 
 import dgpo
 from dgpo.config import ConfigError
 from dgpo.config_parts import TinyPolicy
 from dgpo.evaluation.heldout import evaluate
 from dgpo.model import tiny
+from dgpo.rollout import Sampler
 from dgpo.tasks import countdown
 from dgpo.tasks.chain import ChainTask
 from dgpo.tasks.countdown import CountdownTask
@@ -205,14 +207,9 @@ class TestRewards:
         task.heldout = [countdown.Problem(t, t, t) for t in ("3,4,6,9=27", "1,2,3,9=99")]
         texts = [r"\boxed{3*9}", r"\boxed{9*3}", r"\boxed{(9-4)*6-3}", r"\boxed{27}", *[r"\boxed{9*9}"] * 4]
 
-        class Sampler:
+        class Fixed(Sampler):
             def generate(self, prompts, seeds, sampling):
-                import torch
-
-                ones = torch.ones(8, 1, dtype=torch.bool)
-                return type(
-                    "Batch", (), {"completion": torch.arange(8).view(8, 1), "mask": ones, "finished": ones[:, 0]}
-                )
+                return make_batch([[0]] * 8, [[i] for i in range(8)])
 
         class Words:
             def __call__(self, prompts, add_special_tokens):
@@ -221,7 +218,7 @@ class TestRewards:
             def batch_decode(self, rows, skip_special_tokens):
                 return [texts[i] for (i,) in rows]
 
-        found = evaluate(Sampler(), Words(), task, 4, None).metrics()
+        found = evaluate(Fixed(), Words(), task, 4, None).metrics()
         assert found["eval/avg@4"] == 3 / 8
         assert found["eval/coverage@4"] == 1.0  # two ways to the first target, none to the second
 
