@@ -109,7 +109,7 @@ def forest(found: pd.DataFrame):
     """A row for each comparison of an experiment: the difference to GRPO with its 95 % interval; filled: p (Holm) below
     0.05; beside it the runs that collapsed, where any did."""
     panels = list(dict.fromkeys(found["panel"]))
-    lines = [line for line in dict.fromkeys(found["line"]) if line != "grpo"]
+    lines = sorted(set(found["line"]) - {"grpo"})  # DGPO by n and m
     with style.figure_style(False) as plt:
         size = (2.4 + 4 * len(panels), 1.1 + 0.3 * len(lines))
         fig, axes = plt.subplots(1, len(panels), figsize=size, sharex=True, sharey=True, squeeze=False)
@@ -118,9 +118,10 @@ def forest(found: pd.DataFrame):
                 colour, place = style.colour(METHOD.match(row.line)[1]), lines.index(row.line)
                 if row.collapsed:
                     text = f"{row.collapsed} of {row.seeds} collapsed"
-                    ax.text(1, place, text, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+                    ax.text(1, place - 0.12, text, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
                 if row.pairs >= 2:
-                    ax.hlines(place, *np.clip([row.low, row.high], -1, 1), color=colour)
+                    if np.isfinite([row.low, row.high]).all():  # else too few pairs for any interval
+                        ax.hlines(place, row.low, row.high, color=colour)
                     fill = colour if row.p_holm < 0.05 else "white"
                     ax.scatter(row.difference, place, s=26, zorder=3, edgecolors=colour, facecolors=fill)
             ax.axvline(0, color="#888888", linewidth=1)
