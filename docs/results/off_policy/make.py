@@ -118,7 +118,9 @@ def forest(found: pd.DataFrame):
                 colour, place = style.colour(METHOD.match(row.line)[1]), lines.index(row.line)
                 if row.collapsed:
                     text = f"{row.collapsed} of {row.seeds} collapsed"
-                    ax.text(1, place - 0.12, text, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+                    ax.text(
+                        1, place - 0.12, text, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8
+                    )
                 if row.pairs >= 2:
                     if np.isfinite([row.low, row.high]).all():  # else too few pairs for any interval
                         ax.hlines(place, row.low, row.high, color=colour)
