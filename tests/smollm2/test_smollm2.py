@@ -73,6 +73,13 @@ def test_train_notebook(gguf, tmp_path):
     assert len(runs.read(tmp_path / "run").steps) == 2
 
 
+def test_vllm(checkpoint, tmp_path):
+    pytest.importorskip("vllm", reason="vllm is not installed: .venv-vllm/bin/python -m pytest tests/smollm2")
+    run = runs.read(train(settings(tmp_path / "run", checkpoint, rollout="vllm")))
+    assert (run.steps["updates"] == 2).all()
+    assert run.steps["mismatch/mean_abs"].max() < 1e-4
+
+
 def test_asynchronous(checkpoint, tmp_path):
     run = runs.read(train(settings(tmp_path / "run", checkpoint, asynchronous=True)))
     assert run.steps["staleness/steps"].tolist() == [0, 1]
