@@ -106,7 +106,8 @@ class SleepingPool(PlainPool):
     def __init__(self, extension: Any, path: Path):
         super().__init__()
         self.extension, self.handles = extension, {}
-        extension.init_module(self._made, self._freed)
+        self.callbacks = self._made, self._freed  # the extension borrows them: bound methods of a moment would be freed
+        extension.init_module(*self.callbacks)
         self.allocator = torch.cuda.memory.CUDAPluggableAllocator(str(path), "my_malloc", "my_free")
         self.pool = torch.cuda.memory.MemPool(self.allocator._allocator)
 

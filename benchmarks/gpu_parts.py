@@ -225,7 +225,7 @@ def story(is_tiny: bool) -> None:
         save_model(build(config), folder / "model")
         sizes = {
             "max_prompt_tokens": 256,
-            "max_new_tokens": 32 if is_tiny else 256,
+            "max_new_tokens": 32 if is_tiny else 128,
             "max_tokens_per_micro_batch": 18_432,
         }
         config = configs.make(

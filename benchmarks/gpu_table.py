@@ -1,5 +1,6 @@
 """The table of `benchmarks.gpu`: rows printed and appended as they are known, times, a process for each part."""
 
+import faulthandler
 import multiprocessing
 import os
 import statistics
@@ -42,13 +43,26 @@ def seconds(run: Callable[[], object], repeats: int = 3, warm: int = 1) -> float
 
 
 def apart(function: Callable, *args) -> None:
-    """Call it in a process of its own: DeepSpeed keeps an engine's memory for as long as its process lives."""
-    process = multiprocessing.get_context("spawn").Process(target=function, args=args)
+    """Call it in a process of its own: DeepSpeed keeps an engine's memory for as long as its process lives.
+
+    One that takes too long prints where it is, and is killed.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_watched, args=(_PATIENCE, function, *args))
     process.start()
     process.join(_PATIENCE)
-    process.kill()
-    if process.exitcode != 0:
+    if process.is_alive():
+        process.kill()
+        row(function.__name__, "failed", f"not done after {_PATIENCE} seconds")
+    elif process.exitcode != 0:
         row(function.__name__, "failed", f"exit code {process.exitcode}")
+
+
+def _watched(patience: float, function: Callable, *args) -> None:
+    faulthandler.dump_traceback_later(0.45 * patience, repeat=True)
+    try:
+        function(*args)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,14 @@ def test_a_part_in_a_process_of_its_own_prints_its_rows_and_may_fail(capfd):
     assert "| exit | failed | exit code 3 |" in out
 
 
+def test_a_part_that_takes_too_long_says_where_it_is_and_is_killed(capfd, monkeypatch):
+    gpu_table._watched(0.2, time.sleep, 0.5)
+    assert "_watched" in capfd.readouterr().err
+    monkeypatch.setattr(gpu_table, "_PATIENCE", 5)
+    gpu_table.apart(time.sleep, 600)
+    assert "| sleep | failed | not done after 5 seconds |" in capfd.readouterr().out
+
+
 def test_vllms_engine_on_its_stand_in(capsys, monkeypatch):
     vllm_stub.install(monkeypatch)
     monkeypatch.setattr(gpu_table, "synchronize", lambda: None)
@@ -93,10 +102,10 @@ def test_without_vllm_a_row_says_so(capsys):
 
 
 def test_the_sleeping_pool_maps_what_it_unmapped(monkeypatch):
-    """On a stand-in for the extension, which calls back for every allocation."""
+    """On a stand-in for the extension, which calls back for every allocation and does not own what it calls."""
     calls, device = [], {}
     extension = SimpleNamespace(
-        init_module=lambda made, freed: device.update(made=made, freed=freed),
+        init_module=lambda *callbacks: device.update(zip(("made", "freed"), map(weakref.ref, callbacks), strict=True)),
         python_unmap_and_release=lambda *handle: calls.append(("unmap", *handle)),
         python_create_and_map=lambda *handle: calls.append(("map", *handle)),
     )
@@ -106,10 +115,10 @@ def test_the_sleeping_pool_maps_what_it_unmapped(monkeypatch):
     pool = gpu_memory.SleepingPool(extension, gpu_table.WHEELS / gpu_memory.NAME)
     first, second = (0, 512, 1000, 1), (0, 256, 2000, 2)
     for handle in (first, second):
-        device["made"](handle)
+        device["made"]()(handle)
     pool.sleep()
     pool.wake()
-    assert device["freed"](1000) == first
+    assert device["freed"]()(1000) == first
     pool.sleep()
     assert calls == [("unmap", *first), ("unmap", *second), ("map", *first), ("map", *second), ("unmap", *second)]
 
