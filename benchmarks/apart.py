@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks import workload
-from dgpo import lifetimes, plan
+from dgpo import lifetimes, shapes
 from dgpo.distributed import process_group
 from dgpo.rollout import transfer
 from dgpo.rollout.shared import SharedMemory
@@ -34,7 +34,7 @@ NAME = "DeepSeek-R1-Distill-Qwen-1.5B"
 def tensors() -> dict[str, torch.Tensor]:
     """The parameters of the model by name, all ones: every page is really there."""
     with torch.device("meta"):
-        lm = AutoModelForCausalLM.from_config(plan.known(NAME))
+        lm = AutoModelForCausalLM.from_config(shapes.known(NAME))
     return {name: torch.ones(p.shape, dtype=torch.bfloat16) for name, p in lm.named_parameters()}
 
 

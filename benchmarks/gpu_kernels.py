@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from benchmarks.gpu_parts import build, settings
 from benchmarks.gpu_table import emptied, row, seconds
-from dgpo import plan
+from dgpo import shapes
 from dgpo.model.logprobs import CHUNK_BYTES, token_logprobs
 
 HEADS = {"1.5B": (151_936, 1536), "7B": (152_064, 3584)}
@@ -67,7 +67,7 @@ def watching(is_tiny: bool) -> None:
 def adam(is_tiny: bool) -> None:
     """AdamW's step over all weights in float32, fused and not: seconds, and what it holds besides its state."""
     config = settings(is_tiny)
-    count = 1000 if is_tiny else plan.shape_of(config).parameters
+    count = 1000 if is_tiny else shapes.shape_of(config).parameters
     for name, fused in (("fused", True), ("tensor by tensor", False)):
         with emptied():
             weights = [torch.zeros(count // 8, device=config.device) for _ in range(8)]

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.gpu_table import apart, row, seconds
+from dgpo import cards, plan, shapes
 from dgpo import config as configs
-from dgpo import plan
 from dgpo.batch import Rollout, Weighted
 from dgpo.distributed import process_group
 from dgpo.engine import Engine
@@ -29,10 +29,10 @@ SMALL = Qwen2Config(
 TINY = {"prompts_per_step": 4, "group_size": 2, "max_prompt_tokens": 64, "max_new_tokens": 24, "device": "cpu"}
 
 
-def card() -> plan.Hardware:
+def card() -> cards.Hardware:
     """What `plan` knows of the GPU of this machine, by its name; an H100 if it knows none."""
     name = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
-    return next((hardware for known, hardware in plan.CARDS.items() if known in name), plan.CARDS["h100"])
+    return next((hardware for known, hardware in cards.CARDS.items() if known in name), cards.CARDS["h100"])
 
 
 def settings(is_tiny: bool, **overrides) -> configs.Config:
@@ -46,7 +46,7 @@ def build(config: configs.Config) -> Policy:
     """The policy of the config's shape, random weights on its device."""
     torch.manual_seed(0)
     with torch.device(config.device):
-        lm = Qwen2ForCausalLM(SMALL if config.model == "tiny" else plan.known(config.model))
+        lm = Qwen2ForCausalLM(SMALL if config.model == "tiny" else shapes.known(config.model))
     lm = lm.to(config.device, getattr(torch, config.dtype)).eval()
     if config.gradient_checkpointing:
         recompute_layers(lm)

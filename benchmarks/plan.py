@@ -11,8 +11,8 @@ from itertools import count
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from dgpo import cards, plan, shapes
 from dgpo import config as configs
-from dgpo import plan
 from dgpo.batch import Rollout
 from dgpo.distributed import process_group
 from dgpo.engine import Engine
@@ -56,7 +56,7 @@ def measure(stage: int, dtype: str) -> dict[str, tuple[float, dict[str, float]]]
     engine.update(batch, loss)
     engine.deepspeed.step = lambda: (note("optimizer step"), step())
     engine.update(batch, loss)
-    work = plan.Work(config, plan.Shape.of(shape), process_group.world_size(), length=2, hardware=plan.Hardware())
+    work = plan.Work(config, shapes.Shape.of(shape), process_group.world_size(), length=2, hardware=cards.Hardware())
     memory = plan.memory(work)
     if stage == 2:  # it has its bucket during a backward pass alone
         memory["update"].pop("buckets")

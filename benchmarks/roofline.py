@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoModelForCausalLM
 
+from dgpo import cards, methods, plan, shapes
 from dgpo import config as configs
-from dgpo import methods, plan
 from dgpo.model import logprobs
 from dgpo.model.policy import recompute_layers
 from dgpo.objective import surrogate
@@ -47,7 +47,7 @@ class Kernels:
     def flops(self) -> float:
         return sum(flops for _, flops in self.work)
 
-    def seconds(self, card: plan.Hardware) -> float:
+    def seconds(self, card: cards.Hardware) -> float:
         """The roofline of each kernel, added up: nothing overlaps."""
         bandwidth, compute = _BANDWIDTH * card.bandwidth, _COMPUTE * card.flops
         return sum(max(moved / bandwidth, flops / compute, _LAUNCH) for moved, flops in self.work)
@@ -81,7 +81,7 @@ def count(config: configs.Config, sequences: int, length: int) -> dict[str, Kern
     with torch.device("meta"):
         dtype = getattr(torch, config.dtype)
         lm: Any = AutoModelForCausalLM.from_config(
-            plan.known(config.model), dtype=dtype, attn_implementation="sdpa"
+            shapes.known(config.model), dtype=dtype, attn_implementation="sdpa"
         ).eval()
         tokens = torch.zeros(sequences, length, dtype=torch.long)
         old, advantage, weight = torch.zeros(3, sequences, length - prompt)
@@ -119,7 +119,7 @@ def _as_on_a_gpu():
 
 def row(recipe: str, gpus: int, card: str) -> str:
     """A line of the table: seconds a step of the recipe on each GPU, by roofline and by `dgpo.plan`, and MFU."""
-    config, hardware = configs.load(recipe), plan.CARDS[card]
+    config, hardware = configs.load(recipe), cards.CARDS[card]
     length = config.max_prompt_tokens // 4 + config.max_new_tokens // 2
     budget = config.max_tokens_per_micro_batch or config.micro_batch_size * length
     sequences = max(1, budget // length)

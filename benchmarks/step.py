@@ -44,7 +44,7 @@ def main(steps: int = 30) -> None:
         for step in range(1, steps + 1):
             spent.clear()
             start = time.process_time()
-            batch, rewards, rolled = made.rollout()
+            batch, rewards, rolled = made.collector.collect()
             batch, scored = made.score(batch, rewards)
             updated = made.update(step, batch)
             if step < steps:

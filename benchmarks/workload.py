@@ -112,8 +112,9 @@ def dgpo_step(folder: Path, **settings):
         clock, i = Clock(), next(number)
         torch.manual_seed(i)
         with clock.phase("rollout"):
-            batch, rewards, rolled = made.rollout()
-            made.sample_ahead(i)
+            batch, rewards, rolled = made.collector.collect()
+            if i < config.steps:
+                made.collector.begin()
         with clock.phase("old_logp"):
             batch, scored = made.score(batch, rewards)
         with clock.phase("update"):

@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Collection
 
-from dgpo import errors
+from dgpo import cards, errors
 from dgpo.distributed import launcher
 from dgpo.errors import ConfigError, mark_common
 from dgpo.plain import path_text
@@ -175,7 +175,7 @@ def _plan(args, places) -> int:
 
     scaled = {"memory": (args.memory, 1e9), "bandwidth": (args.bandwidth, 1e12), "flops": (args.tflops, 1e12)}
     given = {name: value * unit for name, (value, unit) in scaled.items() if value is not None}
-    hardware = plan.hardware_of(args.gpu, **given, mfu=args.mfu)
+    hardware = cards.hardware_of(args.gpu, **given, mfu=args.mfu)
     result = plan.predict(config, args.gpus, hardware, args.length)
     print(result)
     if not result.fits:

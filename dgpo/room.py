@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dgpo import plan, ways
+from dgpo import cards, plan, shapes, ways
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import process_group
 from dgpo.errors import first_line
@@ -37,7 +37,7 @@ def check(config: Config) -> None:
     if config.force:
         return
     (there, total), ranks = free(), process_group.world_size()
-    hardware = plan.hardware_of(memory=float(total))
+    hardware = cards.hardware_of(memory=float(total))
     try:
         known = plan.predict(config, ranks + config.sampler_ranks, hardware)
     except ConfigError:
@@ -68,7 +68,7 @@ def for_evaluation(config, shape, length: int):
     `generation_batch_size` of the longest do not fit. Raises ConfigError, with the numbers, where not even one
     sequence fits; `force` skips the check.
     """
-    counted = plan.Shape.of(shape, config.trust_remote_code)
+    counted = shapes.Shape.of(shape, config.trust_remote_code)
     width = 4 if config.dtype == "float32" else 2
     there, total = free()
     sequence = 2 * counted.keys * counted.layers * width * length

@@ -10,8 +10,6 @@ process.
 
 import copy
 import math
-from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,12 +20,13 @@ from torch import Tensor
 
 from dgpo import rollout, tasks
 from dgpo.batch import Rollout, Scored, Weighted, concatenate
+from dgpo.collect import Collector, Metrics
 from dgpo.config import Config
 from dgpo.config_rules import check_machine
 from dgpo.distributed import process_group
 from dgpo.engine import Engine, NonFiniteError
 from dgpo.errors import DIVERGED
-from dgpo.evaluation.heldout import decode, encode, evaluate, token_ids
+from dgpo.evaluation.heldout import evaluate
 from dgpo.memory import out_of_memory
 from dgpo.model import trained
 from dgpo.model.policy import pick_device
@@ -39,7 +38,6 @@ from dgpo.objective import (
     loss_weights,
     objective,
     overlong_penalty,
-    zero_variance,
 )
 from dgpo.progress import Progress, tell
 from dgpo.rollout import Sampling, mismatch
@@ -48,12 +46,8 @@ from dgpo.run import hub, identity, summary
 from dgpo.run.folder import RunFolder
 from dgpo.run.telemetry import PhaseTimer, TokenStats
 from dgpo.seeds import fold_in
-from dgpo.tasks.base import Problem
 
 _SHOWN = 8  # held-out problems whose first completion is kept at every evaluation
-
-
-Metrics = dict[str, float | None]
 
 
 class TrainingDiverged(process_group.CommonError):
@@ -73,8 +67,9 @@ def train(config: Config) -> Path:
             for step in range(start + 1, config.steps + 1):
                 with process_group.error_scope(f"step {step}"):
                     torch.manual_seed(fold_in(config.seed, "torch", step))
-                    batch, rewards, rolled = trainer.rollout()
-                    trainer.sample_ahead(step)
+                    batch, rewards, rolled = trainer.collector.collect()
+                    if step < config.steps:
+                        trainer.collector.begin()
                     batch, scored = trainer.score(batch, rewards)
                     mismatch.guard(step, scored, config.max_mismatch)
                     updated = trainer.update(step, batch) | trainer.adapt_kl(scored, len(batch))
@@ -123,9 +118,8 @@ class Trainer:
             self.reference = self.reference and self.engine.shard(self.reference)
             self.engine.park()
             self.sampler = rollout.make(config, sampled, self.tokenizer, self.source, longest)
-        self.sampling = Sampling(config.max_new_tokens, config.temperature)
+        self.collector = Collector(config, self.tokenizer, self.task, self.sampler, self.seconds)
         self.kl_coef = config.kl_coef  # of the next updates
-        self.position = 0  # in the stream of training problems
         self.heldout: float | None = None  # the latest avg@k
 
     def restore(self) -> int:
@@ -146,12 +140,9 @@ class Trainer:
         folder = self.run.checkpoint(state["step"])
         self.engine.load(folder, state["updates"])
         self.load_sampler()
-        self.position = state["position"]
         self.kl_coef = state.get("kl_coef", self.config.kl_coef)
-        if ahead := sorted(folder.glob("ahead_*")):  # of as many samplers as there were
-            batch = concatenate([Rollout(**load_file(part)) for part in ahead])
-            if len(own := self._rows(self._places(self.sampler.share))):
-                self.sampler.restore(batch.select(own), self._requests()[1])
+        ahead = [Rollout(**load_file(part)) for part in sorted(folder.glob("ahead_*"))]  # one of each sampler
+        self.collector.restore(state["position"], concatenate(ahead) if ahead else None)
         return state["step"]
 
     def load_sampler(self) -> None:
@@ -159,52 +150,6 @@ class Trainer:
         with self.seconds.phase("load"):
             self.engine.park()
             self.sampler.load(self.engine.named_full_parameters())
-
-    def rollout(self) -> tuple[Rollout, Tensor, Metrics]:
-        """Completions and rewards `[groups, n]` to learn from, and metrics of everything sampled.
-
-        filter_groups="drop" leaves out groups whose rewards are all equal; "resample" samples others in their place,
-        for `max_resample_rounds` rounds at most (the dynamic sampling of DAPO, arXiv 2503.14476).
-        """
-        config, batches, scores, rounds, stale = self.config, [], [], 0, 0
-        known = Counter(self.task.verdicts)
-        self.task.means()  # an evaluation's do not count here
-        while True:
-            batch, rewards = self._sample()
-            batches.append(batch)
-            scores.append(rewards)
-            silent = zero_variance(torch.cat(scores))
-            enough = config.filter_groups != "resample" or int((~silent).sum()) >= config.prompts_per_step
-            rounds += 1
-            stale = max(stale, self.sampler.staleness)
-            if enough or rounds == config.max_resample_rounds:
-                break
-        batch, rewards = concatenate(batches), torch.cat(scores)
-        metrics = {
-            "reward/mean": float(rewards.mean()),
-            "reward/std": float(rewards.std(correction=0)),
-            "length/mean": float(batch.mask.sum(1).float().mean()),
-            "length/max": float(batch.mask.sum(1).max()),
-            "truncated": float(1 - batch.finished.float().mean()),
-            "groups": len(silent),
-            "groups/zero_variance": int(silent.sum()),
-        }
-        if config.asynchronous:
-            metrics["staleness/steps"] = stale
-        self.sampler.sleep()
-        verdicts = sum(process_group.all_gather_object(self.task.verdicts - known), Counter())
-        metrics |= {f"verdict/{name}": count / verdicts.total() for name, count in sorted(verdicts.items())}
-        metrics |= _means(process_group.all_gather_object(self.task.means()))  # of each reward of one's own
-        if config.filter_groups != "none":
-            kept = (~silent).nonzero().squeeze(1)[: config.prompts_per_step]
-            rows = (~silent).repeat_interleave(config.group_size).nonzero().squeeze(1)
-            batch, rewards = batch.select(rows[: len(kept) * config.group_size]), rewards[kept]
-        return batch.replace(sequence_id=torch.arange(len(batch))), rewards, metrics
-
-    def sample_ahead(self, step: int) -> None:
-        """Let a sampler that works ahead begin the next step, with the policy that this step starts from."""
-        if self.sampler.works_ahead and step < self.config.steps:
-            self.sampler.begin(*self._requests(), self.sampling)
 
     def score(self, batch: Rollout, rewards: Tensor) -> tuple[Scored, Metrics]:
         """Advantages, and log-probabilities by the trainer's own forward pass, compared with the sampler's."""
@@ -318,7 +263,7 @@ class Trainer:
         if step and (last or (config.checkpoint_every and step % config.checkpoint_every == 0)):
             state = {
                 "step": step,
-                "position": self.position,
+                "position": self.collector.position,
                 "kl_coef": self.kl_coef,
                 "updates": self.engine.updates,
                 "ranks": process_group.world_size(),
@@ -335,40 +280,6 @@ class Trainer:
         self.run.write_summary(found)
         process_group.on_rank0(hub.push, self.config, self.run.path / "policy")
         return self.run.path
-
-    def _sample(self) -> tuple[Rollout, Tensor]:
-        """Completions of the next problems and their rewards `[groups, n]`; all ranks judge, whichever sample."""
-        with self.seconds.phase("rollout"):
-            parts = process_group.all_gather_object(self.sampler.generate(*self._requests(), self.sampling))
-            batch = concatenate([part for part in parts if len(part)])
-        with self.seconds.phase("reward"):
-            places = self._places(process_group.local_slice)
-            own = batch.select(self._rows(places))
-            found = self.task.score(self._problems(places), decode(self.tokenizer, own), token_ids(own))
-            rewards = torch.tensor([0.0 if reward is None else reward for reward in found], dtype=torch.float32)
-            rewards = torch.cat(process_group.all_gather_object(rewards)).view(-1, self.config.group_size)
-        self.position += self.config.prompts_per_step
-        return batch, rewards
-
-    def _requests(self) -> tuple[list[list[int]], list[int]]:
-        """Prompts and seeds of the sampler's share of the next problems."""
-        places = self._places(self.sampler.share)
-        seeds = [fold_in(self.config.seed, "rollout", p, i) for p in places for i in range(self.config.group_size)]
-        return encode(self.tokenizer, [p.prompt for p in self._problems(places)]), seeds
-
-    def _places(self, share: Callable[[int], slice]) -> range:
-        """A share of the next `prompts_per_step` problems: their places in the stream."""
-        count = self.config.prompts_per_step
-        return range(self.position, self.position + count)[share(count)]
-
-    def _problems(self, places: range) -> list[Problem]:
-        """The problems at these places, `group_size` times each."""
-        return [self.task.train(place) for place in places for _ in range(self.config.group_size)]
-
-    def _rows(self, places: range) -> Tensor:
-        """The rows of the next batch that complete the problems at these places."""
-        n = self.config.group_size
-        return torch.arange((places.start - self.position) * n, (places.stop - self.position) * n)
 
     def _ahead_file(self) -> str:
         return f"ahead_{process_group.rank():05d}.safetensors"
@@ -399,9 +310,3 @@ class Trainer:
     def _save_policy(self, weights: dict[str, Tensor], found: dict, folder: Path) -> None:
         trained.save(self.policy, self.tokenizer, weights, folder)
         hub.write_card(folder, self.config, found, self.run.identity.made_of)
-
-
-def _means(parts: list[dict[str, tuple[float, int]]]) -> Metrics:
-    """The mean of each reward over all ranks, from the (sum, count) of each rank."""
-    sums = {name: [sum(column) for column in zip(*(part[name] for part in parts), strict=True)] for name in parts[0]}
-    return {f"reward/{name}": total / count for name, (total, count) in sums.items() if count}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from dgpo import plan
+from dgpo import cards, plan, shapes
 from dgpo.config import Config, ConfigError
 from dgpo.config_rules import validate
 
@@ -13,9 +13,9 @@ _MOST = 4  # changes together
 _SHOWN = 3  # combinations
 
 
-def advice(config: Config, ranks: int, hardware: plan.Hardware, there: float) -> str:
+def advice(config: Config, ranks: int, hardware: cards.Hardware, there: float) -> str:
     """The shortest combinations of changes that make the run fit into `there` bytes of a GPU."""
-    shape, changes = plan.shape_of(config), _changes(config)
+    shape, changes = shapes.shape_of(config), _changes(config)
 
     def fits(settings: dict[str, Any]) -> bool:
         try:

@@ -12,9 +12,11 @@ from benchmarks.plan import measure
 from dgpo import __main__ as cli
 from dgpo import config as configs
 from dgpo import trainer
+from dgpo.cards import CARDS, Hardware, hardware_of
 from dgpo.config import ConfigError
 from dgpo.memory import OutOfMemory, out_of_memory
-from dgpo.plan import CARDS, Hardware, Shape, Work, hardware_of, predict, shape_of
+from dgpo.plan import Work, predict
+from dgpo.shapes import Shape, shape_of
 
 SMALL_QWEN2 = {"vocab_size": 100, "hidden_size": 96, "intermediate_size": 320, "num_attention_heads": 6}
 

@@ -17,8 +17,8 @@ from running import rows, run, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dgpo import collect, methods, trainer
 from dgpo import config as configs
-from dgpo import methods, trainer
 from dgpo.config import ConfigError
 from dgpo.model import tiny
 from dgpo.objective import group_advantages, loss_weights, overlong_penalty
@@ -263,7 +263,7 @@ class TestFailures:
             made.engine.update(batch, lambda micro: loss(made.engine(micro)[0]))
 
         before = weights()
-        batch, rewards, _ = made.rollout()
+        batch, rewards, _ = made.collector.collect()
         batch, _ = made.score(batch, rewards)
         nan, infinite = itertools.cycle([1.0, math.nan]), itertools.cycle([1.0, math.inf])  # in the second micro-batch
         for broken in (
@@ -319,7 +319,7 @@ class TestLongCompletions:
         made = trainer.Trainer(configs.make(small))
         with contextlib.closing(made.run), contextlib.closing(made.sampler):
             made.restore()
-            batch, rewards, _ = made.rollout()
+            batch, rewards, _ = made.collector.collect()
             cut = torch.arange(len(batch)) % 3 == 0
             batch = batch.replace(finished=~cut)
 
@@ -351,8 +351,8 @@ class TestLongCompletions:
 
 
 def test_prompts_are_made_once_where_nothing_is_sampled_ahead(small, monkeypatch):
-    made, requests = [], trainer.Trainer._requests
-    monkeypatch.setattr(trainer.Trainer, "_requests", lambda self: made.append(self.position) or requests(self))
+    made, requests = [], collect.Collector._requests
+    monkeypatch.setattr(collect.Collector, "_requests", lambda self: made.append(self.position) or requests(self))
     run(small, steps=3)
     assert made == [0, small["prompts_per_step"], 2 * small["prompts_per_step"]]
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from dgpo import __main__ as cli
+from dgpo import cards, plan, ways
 from dgpo import config as configs
-from dgpo import plan, ways
 
 GB = 1e9
 SEVERAL = "vllm.gpu_memory=0.87 zero_stage=3 offload=optimizer+params"
@@ -18,7 +18,7 @@ def fits(name, words, ranks, memory, **settings):
     given = dict(word.split("=") for word in words.split())
     config = configs.load(name, data="x", **settings)
     changed = ways.changed_to(config, {key: yaml.safe_load(value) for key, value in given.items()})
-    return plan.predict(changed, ranks, plan.hardware_of("h100", memory=memory * GB)).fits
+    return plan.predict(changed, ranks, cards.hardware_of("h100", memory=memory * GB)).fits
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def fits(name, words, ranks, memory, **settings):
     ],
 )  # fmt: skip
 def test_the_shortest_combinations_are_told_and_fit(name, settings, ranks, memory, among, size):
-    hardware = plan.hardware_of("h100", memory=memory * GB)
+    hardware = cards.hardware_of("h100", memory=memory * GB)
     assert not fits(name, "", ranks, memory, **settings)
     said = ways.advice(configs.load(name, data="x", **settings), ranks, hardware, memory * GB)
     found = said.removesuffix(" fits").split(" or ")
@@ -43,7 +43,7 @@ def test_the_shortest_combinations_are_told_and_fit(name, settings, ranks, memor
 
 
 def test_the_share_of_vllm_is_the_largest_that_fits():
-    hardware = plan.hardware_of("h100", memory=85.2 * GB)
+    hardware = cards.hardware_of("h100", memory=85.2 * GB)
     config = configs.load("r1-distill-1.5b", data="x", vllm={"gpu_memory": 0.7})
     first, *_ = ways.advice(config, 1, hardware, 84 * GB).split(" or ")
     share = float(first.removeprefix("vllm.gpu_memory="))
@@ -53,16 +53,16 @@ def test_the_share_of_vllm_is_the_largest_that_fits():
 
 def test_what_nothing_mends_is_said():
     config = configs.load("r1-distill-14b", data="x")
-    said = ways.advice(config, 1, plan.hardware_of("h100", memory=48 * GB), 48 * GB)
+    said = ways.advice(config, 1, cards.hardware_of("h100", memory=48 * GB), 48 * GB)
     assert said == "no combination of settings makes it fit: use more ranks, or larger GPUs"
 
 
 class TestApart:
     def test_gpus_that_sample_while_others_train(self):
         config = configs.load("r1-distill-1.5b", data="x", importance_correction="none", asynchronous=True)
-        shared = plan.predict(config, 8, plan.CARDS["h200"])
+        shared = plan.predict(config, 8, cards.CARDS["h200"])
         own = ways.changed_to(config, {"sampler_ranks": 2, "vllm.gpu_memory": 0.9})
-        apart = plan.predict(own, 8, plan.CARDS["h200"])
+        apart = plan.predict(own, 8, cards.CARDS["h200"])
         assert apart.memory[plan.SAMPLER].keys() == {"sampler's copy", "KV cache"}
         assert not {"sampler's copy", "KV cache"} & apart.memory["update"].keys()
         assert apart.memory["update"]["optimizer"] == pytest.approx(shared.memory["update"]["optimizer"] * 8 / 6)

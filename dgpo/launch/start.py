@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from dgpo import cards, methods, plan
 from dgpo import config as configs
-from dgpo import methods, plan
 from dgpo.config import Config
 from dgpo.config_rules import check_machine
 from dgpo.distributed import launcher as environment
@@ -94,10 +94,10 @@ def _show_plan(config: Config, how: Launch, here: bool) -> None:
         )
 
 
-def _hardware(gpu: str | None, here: bool) -> plan.Hardware:
+def _hardware(gpu: str | None, here: bool) -> cards.Hardware:
     """The named card; else this machine's, or plan's default for ranks elsewhere."""
     if gpu or not here:
-        return plan.hardware_of(gpu or "h200")
+        return cards.hardware_of(gpu or "h200")
     own = torch.cuda.get_device_properties(0)
-    card = next((name for name in plan.CARDS if name in own.name.lower()), "h200")
-    return plan.hardware_of(card, memory=float(own.total_memory))
+    card = next((name for name in cards.CARDS if name in own.name.lower()), "h200")
+    return cards.hardware_of(card, memory=float(own.total_memory))

@@ -6,7 +6,7 @@ from running import rows, run, weights
 from safetensors.torch import load_file
 
 from dgpo import config as configs
-from dgpo import plan
+from dgpo import plan, shapes
 from dgpo.config import ConfigError
 from dgpo.config_parts import Lora
 from dgpo.model import lora
@@ -39,7 +39,7 @@ def test_training_begins_at_the_start_policy(adapted, checkpoint):
     assert {n for n, _ in lora.merged(adapted)} == {n for n, _ in start.named_parameters()}
     assert all(torch.equal(a, b) for (_, a), b in zip(lora.merged(adapted), start.parameters(), strict=True))
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert trained == 4 * plan.Shape.of(start.config).lora_width
+    assert trained == 4 * shapes.Shape.of(start.config).lora_width
 
 
 def test_merged_weights_give_the_probabilities_of_the_adapted_model(adapted, checkpoint):

@@ -38,7 +38,7 @@ def test_completions_are_by_the_policy_of_the_step_before(small, monkeypatch, tm
     made = trainer.Trainer(configs.make({**small, "asynchronous": False, "run_dir": str(tmp_path / "again")}))
     for k, (batch, _) in enumerate(steps):
         made.sampler.load(steps[max(k - 1, 0)][1].items())  # for the first step nothing could be sampled ahead
-        again, _, _ = made.rollout()
+        again, _, _ = made.collector.collect()
         assert torch.equal(again.input_ids, batch.input_ids), k
         assert torch.equal(again.rollout_logp, batch.rollout_logp), k
         assert torch.equal(batch.old_logp, batch.rollout_logp), k  # the ratio is against the policy that sampled

@@ -38,7 +38,7 @@ def test_it_is_away_when_the_sampler_wakes_and_back_for_the_updates(small, monke
         monkeypatch.setattr(parking, name, lambda *a, n=name, f=original: (calls.append(n), f(*a)))
     parts = trainer.Trainer(configs.make({**small, "offload": "rollout", "zero_stage": stage}))
     assert calls == ["to_host"]  # before the sampler is made
-    batch, rewards, _ = parts.rollout()
+    batch, rewards, _ = parts.collector.collect()
     batch, _ = parts.score(batch, rewards)
     assert calls == ["to_host"]
     parts.update(1, batch)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from dgpo import __main__ as cli
+from dgpo import cards
 from dgpo import config as configs
-from dgpo import plan
 from dgpo.config import Config, ConfigError
 from dgpo.distributed import launcher, process_group
 from dgpo.evaluation import settings
@@ -100,7 +100,7 @@ class TestValues:
     )
     def test_hardware_that_there_is_not(self, given):
         with pytest.raises(ConfigError, match=r"must be in \(0, "):
-            plan.hardware_of(**given)
+            cards.hardware_of(**given)
 
     @pytest.mark.parametrize("command", ["train tiny run_dir=made", "eval eval_dir=made", "sweep s.yaml folder=made"])
     def test_a_gpu_that_is_not_here(self, capsys, monkeypatch, tmp_path, command):

@@ -8,8 +8,10 @@ from transformers import AutoConfig
 
 from dgpo import __main__ as cli
 from dgpo import config as configs
-from dgpo.plan import KNOWN, hardware_of, predict
+from dgpo.cards import hardware_of
+from dgpo.plan import predict
 from dgpo.run.rows import read_rows
+from dgpo.shapes import KNOWN
 from dgpo.trainer import train
 
 RECIPES = ("r1-distill-1.5b", "r1-distill-7b", "r1-distill-14b")

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks import roofline
+from dgpo import cards, shapes
 from dgpo import config as configs
-from dgpo import plan
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def counted():
 
 def test_flops_are_those_of_one_forward_pass_and_of_four(counted):
     config, found = counted
-    shape = plan.Shape.of(plan.known(config.model))
+    shape = shapes.Shape.of(shapes.known(config.model))
     forward = shape.forward_flops(8 * 256, 8 * 256**2, 8 * 240)  # fused attention counts all pairs, masked or not
     assert found["old_logp"].flops == pytest.approx(forward, rel=0.01)
     # forward, a backward pass of twice that, and forward again; torch may stop that before each layer's last product
@@ -34,6 +34,6 @@ def test_kernels_and_bytes_stay_near_what_was_counted(counted):
 
 def test_a_slower_card_takes_longer_and_launches_bound_small_kernels():
     kernels = roofline.Kernels([(1e9, 0.0), (0.0, 1e12), (1.0, 1.0)])
-    a100, h200 = kernels.seconds(plan.CARDS["a100"]), kernels.seconds(plan.CARDS["h200"])
+    a100, h200 = kernels.seconds(cards.CARDS["a100"]), kernels.seconds(cards.CARDS["h200"])
     assert a100 == pytest.approx(1e9 / (0.8 * 2.04e12) + 1e12 / (0.7 * 312e12) + 4e-6)
     assert h200 < a100

@@ -88,15 +88,16 @@ def test_a_step_ahead_in_another_process(small):
     with closing(parts.sampler), closing(parts.task):
         distances = []
         for step in range(1, 4):
-            batch, rewards, rolled = parts.rollout()
-            parts.sample_ahead(step)
+            batch, rewards, rolled = parts.collector.collect()
+            if step < parts.config.steps:
+                parts.collector.begin()
             batch, scored = parts.score(batch, rewards)
             distances.append(scored["mismatch/mean_abs"])
             assert rolled["staleness/steps"] == min(step - 1, 1)
             parts.update(step, batch.replace(advantage=batch.advantage.fill_(1.0)))
             parts.sampler.load(parts.engine.named_full_parameters())
-            prompts, seeds = parts._requests()
-            fresh = parts.sampler.generate(prompts, [seed + 1 for seed in seeds], parts.sampling)
+            prompts, seeds = parts.collector._requests()
+            fresh = parts.sampler.generate(prompts, [seed + 1 for seed in seeds], parts.collector.sampling)
             logp, _ = parts.engine.logp(fresh)
             assert (logp - fresh.rollout_logp).abs().max() <= 1e-4
     assert distances[0] < 1e-5 < 1e-3 < min(distances[1:])
