@@ -8,6 +8,7 @@ methods, B = settings × seeds, K arms, N = groups · group samples a step; logi
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -47,12 +48,16 @@ class Runs:
     step: np.ndarray
     data: dict[str, np.ndarray] = field(repr=False)
 
-    def pick(self, *settings: str) -> "Runs":
-        """The runs of some settings only; ValueError for an unknown setting."""
+    def pick(self, *settings: str, methods: Sequence[str] = ()) -> "Runs":
+        """The runs of some settings only, and of some methods; ValueError for an unknown one of either."""
         if unknown := [s for s in settings if s not in self.settings]:
             raise ValueError(f"no setting {unknown[0]!r}; there are: {', '.join(self.settings)}")
+        if unknown := [m for m in methods if m not in self.methods]:
+            raise ValueError(f"no method {unknown[0]!r}; there are: {', '.join(dict.fromkeys(self.methods))}")
         where = [self.settings.index(s) for s in settings]
-        return replace(self, settings=settings, data={k: v[:, where] for k, v in self.data.items()})
+        rows = [i for i, m in enumerate(self.methods) if m in methods or not methods]
+        of = {"methods": tuple(self.methods[i] for i in rows), "names": tuple(self.names[i] for i in rows)}
+        return replace(self, **of, settings=settings, data={k: v[rows][:, where] for k, v in self.data.items()})
 
     def frame(self) -> pd.DataFrame:
         """Tidy: method, name, setting, seed, step and one column per metric."""

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
-from matplotlib.ticker import FixedLocator
+from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.axes import label_ends, scale_axis
 from analysis.landscape import landscape as _landscape
 from analysis.landscape import resolve_all
 from analysis.stats import curve
@@ -32,14 +33,21 @@ def _figure(plt, rows, columns, publication, width=4.4, height=3.0, **kwargs):
 
 
 def finish(plt, fig, handles=None, columns=4, empty="nothing to draw"):
-    """Put the legend under the axes, write `empty` in panels without data, and close the figure."""
+    """Name lines at their ends and the rest in a legend below, write `empty` in panels without data, close the figure.
+
+    handles      what has a name: lines are named in the last panel of each row that has them
+    columns      at most so many of the legend
+    """
     for ax in fig.axes:
         silent = ax.get_visible() and not ax.texts and not hasattr(ax, "_colorbar")
         if silent and not np.isfinite(ax.dataLim.get_points()).all():
             say(ax, empty)
-    if handles:
-        unique = {h.get_label(): h for h in handles}
-        columns = min(columns, len(unique))
+    unique = {h.get_label(): h for h in handles or ()}
+    for name in label_ends(fig.axes, [name for name, h in unique.items() if isinstance(h, Line2D)]):
+        del unique[name]
+    if unique:
+        rows = math.ceil(len(unique) / columns)
+        columns = math.ceil(len(unique) / rows)  # no row with one left over
         fig.legend(unique.values(), unique, loc="outside lower center", ncols=columns, handlelength=3.2)
     plt.close(fig)
     return fig
@@ -56,44 +64,6 @@ def blank(text, publication=False):
         fig, ax = plt.subplots(figsize=(5.5, 1.2))
         ax.set_axis_off()
         return finish(plt, fig, empty=text)
-
-
-def scale_axis(ax, axis, values, log=None):
-    """Logarithmic if the values span decades; symmetric logarithmic, linear near 0, if some are 0 or negative.
-
-    If all are 0, or there are none, the axis stays linear.
-    """
-    values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
-    size = np.abs(values[values != 0])
-    log = log if len(size) else False
-    spans = bool(len(size)) and size.max() / np.quantile(size, 0.02) > 30
-    zero_line = axis == "y" and not (values > 0).all()
-    linthresh = 0.0
-    if spans if log is None else log:
-        set_scale = ax.set_yscale if axis == "y" else ax.set_xscale
-        if (values > 0).all():
-            set_scale("log")
-        else:
-            # A sign change passes through every small size: only decades near the largest are worth drawing.
-            floor = max(size.min(), size.max() * (1e-6 if (values >= 0).all() else 1e-3))
-            linthresh = 10 ** math.floor(math.log10(floor))
-            set_scale("symlog", linthresh=linthresh, linscale=0.6)
-            if axis == "y":
-                ax.yaxis.set_major_locator(_ZeroAndDecades(linthresh, size.max()))
-    if zero_line:
-        ax.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=1)
-    if axis == "y" and (values >= 0).all() and not (values > 0).all():
-        ax.set_ylim(bottom=-0.04 * ax.get_ylim()[1] if ax.get_yscale() == "linear" else -0.4 * linthresh)
-
-
-class _ZeroAndDecades(FixedLocator):
-    """Ticks at 0 and at about five powers of ten of either sign, none too close to 0."""
-
-    def __init__(self, low, high):
-        first, last = round(math.log10(low)), math.floor(math.log10(high))
-        powers = 10.0 ** np.arange(first, last + 1, max(1, math.ceil((last - first + 1) / 5)))
-        super().__init__([*-powers[::-1], 0, *powers])
 
 
 def _sign_name(advantage):
@@ -158,13 +128,14 @@ def landscape(
             for j, panel in enumerate(panels):
                 ax, space = axes[i, j], spaces[0] if per_method else panel
                 part = rows[rows["name"] == panel] if per_method else rows
-                for look, line in _lines(part):
-                    handles += ax.plot(line[x], line[space], **look)
+                drawn = [ax.plot(line[x], line[space], **look)[0] for look, line in _lines(part)]
+                handles += [] if per_method else drawn  # a panel of one method has its name as the title
                 if per_method and reference:
                     handles += [_reference(ax, part, x, space)]
                 eps_low, eps_high = part[["eps_low", "eps_high"]].iloc[0]
                 unit = part["pi_old"].iloc[0] if x == "pi" else 1.0
                 style.shade_trust_region(ax, unit * (1 - eps_low), unit * (1 + eps_high))
+                _name_regions(ax, advantage, unit * (1 - eps_low), unit * (1 + eps_high))
                 if j == 0 or not per_method:
                     ax.set_ylabel((f"{_sign_name(advantage)}\n" if j == 0 else "") + SPACE_LABELS[space])
                 if i == 0:
@@ -176,6 +147,14 @@ def landscape(
                 scale_axis(ax, "x", frame[x], log_x)
                 scale_axis(ax, "y", frame[spaces[0] if per_method else panel], log_y)
         return finish(plt, fig, handles)
+
+
+def _name_regions(ax, advantage, low, high):
+    """LP and HP, or LN and HN, beside the trust region."""
+    sign = "P" if advantage > 0 else "N"
+    look: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "va": "top", "color": "#999999", "fontsize": "small"}
+    ax.text(low, 0.99, f"L{sign} ", ha="right", **look)
+    ax.text(high, 0.99, f" H{sign}", ha="left", **look)
 
 
 def _reference(ax, part, x, space):
@@ -209,6 +188,8 @@ FLOW_LABELS = {
     "logit_speed": "logit speed  dz_a/dt",
     "gradient": "logit gradient norm",
     "log_pi": "log π",
+    "time": "time  (steps · learning rate)",
+    "fall": "fall of the token's log π (nats)",
     "drift": "drift of the other tokens (total variation)",
 }
 
@@ -240,6 +221,8 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
                     ax.set_yscale("log")
                 name = METRIC_LABELS.get(metric, metric)
                 ax.set_ylabel(f"{setting}\n{name}" if j == 0 and len(runs.settings) > 1 else name)
+                ax.set_xscale("log")  # most of it happens in the first steps
+                ax.set_xlim(right=runs.step[-1])
                 if i == len(runs.settings) - 1:
                     ax.set_xlabel("step")
         return finish(plt, fig, handles)
@@ -265,31 +248,42 @@ def region_shares(runs, setting: int = 0, *, publication=False):
     with style.figure_style(publication) as plt:
         fig, axes = _figure(plt, rows, columns, publication, width=3.7, height=2.3, sharex=True, sharey=True)
         handles = []
+        outside = sum(runs.data[f"share_{r}"][:, setting].mean(1) for r in OUTSIDE)
+        busy = np.flatnonzero(np.asarray(outside).max(0) > 0.005)  # points at which it is more than half a per cent
         for k, ax in enumerate(axes.flat):
             if k >= len(labels):
                 ax.set_visible(False)
                 continue
             handles = stack_regions(ax, runs.step, {r: runs.data[f"share_{r}"][k, setting].mean(0) for r in OUTSIDE})
             ax.set_title(labels[k])
+            ax.set_xlim(runs.step[0], runs.step[min(busy.max(initial=0) + 1, len(runs.step) - 1)])
             ax.set_xlabel("step" if k // columns == rows - 1 else "")
             ax.set_ylabel("share of tokens (%)" if k % columns == 0 else "")
         return finish(plt, fig, handles, columns=2)
 
 
-def dynamics(frame: pd.DataFrame, panels=("pi", "logit_speed"), *, log_x=True, reference=(), publication=False):
-    """Quantities over time of `analysis.flow`'s frames; `reference`: (label, time, value) lines for the first panel."""
+def dynamics(
+    frame: pd.DataFrame, panels=("pi", "logit_speed"), *, over=None, log_x=True, reference=(), publication=False
+):
+    """Quantities of `analysis.flow`'s and `analysis.leakage`'s frames over time, a panel for each.
+
+    over         what each panel has on its x axis instead, a column for each panel; a dot marks where a line ends
+    reference    (label, time, value) lines for the first panel
+    """
     if frame.empty:
         return blank("no time at which the flow was recorded", publication)
     with style.figure_style(publication) as plt:
         fig, axes = _figure(plt, 1, len(panels), publication)
         handles = []
-        for ax, panel in zip(axes[0], panels, strict=True):
+        for ax, panel, x in zip(axes[0], panels, over or ["time"] * len(panels), strict=True):
             for look, line in _lines(frame):
-                handles += ax.plot(line["time"], line[panel], **look)
-            scale_axis(ax, "x", frame["time"], log_x)
+                handles += ax.plot(line[x], line[panel], **look)
+                if over:
+                    ax.plot(line[x].iloc[-1], line[panel].iloc[-1], "o", color=look["color"], markersize=4)
+            scale_axis(ax, "x", frame[x], log_x)
             if panel not in ("pi", "rest"):
                 scale_axis(ax, "y", frame[panel], False if panel == "logit_speed" else None)
-            ax.set(xlabel="time  (steps · learning rate)", ylabel=FLOW_LABELS.get(panel, panel))
+            ax.set(xlabel=FLOW_LABELS.get(x, x), ylabel=FLOW_LABELS.get(panel, panel))
             if panel in ("pi", "rest") and frame[panel].max() > 0:
                 ax.set_yscale("log")  # a token that underflows to 0 leaves at the bottom
                 ax.set_ylim(max(frame[panel].min() / 2, 1e-12), frame[panel].max() * 2)

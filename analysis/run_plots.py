@@ -9,7 +9,8 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from analysis import style
-from analysis.plots import OUTSIDE, blank, finish, say, scale_axis, stack_regions
+from analysis.axes import scale_axis
+from analysis.plots import OUTSIDE, blank, finish, say, stack_regions
 from analysis.runs import Run
 from dgpo.methods import Method
 
@@ -238,7 +239,7 @@ def boundary_weights(runs: list[Run], steps: int | None = None, names=None, publ
             axes[1, j].set_xlabel("probability π")
         for row in axes:
             drawn = np.concatenate([ax.collections[0].get_offsets()[:, 1] for ax in row])
-            scale_axis(row[0], "y", np.asarray(drawn), log=True)
+            scale_axis(row[0], "y", np.asarray(drawn), log=True, decades=12)  # only 0 looks like 0
         plt.close(fig)
         return fig
 

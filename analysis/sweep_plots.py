@@ -12,8 +12,9 @@ import seaborn as sns
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from analysis import run_plots, style
+from analysis.axes import scale_axis
 from analysis.heat_maps import wide_span
-from analysis.plots import OUTSIDE, blank, finish, looks_of, scale_axis, stack_regions
+from analysis.plots import OUTSIDE, blank, finish, looks_of, stack_regions
 from analysis.sweeps import METRICS, Results, SweepError, comparison, scores, surviving
 from dgpo.evaluation.scores import powers
 

@@ -4,9 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from analysis import bandit, flow, heat_maps, plots, stats
 from analysis.landscape import landscape
+from analysis.leakage import leakage
 from dgpo.methods import PAPER, get, get_class, names
 
 
@@ -41,11 +43,31 @@ def test_landscapes(publication):
 def test_method_curves_of_every_method_and_of_variants():
     check(plots.method_curves([key for key in names() if get_class(key).has_curve()]))
     figure = check(plots.method_curves([get("dgpo"), get("dgpo", n=3.0)]))
-    labels = [t.get_text() for t in figure.legends[0].get_texts()]
+    labels = {t.get_text() for ax in figure.axes for t in ax.texts if isinstance(t, Annotation)}
     assert len(labels) == 3
     assert any("n=3" in label for label in labels)
     first, second = figure.axes[0].lines[:2]
     assert (first.get_color(), first.get_linestyle()) != (second.get_color(), second.get_linestyle())
+
+
+def test_one_path_is_drawn_over_the_fall_with_a_dot_at_each_end():
+    """Drift and log π of two methods at other times: other curves over time, one over the fall of log π."""
+    frame = leakage(["cispo", "dgpo"], policy="linear", steps=60, lr=0.1, seeds=1)
+    frame["fall"] = np.log(0.05) - frame["log_pi"]
+    figure = check(plots.dynamics(frame, panels=("drift", "drift"), over=("time", "fall")))
+    by_time, by_fall = ([line.get_xydata() for line in ax.lines if len(line.get_xdata()) > 1] for ax in figure.axes)
+    far, near = by_fall  # CISPO falls further
+    assert np.interp(near[:, 0], far[:, 0], far[:, 1]) == pytest.approx(near[:, 1], rel=0.02)
+    assert by_time[0][-1, 1] > 1.5 * by_time[1][-1, 1]
+    assert sum(len(line.get_xdata()) == 1 for line in figure.axes[1].lines) == 2
+
+
+def test_some_methods_of_some_settings(runs):
+    part = runs.pick("b", methods=["grpo"])
+    assert (part.methods, part.settings) == (("grpo",), ("b",))
+    assert np.array_equal(part.data["entropy"][0, 0], runs.data["entropy"][1, 1])
+    with pytest.raises(ValueError, match="no method 'ppo'; there are: dgpo, grpo"):
+        runs.pick("b", methods=["ppo"])
 
 
 def test_negative_weights_are_visible():
