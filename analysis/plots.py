@@ -222,7 +222,8 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
                 name = METRIC_LABELS.get(metric, metric)
                 ax.set_ylabel(f"{setting}\n{name}" if j == 0 and len(runs.settings) > 1 else name)
                 ax.set_xscale("log")  # most of it happens in the first steps
-                ax.set_xlim(right=runs.step[-1])
+                if len(runs.step):
+                    ax.set_xlim(right=runs.step[-1])
                 if i == len(runs.settings) - 1:
                     ax.set_xlabel("step")
         return finish(plt, fig, handles)
@@ -256,7 +257,8 @@ def region_shares(runs, setting: int = 0, *, publication=False):
                 continue
             handles = stack_regions(ax, runs.step, {r: runs.data[f"share_{r}"][k, setting].mean(0) for r in OUTSIDE})
             ax.set_title(labels[k])
-            ax.set_xlim(runs.step[0], runs.step[min(busy.max(initial=0) + 1, len(runs.step) - 1)])
+            if len(busy) and len(runs.step) > 1:
+                ax.set_xlim(runs.step[0], runs.step[min(busy[-1] + 1, len(runs.step) - 1)])
             ax.set_xlabel("step" if k // columns == rows - 1 else "")
             ax.set_ylabel("share of tokens (%)" if k % columns == 0 else "")
         return finish(plt, fig, handles, columns=2)
