@@ -58,8 +58,8 @@ def label_ends(axes: Sequence[Axes], names: Sequence[str]) -> set[str]:
     columns: dict[int, list[tuple[Axes, list]]] = {}
     for ax in axes:
         place = ax.get_subplotspec()
-        lines = [line for line in ax.get_lines() if line.get_label() in names and len(line.get_xdata()) > 1]
-        ends = [(line, end) for line in lines if (end := _end(ax, line)) is not None]
+        lines = [line for line in ax.get_lines() if line.get_label() in names and line.get_linestyle() != "None"]
+        ends = [(line, end) for line in lines if len(line.get_xdata()) > 1 and (end := _end(ax, line))]
         if place and ax.get_visible() and 0 < len(ends) <= MOST:
             columns.setdefault(place.colspan.start, []).append((ax, ends))
     if not columns:
@@ -90,7 +90,8 @@ def label_ends(axes: Sequence[Axes], names: Sequence[str]) -> set[str]:
 def apart(heights: np.ndarray, gap: float) -> np.ndarray:
     """The nearest heights, by squared distance, that are `gap` apart in the same order and, if they fit, in [0, 1].
 
-    h* = argmin Σ (h* − h)² with h*_{i+1} − h*_i ≥ gap: an isotonic regression of h − i · gap, clipped. `heights` ascend.
+    h* = argmin Σ (h* − h)² with h*_{i+1} − h*_i ≥ gap: an isotonic regression of h − i · gap, clipped, for
+    heights that ascend.
     """
     steps = gap * np.arange(len(heights))
     return isotonic_regression(heights - steps).x.clip(0, max(0.0, 1 - steps[-1])) + steps

@@ -7,10 +7,11 @@ instead: how often does a method collapse (a proportion), and how do the runs th
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats as scipy_stats
 
 from analysis.stats import Estimate
@@ -92,3 +93,21 @@ def holm(ps: Mapping[Any, float]) -> dict[Any, float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * p))
         adjusted[name] = largest
     return {name: adjusted[name] for name in ps}
+
+
+def paired(differences) -> dict[str, float]:
+    """The row of a comparison: difference, low and high (95 %, by sign flips) and p; nothing of fewer than two."""
+    if len(differences) < 2:
+        return {}
+    found = sign_flip_interval(differences)
+    return {"difference": found.value, "low": found.low, "high": found.high, "p": sign_flip(differences)}
+
+
+def adjust(table: pd.DataFrame, columns: Sequence[str] = ("p",)) -> pd.DataFrame:
+    """`table` with p_holm for each p of `columns`, adjusted for all of them together but those missing."""
+    ps = {(i, name): p for name in columns if name in table for i, p in table[name].dropna().items()}
+    adjusted = holm(ps)
+    for name in columns:
+        if name in table:
+            table = table.assign(**{f"{name}_holm": pd.Series({i: p for (i, n), p in adjusted.items() if n == name})})
+    return table

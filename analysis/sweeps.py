@@ -228,14 +228,9 @@ def comparison(results: Results, metric: str, reference: str, panel: str | None 
                 d = surviving(results, metric, line, reference, where)
                 row |= {"pairs": len(d), "equal": bool((mine == values[reference]).all())}
                 row["p_collapse"] = exact.fisher(row["collapsed"], len(mine), base, len(mine))
-                if len(d) >= 2:
-                    found = exact.sign_flip_interval(d)
-                    row |= {"difference": found.value, "low": found.low, "high": found.high, "p": exact.sign_flip(d)}
+                row |= exact.paired(d)
             rows.append(row)
-    frame = pd.DataFrame(rows)
-    found = [(i, name, p) for name in ("p", "p_collapse") if name in frame for i, p in frame[name].dropna().items()]
-    for (i, name), p in exact.holm({(i, name): float(p) for i, name, p in found}).items():
-        frame.loc[i, f"{name}_holm"] = p
+    frame = exact.adjust(pd.DataFrame(rows), ("p", "p_collapse"))
     frame = frame.reindex(columns=[*frame, *(c for c in _COMPARED if c not in frame)])
     return frame if panel is None else frame[frame["panel"] == panel].reset_index(drop=True)
 

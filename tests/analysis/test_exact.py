@@ -1,6 +1,7 @@
 """Exact tests against enumeration by hand, and how often what they say is true where runs collapse."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,3 +95,16 @@ class TestCoverage:
             found = stats.paired_t(scores[:, None], np.zeros((5, 1)))
             covered += found.low <= 0.72 <= found.high
         assert covered / 400 < 0.75
+
+
+def test_a_row_of_a_comparison_and_its_adjustment_together_with_others():
+    d = [0.1, 0.2, 0.3, 0.4]
+    row = exact.paired(d)
+    assert row["p"] == exact.sign_flip(d) == 2 / 2**4
+    assert row["low"] < row["difference"] == pytest.approx(0.25) < row["high"]
+    assert exact.paired([0.1]) == {}
+    raw = pd.DataFrame({"p": [0.01, np.nan, 0.04], "p_collapse": [0.02, 0.5, np.nan]})
+    table = exact.adjust(raw, ("p", "p_collapse"))
+    assert table["p_holm"].tolist() == pytest.approx([0.04, np.nan, 0.08], nan_ok=True)  # four tests, smallest first
+    assert table["p_collapse_holm"].tolist() == pytest.approx([0.06, 0.5, np.nan], nan_ok=True)
+    assert "p_holm" not in exact.adjust(pd.DataFrame({"line": ["grpo"]}))

@@ -8,13 +8,12 @@ before training with 256, since every difference to it shares its noise.
 
 import re
 import sys
-from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import style
-from analysis.exact import holm, sign_flip, sign_flip_interval
+from analysis.exact import adjust, paired
 from analysis.plots import finish
 from dgpo import config as configs
 from dgpo.evaluation.heldout import evaluate
@@ -78,11 +77,8 @@ def compare(table):
         scores = runs.pivot(index="seed", columns="line", values=score)
         for a, b in pairs:
             d = (scores[a] - (start[score] if b == "start" else scores[b])).to_numpy()
-            value, low, high = astuple(sign_flip_interval(d))
-            row = {"score": score, "a": a, "b": b, "difference": value, "low": low, "high": high}
-            rows.append(row | {"seeds": len(d), "p": sign_flip(d)})
-    adjusted = holm({i: row["p"] for i, row in enumerate(rows)})
-    return pd.DataFrame([row | {"p_holm": adjusted[i]} for i, row in enumerate(rows)])
+            rows.append({"score": score, "a": a, "b": b} | paired(d) | {"seeds": len(d)})
+    return adjust(pd.DataFrame(rows))
 
 
 def figure(table):

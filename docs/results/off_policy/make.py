@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import style, sweeps
-from analysis.exact import fisher, holm, proportion, sign_flip, sign_flip_interval
+from analysis.exact import adjust, fisher, paired, proportion
 from analysis.plots import finish
 
 HERE = Path(__file__).parent
@@ -53,15 +53,9 @@ def compare(runs: pd.DataFrame, name: str) -> pd.DataFrame:
             if line != "grpo":
                 d = (own["avg"] - base["avg"])[~own["collapsed"] & ~base["collapsed"]].to_numpy()
                 row |= {"pairs": len(d), "p_collapse": fisher(fell, len(own), int(base["collapsed"].sum()), len(base))}
-                if len(d) >= 2:
-                    row |= dict(zip(("difference", "low", "high"), astuple(sign_flip_interval(d)), strict=True))
-                    row["p"] = sign_flip(d)
+                row |= paired(d)
             rows.append(row)
-    found = pd.DataFrame(rows)
-    ps = {(i, column): p for column in ("p", "p_collapse") for i, p in found[column].dropna().items()}
-    for (i, column), p in holm(ps).items():
-        found.loc[i, f"{column}_holm"] = p
-    return found
+    return adjust(pd.DataFrame(rows), ("p", "p_collapse"))
 
 
 def of_grid(runs: pd.DataFrame) -> pd.DataFrame:
@@ -77,9 +71,8 @@ def trends(runs: pd.DataFrame) -> pd.DataFrame:
     table, rows = both.assign(n=n - n.mean(), m=m - m.mean()), []
     for name in ("n", "m"):
         slopes = table.groupby("seed").apply(lambda g, x=name: (g[x] * g["avg"]).sum() / (g[x] ** 2).sum())
-        slope, low, high = astuple(sign_flip_interval(slopes))
-        rows.append({"doubling": name, "slope": slope, "low": low, "high": high, "p": sign_flip(slopes)})
-    return pd.DataFrame(rows)
+        rows.append({"doubling": name} | paired(slopes))
+    return pd.DataFrame(rows).rename(columns={"difference": "slope"})
 
 
 def along(runs: pd.DataFrame):

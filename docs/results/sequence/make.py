@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from analysis import sequence
-from analysis.exact import holm, sign_flip, sign_flip_interval
+from analysis.exact import adjust, paired
 from analysis.sequence import World
 from dgpo.methods import get
 
@@ -70,11 +70,8 @@ def compare(runs):
         for a in ("DGPO (1, 2)", "DGPO (2, 2)"):
             for b in (m for m in METHODS if m != a and (a, m) != ("DGPO (2, 2)", "DGPO (1, 2)")):
                 d = (scores[a] - scores[b]).to_numpy()
-                found = sign_flip_interval(d)
-                row = {"world": world, "setting": setting, "a": a, "b": b, "difference": found.value}
-                rows.append(row | {"low": found.low, "high": found.high, "seeds": len(d), "p": sign_flip(d)})
-    adjusted = holm({i: row["p"] for i, row in enumerate(rows)})
-    return pd.DataFrame([row | {"p_holm": adjusted[i]} for i, row in enumerate(rows)])
+                rows.append({"world": world, "setting": setting, "a": a, "b": b} | paired(d) | {"seeds": len(d)})
+    return adjust(pd.DataFrame(rows))
 
 
 def kept(folder, name, fresh_rows):
