@@ -101,7 +101,8 @@ def test_a_row_of_a_comparison_and_its_adjustment_together_with_others():
     d = [0.1, 0.2, 0.3, 0.4]
     row = exact.paired(d)
     assert row["p"] == exact.sign_flip(d) == 2 / 2**4
-    assert row["low"] < row["difference"] == pytest.approx(0.25) < row["high"]
+    assert row["difference"] == pytest.approx(0.25)
+    assert row["low"] < 0.25 < row["high"]
     assert exact.paired([0.1]) == {}
     raw = pd.DataFrame({"p": [0.01, np.nan, 0.04], "p_collapse": [0.02, 0.5, np.nan]})
     table = exact.adjust(raw, ("p", "p_collapse"))
