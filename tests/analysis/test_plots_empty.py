@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from running import SMALL
 from test_sweep_analysis import made_up
 
-from analysis import bandit, evaluation_plots, flow, heat_maps, plots, run_plots, runs, stats, sweep_plots, sweeps
+from analysis import axes, bandit, evaluation_plots, flow, heat_maps, plots, run_plots, runs, stats, sweep_plots, sweeps
 from analysis.landscape import landscape
 from dgpo.evaluation.scores import Samples
 
@@ -68,7 +68,7 @@ class TestPlots:
     @pytest.mark.parametrize("log", [None, True, False])
     def test_an_axis_of_any_values_has_a_scale(self, values, axis, log):
         fig, ax = plt.subplots()
-        plots.scale_axis(ax, axis, values, log)
+        axes.scale_axis(ax, axis, values, log)
         fig.canvas.draw()
         plt.close(fig)
 
