@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import style
 from analysis.axes import scale_axis
-from analysis.plots import OUTSIDE, blank, finish, say, stack_regions
+from analysis.plots import OUTSIDE, blank, finish, looks_of, say, stack_regions
 from analysis.runs import Run
 from dgpo.methods import Method
 
@@ -27,8 +27,8 @@ def learning_curves(runs: Run | list[Run], publication: bool = False):
         return blank("no runs to draw", publication)
     with style.figure_style(publication) as plt:
         fig, axes = plt.subplots(2, 3, figsize=(5.5, 3.6) if publication else (12, 6), sharex=True)
-        for run in runs:
-            look = style.line(run.config.method) | {"label": _name(run, runs)}
+        looks = looks_of([run.config.method for run in runs], [_name(run, runs) for run in runs])
+        for run, look in zip(runs, looks, strict=True):
             _draw_curves(axes.flat, run, look)
         titles = (
             ("training reward", "mean of the step's completions"),
@@ -177,7 +177,7 @@ def _theory(ax, ratios: pd.Series, method: Method) -> None:
 
 def _name(run: Run, runs: list[Run]) -> str:
     same = [r for r in runs if r.config.method == run.config.method]
-    return style.label(run.config.method) + (f"  ({run.path.name})" if len(same) > 1 else "")
+    return style.label(run.config.method) + (f" ({run.path.name})" if len(same) > 1 else "")
 
 
 def weight_histograms(runs: list[Run], publication: bool = False):
