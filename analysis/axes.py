@@ -9,13 +9,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 from scipy.optimize import isotonic_regression
 
-MOST = 8  # lines that a panel names at their ends; of more, a legend does
+MOST = 8  # lines that a panel names at their ends; more have a legend
 
 
 def scale_axis(ax, axis, values, log=None, decades=6):
     """Logarithmic if the values span decades; symmetric logarithmic, linear near 0, if some are 0 or negative.
 
-    If all are 0, or there are none, the axis stays linear. It is linear from `decades` below the largest on.
+    If all are 0, or there are none, the axis stays linear. Below the largest by
+    `decades` (three if signs differ) it is linear.
     """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
@@ -51,17 +52,19 @@ class _ZeroAndDecades(FixedLocator):
 
 
 def label_ends(axes: Sequence[Axes], names: Sequence[str]) -> set[str]:
-    """Name the lines at the right of the column of panels where most of them part. Returns the names that are said so.
+    """Name the lines at the right of the column of panels where most of them part. Returns the names it wrote.
 
     A line ends at its last finite point inside the limits; one that has left stands at the edge where it did.
     """
     columns: dict[int, list[tuple[Axes, list]]] = {}
     for ax in axes:
         place = ax.get_subplotspec()
-        lines = [line for line in ax.get_lines() if line.get_label() in names and line.get_linestyle() != "None"]
-        ends = [(line, end) for line in lines if len(line.get_xdata()) > 1 and (end := _end(ax, line))]
-        if place and ax.get_visible() and 0 < len(ends) <= MOST:
+        lines = {line.get_label(): line for line in ax.get_lines() if line.get_linestyle() != "None"}
+        lines = [line for name, line in lines.items() if name in names and np.size(line.get_xdata()) > 1]
+        ends = [(line, end) for line in lines if (end := _end(ax, line))]
+        if place and ax.get_visible() and ends:
             columns.setdefault(place.colspan.start, []).append((ax, ends))
+    columns = {i: part for i, part in columns.items() if max(len(ends) for _, ends in part) <= MOST}
     if not columns:
         return set()
     parted = {i: sum(len({round(y, 1) for _, (_, y) in ends}) for _, ends in part) for i, part in columns.items()}
@@ -109,8 +112,8 @@ def _end(ax: Axes, line: Line2D) -> tuple[float, float] | None:
 
 
 def _gap(ax: Axes) -> float:
-    """The height of a line of text, as a share of the panel's, which is about its share of the figure's."""
-    place, figure = ax.get_subplotspec(), ax.get_figure()
+    """The height of a line of text as a share of the panel's, before the layout is known."""
+    place, figure = ax.get_subplotspec(), ax.figure
     rows = place.get_gridspec().nrows if place else 1
-    tall = 72 * figure.get_figheight() / rows - 45 if figure else 200.0
+    tall = 72 * figure.bbox.height / figure.dpi / rows - 45  # points, less those of ticks and labels
     return 12.5 / max(tall, 40.0)

@@ -49,7 +49,7 @@ class Runs:
     data: dict[str, np.ndarray] = field(repr=False)
 
     def pick(self, *settings: str, methods: Sequence[str] = ()) -> "Runs":
-        """The runs of some settings only, and of some methods; ValueError for an unknown one of either."""
+        """The runs of some settings only, and of some methods; ValueError for an unknown setting or method."""
         if unknown := [s for s in settings if s not in self.settings]:
             raise ValueError(f"no setting {unknown[0]!r}; there are: {', '.join(self.settings)}")
         if unknown := [m for m in methods if m not in self.methods]:

@@ -105,7 +105,7 @@ def lengths(evaluations: Evaluations, publication: bool = False):
         axes[0].set_ylim(-0.6, len(rows) - 0.4)
         axes[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes[0].margins(x=0.15)
-        axes[0].set(xlabel="tokens: median, 25 to 75 %, 5 to 95 %", title="length (above, green: of right ones)")
+        axes[0].set(xlabel="tokens: median, 25 to 75 %, 5 to 95 %", title="length (green, above: right answers)")
         axes[1].set(title="what became of the completions", xlim=(0, 1))
         axes[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes[1].grid(False, axis="y")

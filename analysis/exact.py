@@ -96,7 +96,7 @@ def holm(ps: Mapping[Any, float]) -> dict[Any, float]:
 
 
 def paired(differences) -> dict[str, float]:
-    """The row of a comparison: difference, low and high (95 %, by sign flips) and p; nothing of fewer than two."""
+    """The row of a comparison: difference, low and high (95 %, by sign flips) and p; empty for fewer than two."""
     if len(differences) < 2:
         return {}
     found = sign_flip_interval(differences)
@@ -104,10 +104,10 @@ def paired(differences) -> dict[str, float]:
 
 
 def adjust(table: pd.DataFrame, columns: Sequence[str] = ("p",)) -> pd.DataFrame:
-    """`table` with p_holm for each p of `columns`, adjusted for all of them together but those missing."""
-    ps = {(i, name): p for name in columns if name in table for i, p in table[name].dropna().items()}
+    """`table` with p_holm for each p of `columns`, adjusted for all of them together; missing ones stay missing."""
+    there = [name for name in columns if name in table]
+    ps = {(name, i): p for name in there for i, p in enumerate(table[name]) if not np.isnan(p)}
     adjusted = holm(ps)
-    for name in columns:
-        if name in table:
-            table = table.assign(**{f"{name}_holm": pd.Series({i: p for (i, n), p in adjusted.items() if n == name})})
-    return table
+    return table.assign(
+        **{f"{name}_holm": [adjusted.get((name, i), np.nan) for i in range(len(table))] for name in there}
+    )

@@ -35,7 +35,7 @@ def _figure(plt, rows, columns, publication, width=4.4, height=3.0, **kwargs):
 def finish(plt, fig, handles=None, columns=4, empty="nothing to draw"):
     """Name lines at their ends and the rest in a legend below, write `empty` in panels without data, close the figure.
 
-    handles      what has a name: lines are named in the last panel of each row that has them
+    handles      what has a name: lines are named beside the column of panels where most of them part
     columns      at most so many of the legend
     """
     for ax in fig.axes:
@@ -47,7 +47,7 @@ def finish(plt, fig, handles=None, columns=4, empty="nothing to draw"):
         del unique[name]
     if unique:
         rows = math.ceil(len(unique) / columns)
-        columns = math.ceil(len(unique) / rows)  # no row with one left over
+        columns = math.ceil(len(unique) / rows)  # rows as even as possible
         fig.legend(unique.values(), unique, loc="outside lower center", ncols=columns, handlelength=3.2)
     plt.close(fig)
     return fig
@@ -130,12 +130,13 @@ def landscape(
                 part = rows[rows["name"] == panel] if per_method else rows
                 drawn = [ax.plot(line[x], line[space], **look)[0] for look, line in _lines(part)]
                 handles += [] if per_method else drawn  # a panel of one method has its name as the title
-                if per_method and reference:
+                if per_method and reference and part["method"].iloc[0] != "pg":
                     handles += [_reference(ax, part, x, space)]
                 eps_low, eps_high = part[["eps_low", "eps_high"]].iloc[0]
                 unit = part["pi_old"].iloc[0] if x == "pi" else 1.0
                 style.shade_trust_region(ax, unit * (1 - eps_low), unit * (1 + eps_high))
-                _name_regions(ax, advantage, unit * (1 - eps_low), unit * (1 + eps_high))
+                if ax.has_data():
+                    _name_regions(ax, advantage, unit * (1 - eps_low), unit * (1 + eps_high))
                 if j == 0 or not per_method:
                     ax.set_ylabel((f"{_sign_name(advantage)}\n" if j == 0 else "") + SPACE_LABELS[space])
                 if i == 0:
@@ -198,7 +199,8 @@ def curves(runs, metrics=("cumulative_regret", "entropy", "p_best"), *, rng=None
     """Learning curves of `analysis.bandit.Runs`: a row for each setting, a column for each metric, 95 % intervals
     over seeds.
 
-    The interval of the mean is a percentile bootstrap; `rng` is a numpy Generator (seed 0 by default).
+    Steps are on a logarithmic axis. The interval of the mean is a percentile bootstrap; `rng` is a numpy Generator
+    (seed 0 by default).
     """
     rng = np.random.default_rng(0) if rng is None else rng
     if unknown := [m for m in metrics if m not in runs.data]:
@@ -240,7 +242,10 @@ def stack_regions(ax, x, shares: dict) -> list:
 
 
 def region_shares(runs, setting: int = 0, *, publication=False):
-    """Areas of the token shares outside the trust region, by region: a panel for each method, mean over seeds."""
+    """Areas of the token shares outside the trust region, by region: a panel for each method, mean over seeds.
+
+    The axis of steps ends where no method has more than half a per cent there any longer.
+    """
     labels = [look["label"] for look in looks_of(list(runs.methods), list(runs.names))]
     if not labels:
         return blank("no runs to draw", publication)

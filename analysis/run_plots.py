@@ -1,6 +1,7 @@
 """Figures of runs: learning curves, region shares, and the weight of every sampled token (the paper's figure 4)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -246,3 +247,28 @@ def boundary_weights(runs: list[Run], steps: int | None = None, names=None, publ
 
 def _stairs(look: dict) -> dict:
     return {k: look[k] for k in ("color", "linestyle", "linewidth", "label")}
+
+
+def by_rate(found: pd.DataFrame, scores: Sequence[str] = ("avg@8", "pass@8"), publication: bool = False):
+    """Scores of short runs against their learning rate: a row of panels for each step, a dot for each run.
+
+    `found` has method, lr, step and the scores. Methods at one rate stand beside each other.
+    """
+    steps, methods = sorted(found["step"].unique()), list(dict.fromkeys(found["method"]))
+    with style.figure_style(publication) as plt:
+        size = (5.5, 2.0 * len(steps)) if publication else (4.4 * len(scores), 2.7 * len(steps) + 0.5)
+        fig, axes = plt.subplots(len(steps), len(scores), figsize=size, sharex=True, sharey=True, squeeze=False)
+        for row, step in zip(axes, steps, strict=True):
+            for ax, score in zip(row, scores, strict=True):
+                for i, method in enumerate(methods):
+                    part = found[(found["method"] == method) & (found["step"] == step)]
+                    beside = part["lr"] * 1.06 ** (i - (len(methods) - 1) / 2)
+                    look = {"color": style.colour(method), "label": style.label(method)}
+                    ax.plot(beside, part[score], "os^DvP"[i % 6], markersize=5, **look)
+                ax.set(xscale="log", ylim=(0, 1), title=f"{score} after {step} steps")
+                ax.set_xticks(sorted(found["lr"].unique()), [f"{rate:g}" for rate in sorted(found["lr"].unique())])
+                ax.minorticks_off()
+        for ax in axes[-1]:
+            ax.set_xlabel("learning rate")
+        handles = axes[0, 0].get_lines()
+        return finish(plt, fig, handles, columns=6)

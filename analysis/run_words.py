@@ -3,7 +3,6 @@
     keep(runs.read("runs/smollm2/dgpo"), "docs/results/smollm2/dgpo")     what the figures need, without the policy
     largest(run)                                                          the tokens with the largest weights, in
     context
-    by_rate(evaluations)                                                  scores of short runs against their rate
 
 A run whose `token_records` covers all tokens of a step allows a completion to be put together again. `keep` also
 writes the text of each token id, for readers without the tokenizer.
@@ -19,8 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import style
-from analysis.plots import finish
 from analysis.runs import Run, RunError
 from dgpo import config as configs
 from dgpo.errors import ConfigError
@@ -125,28 +122,3 @@ def _acting(run: Run) -> pd.DataFrame:
     """The token records whose advantage is not 0."""
     frame = run.tokens()
     return frame[frame["advantage"] != 0]
-
-
-def by_rate(found: pd.DataFrame, scores: Iterable[str] = ("avg@8", "pass@8"), publication: bool = False):
-    """Scores of short runs against their learning rate: a row of panels for each step, a dot for each run.
-
-    `found` has method, lr, step and the scores. Methods at one rate stand beside each other.
-    """
-    scores, steps, methods = list(scores), sorted(found["step"].unique()), list(dict.fromkeys(found["method"]))
-    with style.figure_style(publication) as plt:
-        size = (5.5, 2.0 * len(steps)) if publication else (4.4 * len(scores), 2.7 * len(steps) + 0.5)
-        fig, axes = plt.subplots(len(steps), len(scores), figsize=size, sharex=True, sharey=True, squeeze=False)
-        for row, step in zip(axes, steps, strict=True):
-            for ax, score in zip(row, scores, strict=True):
-                for i, method in enumerate(methods):
-                    part = found[(found["method"] == method) & (found["step"] == step)]
-                    beside = part["lr"] * 1.06 ** (i - (len(methods) - 1) / 2)
-                    look = {"color": style.colour(method), "label": style.label(method)}
-                    ax.plot(beside, part[score], "os^DvP"[i % 6], markersize=5, **look)
-                ax.set(xscale="log", ylim=(0, 1), title=f"{score} after {step} steps")
-                ax.set_xticks(sorted(found["lr"].unique()), [f"{rate:g}" for rate in sorted(found["lr"].unique())])
-                ax.minorticks_off()
-        for ax in axes[-1]:
-            ax.set_xlabel("learning rate")
-        handles = axes[0, 0].get_lines()
-        return finish(plt, fig, handles, columns=6)

@@ -1,4 +1,4 @@
-"""What `plan` counts with of a GPU and its links: bytes, FLOPs and rates, as published and as reached."""
+"""The numbers of a GPU and its links that `plan` uses: bytes, FLOPs and rates, as published and as reached."""
 
 from dataclasses import dataclass, fields, replace
 

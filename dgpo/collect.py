@@ -22,7 +22,7 @@ Metrics = dict[str, float | None]
 class Collector:
     """Completions of `prompts_per_step` problems at a time, from a place in the stream that a checkpoint keeps.
 
-    position     of the next problem; all ranks are at the same
+    position     of the next problem in the stream, the same on all ranks
     """
 
     def __init__(self, config: Config, tokenizer, task, sampler, seconds: PhaseTimer):
@@ -31,7 +31,7 @@ class Collector:
         self.position = 0
 
     def restore(self, position: int, ahead: Rollout | None) -> None:
-        """Go on at a place, with the batch that samplers, as many as there were, had made ahead."""
+        """Go on at a place, with the batch that the samplers, however many, had made ahead."""
         self.position = position
         if ahead is not None and len(own := self._rows(self._places(self.sampler.share))):
             self.sampler.restore(ahead.select(own), self._requests()[1])

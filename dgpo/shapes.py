@@ -1,4 +1,4 @@
-"""What `plan` counts with of a model: its sizes, and the FLOPs and bytes that follow from them."""
+"""The numbers of a model that `plan` uses: its sizes, and the FLOPs and bytes that follow from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -38,7 +38,8 @@ def test_the_trainer_changes_nothing_on_import_and_brings_only_what_a_run_of_the
             "import logging, os, sys, warnings, dgpo.trainer\n"
             "assert 'DS_ACCELERATOR' not in os.environ and not logging.getLogger('DeepSpeed').level\n"
             "assert not [entry for entry in warnings.filters if 'distributed' in str(entry)]\n"
-            "unused = 'dgpo.plan', 'dgpo.data', 'dgpo.verifier.pool', 'dgpo.rollout.vllm', 'deepspeed'\n"
+            "unused = ['dgpo.' + name for name in ('plan', 'cards', 'shapes', 'data', 'rollout.vllm')]\n"
+            "unused += ['dgpo.verifier.pool', 'deepspeed']\n"
             "print([name for name in unused if name in sys.modules])"
         ).strip()
         == "[]"

@@ -82,7 +82,7 @@ def test_named_lines_have_no_legend():
 
 @pytest.mark.parametrize(("decades", "linear"), [(6, 1.0), (12, 1e-2)])
 def test_the_smallest_weight_is_off_the_line_of_zeros(decades, linear):
-    """GPPO's 1e6 beside DGPO's 0.01 and GRPO's 0: within six decades of the largest, 0.01 would look like 0."""
+    """GPPO's 1e6 beside DGPO's 0.01 and GRPO's 0: with six decades, 0.01 would look like 0."""
     figure, ax = plt.subplots()
     scale_axis(ax, "y", [0.0, 1e-2, 1e6], log=True, decades=decades)
     assert ax.yaxis.get_transform().linthresh == pytest.approx(linear)

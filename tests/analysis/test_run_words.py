@@ -73,18 +73,5 @@ def test_a_gap_in_the_records_is_a_gap_in_the_text():
 def test_notebook_10_draws_kept_runs(kept, tmp_path):
     parameters = {"folder": str(kept[1].path.parent), "methods": [kept[1].path.name]}
     out = execute("10_a_language_model", tmp_path / "out.ipynb", parameters)
-    assert sum("image/png" in data for data in shown(out)) == 4
+    assert sum("image/png" in data for data in shown(out)) == 5
     assert any("before" in data.get("text/html", "") for data in shown(out))
-
-
-def test_scores_by_rate_have_a_dot_a_run_beside_their_rate():
-    rows = [("grpo", 1e-5, 10, 0.5, 0.9), ("grpo", 1e-5, 10, 0.6, 0.8), ("dgpo", 2e-5, 20, 0.3, 0.4)]
-    found = pd.DataFrame(rows, columns=["method", "lr", "step", "avg@8", "pass@8"])
-    figure = run_words.by_rate(found)
-    assert [ax.get_title() for ax in figure.axes] == [
-        f"{s} after {n} steps" for n in (10, 20) for s in ("avg@8", "pass@8")
-    ]
-    dots = [line for line in figure.axes[1].lines if len(line.get_xdata())]
-    assert [list(line.get_ydata()) for line in dots] == [[0.9, 0.8]]
-    assert dots[0].get_xdata() == pytest.approx(1e-5, rel=0.1)
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["GRPO", "DGPO"]

@@ -150,3 +150,16 @@ def test_the_distance_that_a_steps_updates_reached_is_weighed_by_how_tokens_were
 
     first, second = 1 - math.log(2), -0.5 + math.log(2)
     assert phase.distances_of(Records()).tolist() == pytest.approx([(first + 4 * second) / 5, 0])
+
+
+def test_scores_by_rate_have_a_dot_a_run_beside_their_rate():
+    rows = [("grpo", 1e-5, 10, 0.5, 0.9), ("grpo", 1e-5, 10, 0.6, 0.8), ("dgpo", 2e-5, 20, 0.3, 0.4)]
+    found = pd.DataFrame(rows, columns=["method", "lr", "step", "avg@8", "pass@8"])
+    figure = run_plots.by_rate(found)
+    assert [ax.get_title() for ax in figure.axes] == [
+        f"{s} after {n} steps" for n in (10, 20) for s in ("avg@8", "pass@8")
+    ]
+    dots = [line for line in figure.axes[1].lines if len(line.get_xdata())]
+    assert [list(line.get_ydata()) for line in dots] == [[0.9, 0.8]]
+    assert dots[0].get_xdata() == pytest.approx(1e-5, rel=0.1)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["GRPO", "DGPO"]

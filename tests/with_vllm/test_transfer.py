@@ -32,9 +32,9 @@ def test_after_every_update_the_sampler_is_the_policy(make, embeddings, stage, r
     parts = make(model=str(request.getfixturevalue(embeddings)), zero_stage=stage)
     with closing(parts.sampler), closing(parts.task):
         for step in range(3):
-            batch = parts.sampler.generate(*parts._requests(), parts.sampling)
+            batch = parts.sampler.generate(*parts.collector._requests(), parts.collector.sampling)
             assert distance(parts, batch) <= 1e-4, step
-            scored, _ = parts.score(batch, parts.sampling.temperature + 0 * batch.rollout_logp[:, :1])
+            scored, _ = parts.score(batch, parts.collector.sampling.temperature + 0 * batch.rollout_logp[:, :1])
             parts.update(step + 1, scored.replace(advantage=scored.advantage.fill_(1.0)))
             assert distance(parts, batch) > 1e-2
             parts.load_sampler()
