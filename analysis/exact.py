@@ -57,7 +57,8 @@ def sign_flip_interval(differences, confidence: float = 0.95) -> Estimate:
     d = np.asarray(differences, float)
     sign_flip(d)  # this checks them
     centre = float(d.mean())
-    return Estimate(centre, -_end(-d, confidence), _end(d, confidence))
+    low, high = -_end(-d, confidence), _end(d, confidence)
+    return Estimate(centre, min(low, centre), max(high, centre))  # of equal differences the mean rounds past either
 
 
 def _end(d: np.ndarray, confidence: float) -> float:
