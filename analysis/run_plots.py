@@ -254,7 +254,8 @@ def by_rate(found: pd.DataFrame, scores: Sequence[str] = ("avg@8", "pass@8"), pu
 
     `found` has method, lr, step and the scores. Methods at one rate stand beside each other.
     """
-    steps, methods = sorted(found["step"].unique()), list(dict.fromkeys(found["method"]))
+    steps, rates = sorted(found["step"].unique()), sorted(found["lr"].unique())
+    methods = list(dict.fromkeys(found["method"]))
     with style.figure_style(publication) as plt:
         size = (5.5, 2.0 * len(steps)) if publication else (4.4 * len(scores), 2.7 * len(steps) + 0.5)
         fig, axes = plt.subplots(len(steps), len(scores), figsize=size, sharex=True, sharey=True, squeeze=False)
@@ -266,9 +267,8 @@ def by_rate(found: pd.DataFrame, scores: Sequence[str] = ("avg@8", "pass@8"), pu
                     look = {"color": style.colour(method), "label": style.label(method)}
                     ax.plot(beside, part[score], "os^DvP"[i % 6], markersize=5, **look)
                 ax.set(xscale="log", ylim=(0, 1), title=f"{score} after {step} steps")
-                ax.set_xticks(sorted(found["lr"].unique()), [f"{rate:g}" for rate in sorted(found["lr"].unique())])
+                ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
                 ax.minorticks_off()
         for ax in axes[-1]:
             ax.set_xlabel("learning rate")
-        handles = axes[0, 0].get_lines()
-        return finish(plt, fig, handles, columns=6)
+        return finish(plt, fig, axes[0, 0].get_lines(), columns=6)
